@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hemodist.errors import UserError
 from hemodist.store import Store, StoreError
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
@@ -64,7 +65,7 @@ REJECTED_SCHEMA = pa.schema(
 """A row a source file that could not be used, sorted by path."""
 
 
-class DatasetError(RuntimeError):
+class DatasetError(UserError):
     """A data set is missing, unfinished, damaged or of another version; the text says what helps."""
 
 

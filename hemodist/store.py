@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from hemodist.errors import UserError
+
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of a file that is being written; readers and listings ignore such files."""
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError):
     """A name cannot be read or written; the text says which, why, and what helps."""
 
 

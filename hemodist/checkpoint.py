@@ -1,0 +1,172 @@
+"""Checkpoints: written whole, verified when read, never executing code.
+
+A checkpoint is two files below the run: `step-00000123.pt` (torch's format) and, written after it, `step-00000123.json`
+with its size and SHA-256, the step and the score. One without the other does not count.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from hemodist.errors import UserError
+from hemodist.manifest import sha256
+from hemodist.store import Store, StoreError
+
+FOLDER = "checkpoints"
+
+
+class CheckpointError(UserError):
+    """There is no usable checkpoint, or it belongs to another run."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The JSON beside a checkpoint.
+
+    Attributes:
+        step: optimizer updates made.
+        sha256: of the `.pt` file.
+        bytes: of the `.pt` file.
+        score: weighted log loss on the validation split (less is better), None where not scored.
+    """
+
+    step: int
+    sha256: str
+    bytes: int
+    score: float | None
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint below the run, without suffix."""
+        return f"{FOLDER}/step-{self.step:08d}"
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, store: Store, keep: int) -> None:
+        """Set up.
+
+        Args:
+            store: the run's folder.
+            keep: newest checkpoints to keep, beside the best one.
+        """
+        self._store = store
+        self._keep = keep
+
+    def records(self) -> list[Record]:
+        """What is there, oldest first. Records that cannot be read are left out."""
+        found = []
+        for name, _ in self._store.list(FOLDER):
+            if name.endswith(".json"):
+                try:
+                    found.append(Record(**json.loads(self._store.read(name))))
+                except (StoreError, ValueError, TypeError):
+                    continue
+        return sorted(found, key=lambda record: record.step)
+
+    def save(self, state: dict[str, Any], step: int, score: float | None) -> Record:
+        """Write a checkpoint, then delete those that are neither new nor best.
+
+        Args:
+            state: tensors and plain values only, so that it can be read without executing code.
+            step: optimizer updates made.
+            score: weighted log loss, or None.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        record = Record(step, sha256(content), len(content), score)
+        self._store.write(f"{record.name}.pt", content)
+        self._store.write(f"{record.name}.json", (json.dumps(asdict(record)) + "\n").encode())
+        self._prune()
+        return record
+
+    def newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """The newest state that is whole, or None; damaged ones are named to `warn` and passed over."""
+        for record in reversed(self.records()):
+            try:
+                return self._read(record)
+            except (StoreError, CheckpointError) as error:
+                warn(f"{error}; going on with the one before")
+        return None
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The state of a step.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        for record in self.records():
+            if record.step == step:
+                return self._read(record)
+        raise CheckpointError(f"{self._store.uri} holds no checkpoint of step {step}")
+
+    def best_step(self) -> int:
+        """The step with the best score, or the newest where none was scored.
+
+        Raises:
+            CheckpointError: there is no checkpoint.
+        """
+        records = self.records()
+        if not records:
+            raise CheckpointError(f"{self._store.uri} holds no checkpoint; train first, or name another run")
+        return (_best(records) or records[-1]).step
+
+    def _read(self, record: Record) -> dict[str, Any]:
+        content = self._store.read(f"{record.name}.pt")
+        if len(content) != record.bytes or sha256(content) != record.sha256:
+            raise CheckpointError(
+                f"checkpoint {self._store.uri}/{record.name}.pt is damaged: {len(content)} bytes of {record.bytes}, "
+                "or its SHA-256 differs"
+            )
+        return _load(content, f"{self._store.uri}/{record.name}.pt")
+
+    def _prune(self) -> None:
+        records = self.records()
+        kept = {record.step for record in records[-self._keep :]}
+        best = _best(records)
+        for record in records:
+            if record.step not in kept and record != best:
+                # The record first: a checkpoint without its record does not count.
+                self._store.delete(f"{record.name}.json")
+                self._store.delete(f"{record.name}.pt")
+
+
+def open_checkpoint(where: str) -> dict[str, Any]:
+    """The state at `where`: a run's folder (its best checkpoint is taken) or a `.pt` file.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is not one of hemodist's.
+    """
+    if not where.endswith(".pt"):
+        checkpoints = Checkpoints(Store.open(where), keep=1)
+        return checkpoints.at(checkpoints.best_step())
+    folder, _, name = where.rpartition("/")
+    store = Store.open(folder or ".")
+    content = store.read(name)
+    beside = name.removesuffix(".pt") + ".json"
+    if store.size(beside) is not None and json.loads(store.read(beside))["sha256"] != sha256(content):
+        raise CheckpointError(f"{where} does not match the SHA-256 in {beside}; take another checkpoint")
+    return _load(content, where)
+
+
+def _best(records: list[Record]) -> Record | None:
+    scored = [record for record in records if record.score is not None]
+    return min(scored, key=lambda record: record.score or 0.0) if scored else None
+
+
+def _load(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{where} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(state, dict) or not {"model", "scored", "run", "state"} <= state.keys():
+        raise CheckpointError(f"{where} is no checkpoint of hemodist: it lacks model, scored, run or state")
+    return state

@@ -1,0 +1,146 @@
+"""A trained network over a whole split: exact, on all ranks, each sample once."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from hemodist.cache import ShardCache
+from hemodist.config import Run
+from hemodist.manifest import LABELS, DataSet
+from hemodist.pipeline import MEAN, STD, Loader, Reader, Request
+from hemodist.plan import eval_bounds
+from hemodist.world import Tell, World
+
+BLOOD_HU = (50.0, 80.0)
+"""Attenuation of acute hemorrhage in HU; what a reader's brain window shows bright but not white."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Outputs for a split, in the order of its rows.
+
+    Attributes:
+        rows: int64 [n], rows of the index.
+        logits: float32 [n, 6].
+        blood: float64 [n], share of pixels in `BLOOD_HU`, a threshold's view of the slice; NaN where no window of the
+            data set resolves that range.
+    """
+
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    blood: npt.NDArray[np.float64]
+
+    def to_parquet(self, dataset: DataSet, probability: npt.NDArray[np.float64]) -> bytes:
+        """A row a sample: key, group, labels (`label_any`, ...), probabilities (`any`, ...) and `blood`."""
+        taken = dataset.index.take(pa.array(self.rows))
+        columns: dict[str, Any] = {"key": taken.column("key"), "group": taken.column("group")}
+        columns |= {f"label_{label}": taken.column(label) for label in LABELS}
+        columns |= {label: probability[:, i] for i, label in enumerate(LABELS)}
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns | {"blood": self.blood}), buffer)
+        return buffer.getvalue()
+
+
+def predict(
+    model: nn.Module,
+    dataset: DataSet,
+    rows: npt.NDArray[np.int64],
+    run: Run,
+    world: World,
+    tell: Tell,
+) -> Predictions:
+    """Run the network over `rows`; every rank computes its part and gets the whole.
+
+    Args:
+        model: maps float [b, 3, h, w] to logits [b, 6]; not DDP-wrapped, since ranks may take unequal numbers of steps.
+        dataset: the data set.
+        rows: int64 [n], rows of the index.
+        run: batch size, image size, cache and corrupt-sample policy.
+        world: the ranks.
+        tell: told of this rank's progress after each batch.
+    """
+    start, stop = eval_bounds(len(rows), world.rank, world.size)
+    own = rows[start:stop]
+    size = run.batch.eval_batch_size
+    cache = ShardCache(dataset, run.data.cache)
+    cache.prefetch(np.unique(dataset.column("shard")[own]).tolist())
+    ones, zeros = np.ones(size, np.float32), np.zeros(size, np.float32)
+
+    def request_at(number: int) -> Request:
+        chosen = own[number * size : (number + 1) * size]
+        return Request(chosen, None, zeros[: len(chosen)], ones[: len(chosen)])
+
+    loader = Loader(
+        dataset,
+        Reader(dataset, cache, run.data.on_corrupt),
+        request_at,
+        start=0,
+        stop=-(-len(own) // size),
+        max_batch=size,
+        image_size=run.model.image_size,
+        device=world.device,
+        threads=run.data.decode_threads,
+        prefetch=run.data.prefetch,
+    )
+    blood_of = blood_fraction(dataset.manifest.config["windows"])
+    was_training = model.training
+    model.eval()
+    logits, blood = [np.empty((0, len(LABELS)), np.float32)], [np.empty(0)]
+    with torch.inference_mode():
+        for batch in loader:
+            with autocast_for(run, world):
+                output = model(batch.images)
+            logits.append(output.float().cpu().numpy())
+            blood.append(blood_of(batch.images))
+            tell({"kind": "evaluating", "done": min((batch.number + 1) * size, len(own)), "total": len(own)})
+    model.train(was_training)
+    cache.close()
+    parts = world.gather((np.concatenate(logits), np.concatenate(blood)))
+    return Predictions(rows, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+
+
+def autocast_for(run: Run, world: World) -> AbstractContextManager[Any]:
+    """The precision of the forward pass: bf16 on GPUs and fp32 on CPUs, unless the run says otherwise."""
+    bf16 = run.scaling.precision == "bf16" or (run.scaling.precision == "auto" and world.device.type == "cuda")
+    return torch.autocast(world.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def blood_fraction(windows: list[dict[str, float]]) -> Callable[[torch.Tensor], npt.NDArray[np.float64]]:
+    """A function from normalised images [b, 3, h, w] to the share of pixels in `BLOOD_HU`, float64 [b].
+
+    Args:
+        windows: the data set's, each with `center` and `width` in HU. The narrowest that resolves the range is used;
+            without any, the function returns NaN.
+    """
+    low, high = BLOOD_HU
+    fitting = [
+        (window["width"], channel)
+        for channel, window in enumerate(windows)
+        if window["center"] - window["width"] / 2 < low and window["center"] + window["width"] / 2 >= high
+    ]
+    if not fitting:
+        return lambda images: np.full(len(images), np.nan)
+    channel = min(fitting)[1]
+    window = windows[channel]
+    bottom = window["center"] - window["width"] / 2
+    # White is left out: it is anything above the window, mostly bone.
+    bounds = [min((hu - bottom) / window["width"], 254 / 255) for hu in BLOOD_HU]
+    lower, upper = ((bound - MEAN[channel]) / STD[channel] for bound in bounds)
+
+    def fraction(images: torch.Tensor) -> npt.NDArray[np.float64]:
+        plane = images[:, channel]
+        share: npt.NDArray[np.float64] = ((plane >= lower) & (plane < upper)).double().mean(dim=(1, 2)).cpu().numpy()
+        return share
+
+    return fraction

@@ -1,0 +1,80 @@
+"""From a configuration to a finished run, as the driver sees it: every check first, then the workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hemodist.cluster import cluster, no_process_left_behind
+from hemodist.conclude import Conclusion
+from hemodist.config import Run, ScalingConfig
+from hemodist.loop import train as train_loop
+from hemodist.prepare import prepare
+from hemodist.report import scores_table
+from hemodist.store import Store, join
+from hemodist.terminal import TrainingView, console, facts_table
+from hemodist.tracking import resolve_mode
+from hemodist.worker import RankFunction, check_cpus, run_in_process, run_on_workers, uses_gpu
+
+
+def train(run: Run) -> Conclusion:
+    """Check a run, print what follows from it, train it, and show the scores.
+
+    Args:
+        run: the configuration; `scaling.workers` 0 trains in this process, without Ray.
+
+    Raises:
+        UserError: before any worker starts, for whatever can be known by then.
+    """
+    prepared = prepare(run)
+    store = Store.open(join(run.output, run.name))
+    store.check_writable()
+    run = replace(run, output=Store.open(run.output).uri)  # workers have another working directory
+    run = replace(run, data=replace(run.data, dataset=prepared.dataset.store.uri))
+    mode = resolve_mode(run.tracking)
+    facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
+    console.print(facts_table(f"Run {run.name}", facts))
+    if run.tracking.mode == "auto" and mode == "offline":
+        console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
+    conclusion: Conclusion = run_ranks(train_loop, run, run.scaling, name=run.name, storage=f"{store.uri}/ray")
+    show(conclusion)
+    return conclusion
+
+
+def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, name: str, storage: str) -> Any:
+    """Run a function on the ranks that `scaling` asks for, showing what the chief tells; returns its result.
+
+    Raises:
+        ConfigError: there are not enough GPUs or CPUs.
+    """
+    view = TrainingView()
+    if scaling.workers == 0:
+        gpu = uses_gpu(scaling, torch.cuda.device_count())
+        with no_process_left_behind(), view:
+            return run_in_process(function, argument, gpu=gpu, tell=view)
+    with _checked_cluster(scaling) as gpu, view:
+        return run_on_workers(function, argument, scaling, gpu=gpu, tell=view, name=name, storage=storage)
+
+
+@contextlib.contextmanager
+def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
+    """Ray with room for the workers; yields whether they use GPUs."""
+    if not os.environ.get("RAY_ADDRESS"):
+        uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
+    with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info:
+        if info.joined:
+            check_cpus(scaling, info.cpus)
+        yield uses_gpu(scaling, info.gpus)
+
+
+def show(conclusion: Conclusion) -> None:
+    """Print the scores beside the trivial baselines, and where the report is."""
+    if conclusion.scores is not None:
+        console.print(scores_table(conclusion.scores))
+    console.print(f"AUC of any by the brain-window threshold baseline: {conclusion.threshold_auc:.4f}")
+    console.print(f"report: {conclusion.report}", soft_wrap=True)

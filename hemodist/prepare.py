@@ -1,0 +1,118 @@
+"""What is known of a run before any worker starts: data set, split, plan, and the numbers that follow.
+
+The driver calls this to find mistakes early and to print the numbers; every worker calls it again and gets the same,
+since all of it is a pure function of the configuration and the data set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hemodist.config import DataConfig, Run, check
+from hemodist.errors import ConfigError
+from hemodist.manifest import UNKNOWN, DataSet
+from hemodist.plan import Plan, share_bounds
+from hemodist.split import Split, label_report, split
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run, ready to start.
+
+    Attributes:
+        dataset: opened and checked.
+        labels: int8 [samples, 6].
+        split: which rows train and validate.
+        plan: the order of training.
+        total_steps: optimizer updates of the whole run.
+        train_prevalence: float64 [6], share of positives among known labels of the training split.
+    """
+
+    dataset: DataSet
+    labels: npt.NDArray[np.int8]
+    split: Split
+    plan: Plan
+    total_steps: int
+    train_prevalence: npt.NDArray[np.float64]
+
+    def facts(self, run: Run) -> dict[str, Any]:
+        """The derived numbers, for the terminal, W&B and the report."""
+        workers = max(run.scaling.workers, 1)
+        batch = run.batch
+        shares = [share_bounds(batch.global_batch_size, batch.mix_group, rank, workers) for rank in range(workers)]
+        sizes = sorted({stop - start for start, stop in shares})
+        return {
+            "data set": self.dataset.store.uri,
+            "data set digest": self.dataset.manifest.digest,
+            "samples": self.dataset.manifest.samples,
+            "split digest": self.split.digest,
+            "split": label_report(self.labels, {"train": self.split.train, "valid": self.split.valid}),
+            "groups": len(np.unique(self.dataset.column("group"))),
+            "steps": self.total_steps,
+            "samples a step": batch.global_batch_size,
+            "samples a step and worker": " or ".join(map(str, sizes)),
+        }
+
+
+def divide(config: DataConfig, dataset: DataSet) -> Split:
+    """The split of a data set: second copies of a slice and slices without any known label take no part.
+
+    Raises:
+        ConfigError: nothing is left, or a side would be empty.
+    """
+    labelled = (dataset.labels() != UNKNOWN).any(axis=1)
+    if not labelled.any():
+        raise ConfigError(
+            f"none of the {len(labelled)} samples of {dataset.store.uri} has a label; "
+            "shard again with --labels CSV to train or evaluate on it"
+        )
+    return split(
+        dataset.column("group"),
+        labelled & ~dataset.column("duplicate"),
+        folds=config.folds,
+        valid_fold=config.valid_fold,
+        seed=config.fold_seed,
+        subset=config.subset,
+    )
+
+
+def prepare(run: Run) -> Prepared:
+    """Check a run and work out everything that follows from it.
+
+    Raises:
+        ConfigError: a field cannot work.
+        DatasetError: the data set is missing, unfinished or damaged.
+    """
+    check(run)
+    dataset = DataSet.open(run.data.dataset)
+    parts = divide(run.data, dataset)
+    labels = dataset.labels()
+    plan = Plan(
+        rows=parts.train,
+        shards=dataset.column("shard")[parts.train],
+        seed=run.seed,
+        global_batch_size=run.batch.global_batch_size,
+        mix_group=run.batch.mix_group,
+        block_shards=run.batch.block_shards,
+    )
+    known = (labels[parts.train] != UNKNOWN).sum(axis=0)
+    positive = (labels[parts.train] == 1).sum(axis=0)
+    return Prepared(dataset, labels, parts, plan, plan.steps(run.optim.epochs), positive / np.maximum(known, 1))
+
+
+def check_resume(state: dict[str, Any], prepared: Prepared, run: Run, where: str) -> None:
+    """Check that a checkpoint belongs to this very stream of samples.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    now = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest, "seed": run.seed}
+    differing = [f"{name} was {state[name]}, is {value}" for name, value in now.items() if state[name] != value]
+    if differing:
+        raise ConfigError(
+            f"{where} holds a run that cannot go on: {'; '.join(differing)}; use another name, or what it had"
+        )
