@@ -237,7 +237,7 @@ class Run:
         try:
             defaults = cls(name=values["name"])
             parts: dict[str, Any] = {
-                name: type(part)(**values[name]) if dataclasses.is_dataclass(part) else values[name]
+                name: type(part)(**values[name]) if dataclasses.is_dataclass(part) else values[name]  # type: ignore[misc]
                 for name in values
                 for part in [getattr(defaults, name)]
             }

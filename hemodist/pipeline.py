@@ -60,7 +60,8 @@ class Batch:
     """What the network gets.
 
     Attributes:
-        images: float32 [b, 3, h, w] on the loader's device, channels last in memory, normalised.
+        images: float32 [b, 3, h, w] on the loader's device, normalised; channels last in memory, which
+            convolutions read faster, on CPUs too.
         targets: float32 [b, 6] on the same device; NaN where a label is unknown.
         weights: float32 [b] on the same device; 0 for a corrupt sample that was masked out, else 1.
         rows: int64 [b], rows of the index.
@@ -181,8 +182,11 @@ class Loader:
         if number >= self._stop:
             raise StopIteration
         request = self._request_at(number)
-        affine = request.affine if request.affine is not None else np.zeros((len(request.rows), 2, 3), np.float32)
-        return [self._reader.read(int(row)) for row in request.rows], affine, request.brightness, request.contrast
+        encoded = [self._reader.read(int(row)) for row in request.rows]
+        if request.affine is None:
+            return (encoded,)
+        # DALI takes the shift in units of its output, which is float here: full range 1, not 255.
+        return encoded, request.affine, 255 * request.brightness, request.contrast
 
     def __iter__(self) -> Iterator[Batch]:
         """Run the stream once."""
@@ -203,13 +207,18 @@ class Loader:
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def _pipeline(
-    source: Callable[[int], tuple[Any, ...]], stored_size: int, image_size: int, moves: bool, decoder: str
+    source: Callable[[int], tuple[Any, ...]],
+    stored_size: int,
+    image_size: int,
+    moves: bool,
+    decoder: str,
 ) -> Any:
-    encoded, affine, brightness, contrast = fn.external_source(source=source, num_outputs=4, batch=True)
+    encoded, *motion = fn.external_source(source=source, num_outputs=4 if moves else 1, batch=True)
     images = fn.decoders.image(encoded, device=decoder, output_type=types.RGB)  # uint8 [h, w, 3]
     if stored_size != image_size:
         images = fn.resize(images, size=[image_size, image_size], antialias=True)
     if moves:
+        affine, brightness, contrast = motion
         # Outside the image is air, which every window shows black.
         images = fn.warp_affine(images, matrix=affine, interp_type=types.INTERP_LINEAR, fill_value=0)
         images = fn.brightness_contrast(

@@ -22,7 +22,10 @@ EXIT_INTERRUPTED = 130
 _PLAIN_SECONDS = 20.0
 """Between two progress lines where the output is no terminal."""
 
-console = Console(highlight=False)
+_PLAIN_WIDTH = 120
+"""Columns where the output is no terminal, such as a job's log."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
 

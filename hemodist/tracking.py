@@ -93,6 +93,7 @@ class Tracker:
                 self._run.summary.update(dict(summary))
                 self._run.finish()
                 self._run = None
+                wandb.teardown()  # ends W&B's own service process, which would otherwise wait for this one's end
 
     @contextlib.contextmanager
     def _tolerated(self, verb: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ from ray.train.torch import TorchTrainer
 from hemodist.config import ScalingConfig
 from hemodist.errors import ConfigError, UserError
 from hemodist.world import Tell, World
+
+logging.getLogger("ray.train").setLevel(logging.WARNING)  # the terminal says what happens
 
 _POLL_SECONDS = 0.3
 """Between two looks into the mailbox; the terminal needs no more."""

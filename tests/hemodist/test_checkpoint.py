@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hemodist.checkpoint import CheckpointError, Checkpoints, open_checkpoint
+from hemodist.store import Store
+
+
+def state_of(step: int) -> dict:
+    weights = {"w": torch.full((50,), float(step))}
+    return {"model": weights, "scored": weights, "run": {"name": "x"}, "state": {"step": step}}
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store.open(tmp_path / "run")
+
+
+def test_what_was_saved_comes_back(store):
+    checkpoints = Checkpoints(store, keep=2)
+    checkpoints.save(state_of(5), 5, 0.3)
+    back = checkpoints.newest(pytest.fail)
+    assert torch.equal(back["model"]["w"], state_of(5)["model"]["w"])
+    assert back["state"] == {"step": 5}
+
+
+def test_the_newest_and_the_best_are_kept(store):
+    checkpoints = Checkpoints(store, keep=2)
+    for step, score in enumerate([0.5, 0.2, 0.4, None, 0.3, 0.6]):
+        checkpoints.save(state_of(step), step, score)
+    assert [record.step for record in checkpoints.records()] == [1, 4, 5]
+    assert checkpoints.best_step() == 1
+    assert sorted(name for name, _ in store.list()) == [
+        f"checkpoints/step-{step:08d}.{suffix}" for step in (1, 4, 5) for suffix in ("json", "pt")
+    ]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(store, damage):
+    checkpoints = Checkpoints(store, keep=3)
+    checkpoints.save(state_of(1), 1, None)
+    checkpoints.save(state_of(2), 2, None)
+    file = store.local("checkpoints/step-00000002.pt")
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+    elif damage == "truncate":
+        file.write_bytes(content[:-100])
+    else:
+        file.unlink()
+    said: list[str] = []
+    assert checkpoints.newest(said.append)["state"]["step"] == 1
+    assert "step-00000002" in said[0]
+    with pytest.raises(Exception, match="step-00000002"):
+        checkpoints.at(2)
+
+
+def test_a_checkpoint_without_its_record_does_not_count(store):
+    checkpoints = Checkpoints(store, keep=3)
+    checkpoints.save(state_of(1), 1, None)
+    store.write("checkpoints/step-00000009.pt", b"half")
+    assert checkpoints.newest(pytest.fail)["state"]["step"] == 1
+
+
+def test_a_run_or_a_file_can_be_opened(store, tmp_path):
+    checkpoints = Checkpoints(store, keep=3)
+    checkpoints.save(state_of(1), 1, 0.1)
+    checkpoints.save(state_of(2), 2, 0.2)
+    assert open_checkpoint(store.uri)["state"]["step"] == 1
+    assert open_checkpoint(f"{store.uri}/checkpoints/step-00000002.pt")["state"]["step"] == 2
+
+
+def test_what_is_no_checkpoint_says_so(store, tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        open_checkpoint(store.uri)
+    torch.save({"other": 1}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="lacks"):
+        open_checkpoint(str(tmp_path / "other.pt"))
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        open_checkpoint(str(tmp_path / "junk.pt"))
+
+
+def test_loading_never_executes_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError):
+        open_checkpoint(str(tmp_path / "evil.pt"))
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hemodist.config import Run, check
+from hemodist.errors import ConfigError
+from hemodist.recipes import RECIPES, debug, demo
+
+RUN = replace(demo(), data=replace(demo().data, dataset="somewhere"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_passes_its_own_checks_and_has_its_own_name(recipe):
+    run = recipe()
+    assert run.name == recipe.__name__
+    assert recipe.__doc__
+    check(replace(run, data=replace(run.data, dataset="somewhere")))
+
+
+def test_a_run_survives_the_way_through_json_values():
+    assert Run.from_dict(RUN.to_dict()) == RUN
+    with pytest.raises(ConfigError, match="another version"):
+        Run.from_dict(RUN.to_dict() | {"unheard_of": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../x"}, "name '../x'"),
+        ({"data": demo().data}, "--data.dataset"),
+        ({"batch": replace(RUN.batch, global_batch_size=33)}, "use 32 or 40"),
+        ({"scaling": replace(RUN.scaling, workers=9)}, "too few for 9 workers"),
+        ({"batch": replace(RUN.batch, accumulate=3)}, "batch.accumulate 2 or less"),
+        ({"optim": replace(RUN.optim, lr=-1.0)}, "optim.lr -1.0 is out of range"),
+        ({"augment": replace(RUN.augment, flip_horizontal=1.5)}, "augment.flip_horizontal 1.5"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_bad_configuration_is_named_with_the_remedy(change, message):
+    with pytest.raises(ConfigError, match=message):
+        check(replace(RUN, **change))
+
+
+def test_debug_runs_in_one_process_without_tracking():
+    assert debug().scaling.workers == 0
+    assert debug().tracking.mode == "disabled"

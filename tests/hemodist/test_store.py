@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hemodist.store import PARTIAL_SUFFIX, Store, StoreError, join
+
+
+def test_what_is_written_is_read_listed_and_deleted(tmp_path):
+    store = Store.open(tmp_path / "root")
+    store.write("a/b.bin", b"123")
+    store.write("c.bin", b"")
+    assert store.read("a/b.bin") == b"123"
+    assert store.list() == [("a/b.bin", 3), ("c.bin", 0)]
+    assert store.size("a/b.bin") == 3
+    assert store.size("nothing") is None
+    store.delete("a/b.bin")
+    store.delete("a/b.bin")
+    assert store.list() == [("c.bin", 0)]
+    assert Store.open(tmp_path / "missing").list() == []
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+    store.write("x", b"old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(StoreError, match=r"x: .*No space left on device.*free space"):
+        store.write("x", b"new")
+    assert store.read("x") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_unfinished_files_are_not_listed(tmp_path):
+    (tmp_path / f"x.1{PARTIAL_SUFFIX}").write_bytes(b"half")
+    assert Store.open(tmp_path).list() == []
+
+
+def test_errors_name_the_place(tmp_path):
+    store = Store.open(tmp_path)
+    with pytest.raises(StoreError, match=r"cannot read .*nothing"):
+        store.read("nothing")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot write"):
+        Store.open(tmp_path / "file").check_writable()
+    with pytest.raises(StoreError, match="use a local path"):
+        Store.open("ftpx://host/path")
+
+
+def test_joining_keeps_the_scheme():
+    assert join("s3://bucket/", "a", "b") == "s3://bucket/a/b"
+    assert join("runs", "x") == "runs/x"

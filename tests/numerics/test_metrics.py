@@ -1,0 +1,300 @@
+"""Every score against scikit-learn, every interval against a simulation whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hemodist import bootstrap, metrics
+from hemodist.manifest import LABELS, UNKNOWN
+
+PREVALENCE = np.array([0.144, 0.004, 0.048, 0.035, 0.048, 0.063])
+
+
+def a_split(seed, n, levels, unknown=0.0):
+    """Probabilities on a grid of `levels` values (so with ties), labels, groups; few slices often lack a class."""
+    rng = np.random.default_rng(seed)
+    probability = (rng.integers(levels, size=(n, 6)) + 0.5) / levels
+    labels = (rng.random((n, 6)) < probability * 0.6).astype(np.int8)
+    labels[rng.random((n, 6)) < unknown] = UNKNOWN
+    labels[0, 0] = max(0, labels[0, 0])  # something is known
+    return probability, labels, rng.integers(max(1, n // 4), size=n)
+
+
+def scored(probability, labels, groups, **options):
+    return metrics.score(probability, labels, groups, train_prevalence=PREVALENCE, **{"bootstrap": 0} | options)
+
+
+def same(ours, reference):
+    assert ours == pytest.approx(reference, rel=1e-12, abs=1e-12, nan_ok=True)
+
+
+splits = st.builds(
+    a_split,
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 60),
+    st.sampled_from([2, 5, 1000]),
+    st.sampled_from([0.0, 0.3]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(splits)
+def test_scores_of_every_label_equal_scikit_learns_with_ties_and_missing_classes(split):
+    probability, labels, _ = split
+    for i, ours in enumerate(scored(*split).labels):
+        known = labels[:, i] != UNKNOWN
+        p, y = probability[known, i], labels[known, i]
+        assert (ours.label, ours.known, ours.positive) == (LABELS[i], known.sum(), (y == 1).sum())
+        if not known.any():
+            assert math.isnan(ours.log_loss)
+            assert math.isnan(ours.accuracy)
+            assert math.isnan(ours.calibration_error)
+            continue
+        same(ours.log_loss, sk.log_loss(y, p, labels=[0, 1]))
+        same(ours.accuracy, sk.accuracy_score(y, p > 0.5))
+        same(ours.brier, np.mean((p - y) ** 2) if len(set(y)) < 2 else sk.brier_score_loss(y, p))
+        same(ours.prevalence, y.mean())
+        same(ours.auc.value, sk.roc_auc_score(y, p) if len(set(y)) == 2 else math.nan)
+        same(ours.average_precision, sk.average_precision_score(y, p) if y.any() else math.nan)
+
+
+@settings(max_examples=40, deadline=None)
+@given(splits)
+def test_curves_equal_scikit_learns(split):
+    probability, labels, _ = split
+    score, y = probability[:, 0], labels[:, 0]
+    score, y = score[y != UNKNOWN], y[y != UNKNOWN]
+    if len(set(y)) < 2:
+        return
+    false, true, _ = sk.roc_curve(y, score, drop_intermediate=False)
+    same(np.stack(metrics.roc_curve(score, y == 1)), np.stack([false, true]))
+    precision, recall, _ = sk.precision_recall_curve(y, score)
+    ours = metrics.precision_recall_curve(score, y == 1)
+    same(np.stack(ours), np.stack([precision[:-1], recall[:-1]])[:, ::-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(splits)
+def test_accuracy_multi_and_weighted_log_loss_are_means_over_known_entries(split):
+    probability, labels, _ = split
+    known = labels != UNKNOWN
+    ours = scored(*split)
+    same(ours.accuracy_multi.value, sk.accuracy_score(labels[known], probability[known] > 0.5))
+    weight = np.broadcast_to([2, 1, 1, 1, 1, 1], labels.shape)[known]
+    expected = sk.log_loss(labels[known], probability[known], sample_weight=weight, labels=[0, 1])
+    same(ours.weighted_log_loss.value, expected)
+    assert ours.unknown == (~known).sum()
+
+
+def test_weighted_log_loss_is_the_mean_over_slices_of_the_weighted_mean_over_labels():
+    probability, labels, _ = a_split(1, 50, 1000)
+    per_slice = [
+        sum(w * sk.log_loss([y], [p], labels=[0, 1]) for w, y, p in zip((2, 1, 1, 1, 1, 1), ys, ps, strict=True)) / 7
+        for ys, ps in zip(labels, probability, strict=True)
+    ]
+    same(metrics.weighted_log_loss(probability, labels), np.mean(per_slice))
+
+
+def test_constant_prevalence_scores_what_the_published_counts_of_stage_1_give():
+    counts = np.array([97_103, 2_761, 32_564, 23_766, 32_122, 42_496])  # positives among 674,258 slices
+    labels = (np.arange(674_258)[:, None] < counts).astype(np.int8)
+    constant = np.broadcast_to(metrics.prevalence(labels), labels.shape)
+    assert metrics.weighted_log_loss(constant, labels) == pytest.approx(0.2320, abs=5e-5)
+
+
+def test_a_certain_wrong_answer_costs_the_logarithm_of_epsilon_and_no_more():
+    probability, labels = np.zeros((1, 6)), np.ones((1, 6), np.int8)
+    assert metrics.weighted_log_loss(probability, labels) == pytest.approx(-math.log(1e-15))
+    assert metrics.weighted_log_loss(1 - probability, 1 - labels) == pytest.approx(-math.log(1e-15), rel=0.01)
+
+
+def test_calibration_error_equals_a_plain_loop_over_bins():
+    probability, labels, _ = a_split(2, 400, 1000)
+    p, y = probability[:, 0], labels[:, 0]
+    expected = 0.0
+    for b in range(15):
+        inside = (p >= b / 15) & ((p < (b + 1) / 15) | (b == 14))
+        if inside.any():
+            expected += inside.mean() * abs(p[inside].mean() - y[inside].mean())
+    same(metrics.calibration_error(p, y == 1), expected)
+    assert metrics.calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
+
+
+def test_unknown_labels_change_no_score():
+    probability, labels, groups = a_split(3, 80, 50)
+    more = np.concatenate([labels, np.full((20, 6), UNKNOWN, np.int8)])
+    padded = scored(np.concatenate([probability, np.full((20, 6), 0.99)]), more, np.concatenate([groups, groups[:20]]))
+    plain = scored(probability, labels, groups)
+    assert padded.unknown == 120
+    assert padded.labels == plain.labels
+    assert padded.baselines == plain.baselines
+    same(padded.weighted_log_loss.value, plain.weighted_log_loss.value)
+
+
+def test_baselines_equal_what_a_constant_answer_scores():
+    _, labels, groups = a_split(4, 200, 50, unknown=0.1)
+    ours = scored(np.full(labels.shape, 0.5), labels, groups).baselines
+    constant = scored(np.broadcast_to(PREVALENCE, labels.shape), labels, groups)
+    none = scored(np.zeros(labels.shape), labels, groups)
+    often = np.broadcast_to((metrics.prevalence(labels) > 0.5).astype(float), labels.shape)
+    assert ours.constant_prevalence == constant.weighted_log_loss.value
+    assert ours.predict_none == none.accuracy_multi.value
+    same(ours.majority, scored(often, labels, groups).accuracy_multi.value)
+    assert ours.constant_auc == none.auc_any.value
+    assert ours.majority >= ours.predict_none
+
+
+def test_probabilities_neither_overflow_nor_lose_small_logits():
+    logits = np.array([[-745.0, -40.0, -1e-3, 0.0, 30.0, 3e38]], np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        ours = metrics.probabilities(logits)
+    expected = [1 / (1 + math.exp(-x)) if x > -700 else math.exp(x) for x in logits[0].astype(float).tolist()]
+    assert ours.dtype == np.float64
+    assert ours[0] == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="1 of 6 logits are not finite"):
+        metrics.probabilities(np.array([[0, 0, np.nan, 0, 0, 0]]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(splits, st.integers(0, 1000))
+def test_each_replicate_is_the_score_of_the_split_with_its_groups_repeated(split, seed):
+    probability, labels, groups = split
+    group = np.unique(groups, return_inverse=True)[1]
+    counts = bootstrap.resamples(group.max() + 1, 3, seed)
+    known = labels[:, 0] != UNKNOWN
+    score, y, group = probability[known, 0], labels[known, 0], group[known]
+    if len(set(y)) < 2:
+        return
+    ours = np.concatenate([np.zeros(0), *bootstrap._auc_replicates(score, y == 1, group, counts)])
+    for value, count in zip(ours, counts, strict=True):
+        weight = count[group]
+        defined = len(set(y[weight > 0])) == 2
+        same(value, sk.roc_auc_score(y, score, sample_weight=weight) if defined else math.nan)
+
+
+def test_intervals_cover_the_truth_at_their_rate_when_slices_of_a_patient_resemble_each_other():
+    """Per patient a shift of score and a skill; a bootstrap of slices would cover far less, and is shown to."""
+    rng, patients, slices, spread, trials = np.random.default_rng(0), 60, 12, 1.0, 150
+    true_auc = NormalDist().cdf(1 / math.sqrt(2 * (1 + spread**2)))  # positives shifted by 1, between patients
+    group = np.repeat(np.arange(patients), slices)
+    covered = {"auc": 0, "accuracy": 0, "accuracy by slice": 0}
+    for trial in range(trials):
+        y = rng.random(group.size) < 0.4
+        score = y + rng.normal(size=group.size) + spread * rng.normal(size=patients)[group]
+        right = (rng.random(group.size) < rng.beta(3, 1, size=patients)[group]).astype(float)  # mean skill 3/4
+        counts = bootstrap.resamples(patients, 300, trial)
+        found = bootstrap.auc_estimate(score, y, group, counts)
+        covered["auc"] += found.low <= true_auc <= found.high
+        found = bootstrap.mean_estimate(right, np.ones_like(right), group, counts)
+        covered["accuracy"] += found.low <= 0.75 <= found.high
+        single = np.arange(group.size)
+        found = bootstrap.mean_estimate(right, np.ones_like(right), single, bootstrap.resamples(single.size, 300, 0))
+        covered["accuracy by slice"] += found.low <= 0.75 <= found.high
+    assert 0.88 <= covered["auc"] / trials <= 1.0
+    assert 0.88 <= covered["accuracy"] / trials <= 0.99
+    assert covered["accuracy by slice"] / trials < 0.85
+
+
+def test_intervals_depend_on_the_seed_alone_and_not_on_the_names_of_the_groups():
+    probability, labels, groups = a_split(5, 300, 100)
+    one = scored(probability, labels, groups, bootstrap=100, seed=7)
+    assert one == scored(probability, labels, groups, bootstrap=100, seed=7)
+    assert one == scored(probability, labels, np.array([f"patient {g:03d}" for g in groups]), bootstrap=100, seed=7)
+    other = scored(probability, labels, groups, bootstrap=100, seed=8)
+    assert one.auc_any.low != other.auc_any.low
+    assert one.auc_any.low < one.auc_any.value < one.auc_any.high
+
+
+def test_one_group_has_a_score_and_no_interval():
+    probability, labels, _ = a_split(6, 100, 100)
+    ours = scored(probability, labels, np.zeros(100, int), bootstrap=100)
+    assert 0 < ours.auc_any.value < 1
+    assert math.isnan(ours.auc_any.low)
+    assert math.isnan(ours.weighted_log_loss.high)
+    assert ours.weighted_log_loss.replicates == 0
+
+
+def test_groups_of_one_class_each_leave_out_the_replicates_without_a_second_class():
+    group = np.repeat([0, 1], 20)
+    labels = np.zeros((40, 6), np.int8)
+    labels[group == 1, 0] = 1
+    probability = np.random.default_rng(0).random((40, 6))
+    ours = scored(probability, labels, group, bootstrap=400)
+    assert 130 < ours.auc_any.replicates < 270  # both groups are drawn in half of the replicates
+    assert ours.weighted_log_loss.replicates == 400
+    assert ours.auc_any.low == ours.auc_any.value == ours.auc_any.high
+
+
+def test_threshold_baseline_is_the_auc_of_any_on_the_same_resamples():
+    probability, labels, groups = a_split(7, 300, 100, unknown=0.1)
+    ours = metrics.threshold_baseline(probability[:, 0] * 1000, labels, groups, bootstrap=50, seed=3)
+    assert ours == scored(probability, labels, groups, bootstrap=50, seed=3).auc_any
+
+
+def test_json_holds_every_score_and_no_nan():
+    probability, labels, groups = a_split(8, 40, 10)
+    labels[:, 1] = 0
+    ours = scored(probability, labels, groups, bootstrap=20)
+    text = json.dumps(ours.to_json(), allow_nan=False)
+    back = json.loads(text)
+    assert back["labels"][1]["auc"]["value"] is None
+    assert back["labels"][1]["label"] == "epidural"
+    assert back["weighted_log_loss"] == {
+        "value": ours.weighted_log_loss.value,
+        "low": ours.weighted_log_loss.low,
+        "high": ours.weighted_log_loss.high,
+        "replicates": 20,
+    }
+
+
+GOOD = a_split(9, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probability": GOOD[0][:9]}, r"probabilities \(9, 6\) and labels \(10, 6\)"),
+        ({"probability": GOOD[0][:, :5], "labels": GOOD[1][:, :5]}, r"must both be \[slices, 6\]"),
+        ({"groups": GOOD[2][:9]}, r"groups \(9,\)"),
+        ({"probability": GOOD[0] * 4}, "pass logits through"),
+        ({"probability": GOOD[0] - 1}, r"not in \[0, 1\]"),
+        ({"probability": np.where(GOOD[0] > 0.5, np.nan, GOOD[0])}, "probabilities are not finite"),
+        ({"labels": GOOD[1] + np.int8(1)}, "only the integers 0, 1 and -1"),
+        ({"labels": GOOD[1].astype(float)}, "float64"),
+        ({"labels": np.full((10, 6), UNKNOWN, np.int8)}, "nothing to score"),
+        ({"probability": np.zeros((0, 6)), "labels": np.zeros((0, 6), np.int8), "groups": GOOD[2][:0]}, "empty"),
+        ({"train_prevalence": PREVALENCE[:5]}, r"shape \(5,\)"),
+        ({"train_prevalence": np.where(np.arange(6) == 1, np.nan, PREVALENCE)}, "epidural nan"),
+        ({"bootstrap": -1}, "bootstrap is -1"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    given_ = {"probability": GOOD[0], "labels": GOOD[1], "groups": GOOD[2], "train_prevalence": PREVALENCE}
+    with pytest.raises(ValueError, match=message):
+        metrics.score(**given_ | change)
+
+
+def test_a_label_that_is_known_nowhere_needs_no_training_prevalence():
+    probability, labels, groups = a_split(10, 40, 10)
+    labels[:, 1] = UNKNOWN
+    missing = np.where(np.arange(6) == 1, np.nan, PREVALENCE)
+    ours = metrics.score(probability, labels, groups, train_prevalence=missing, bootstrap=5)
+    assert ours.labels[1].known == 0
+    assert math.isfinite(ours.baselines.constant_prevalence)
+
+
+def test_fifteen_hundred_slices_with_500_replicates_take_under_a_second():
+    probability, labels, groups = a_split(11, 1500, 100_000)
+    scored(probability, labels, groups, bootstrap=500)  # first calls import and allocate
+    before = time.process_time()
+    scored(probability, labels, groups, bootstrap=500)
+    assert time.process_time() - before < 1.0
