@@ -21,6 +21,7 @@ from hemodist.store import Store
 REPORT = "report.html"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
+THRESHOLD = "brain-window threshold"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Conclusion:
     def elsewhere(cls, uri: str) -> Conclusion:
         """What the ranks return that did not write the report themselves."""
         return cls(None, float("nan"), f"{uri}/{REPORT}")
+
+    def extra_baselines(self) -> dict[str, float]:
+        """The threshold's AUC by the name that tables and reports show; empty where it cannot be measured."""
+        return {} if np.isnan(self.threshold_auc) else {THRESHOLD: self.threshold_auc}
 
     def summary(self) -> dict[str, float]:
         """The main scores by name."""
@@ -107,6 +112,7 @@ def conclude(
     threshold = float("nan")
     if np.isfinite(predictions.blood).all():
         threshold = metrics.threshold_baseline(predictions.blood, labels, groups, bootstrap=0).value
+    conclusion = Conclusion(scores, threshold, f"{store.uri}/{REPORT}")
     store.write(PREDICTIONS, predictions.to_parquet(dataset, probability))
     content = scores.to_json() | {"threshold_auc_any": threshold if np.isfinite(threshold) else None}
     store.write(METRICS, (json.dumps(content, indent=2) + "\n").encode())
@@ -122,8 +128,8 @@ def conclude(
             config=config,
             dataset=facts,
             notes=notes,
-            extra_baselines={"AUC of any by brain-window threshold": threshold} if np.isfinite(threshold) else {},
+            extra_baselines=conclusion.extra_baselines(),
             synthetic=synthetic,
         )
         store.write(REPORT, page.read_bytes())
-    return Conclusion(scores, threshold, f"{store.uri}/{REPORT}")
+    return conclusion

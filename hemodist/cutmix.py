@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from hemodist.config import MixConfig
 from hemodist.philox import Purpose, uniform, words
@@ -53,7 +53,7 @@ def draw(config: MixConfig, seed: int, first_group: int, groups: int, *, mix_gro
     )
     mixed = (u[:, 0] < config.probability) & (config.kind != "none") & (mix_group > 1)
     shift = np.where(mixed, 1 + (u[:, 1] * (mix_group - 1)).astype(np.int64), 0)
-    share = beta.ppf(u[:, 2], config.alpha, config.alpha) if config.kind != "none" else np.ones(groups)
+    share = betaincinv(config.alpha, config.alpha, u[:, 2]) if config.kind != "none" else np.ones(groups)
     if config.kind == "mixup":
         return Mix(shift, np.zeros((groups, 4), np.int64), np.where(mixed, share, 1.0))
     half = np.sqrt(1.0 - share) * size / 2

@@ -96,6 +96,7 @@ def predict(
     blood_of = blood_fraction(dataset.manifest.config["windows"])
     was_training = model.training
     model.eval()
+    world.share_buffers(model)
     logits, blood = [np.empty((0, len(LABELS)), np.float32)], [np.empty(0)]
     with torch.inference_mode():
         for batch in loader:

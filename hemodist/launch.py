@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ import torch
 from hemodist.cluster import cluster, no_process_left_behind
 from hemodist.conclude import Conclusion
 from hemodist.config import Run, ScalingConfig
-from hemodist.loop import train as train_loop
+from hemodist.evaluate import Evaluation, check_evaluation
+from hemodist.evaluate import evaluate as evaluate_on_ranks
+from hemodist.loop import train as train_on_ranks
 from hemodist.prepare import prepare
 from hemodist.report import scores_table
 from hemodist.store import Store, join
@@ -41,7 +44,26 @@ def train(run: Run) -> Conclusion:
     console.print(facts_table(f"Run {run.name}", facts))
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
-    conclusion: Conclusion = run_ranks(train_loop, run, run.scaling, name=run.name, storage=f"{store.uri}/ray")
+    conclusion: Conclusion = run_ranks(train_on_ranks, run, run.scaling, name=run.name, storage=f"{store.uri}/ray")
+    show(conclusion)
+    return conclusion
+
+
+def evaluate(evaluation: Evaluation, scaling: ScalingConfig) -> Conclusion:
+    """Check that checkpoint and data set fit, score, and show the scores.
+
+    Raises:
+        UserError: before any worker starts, for whatever can be known by then.
+    """
+    _, run, dataset = check_evaluation(evaluation)
+    store = Store.open(evaluation.output)
+    store.check_writable()
+    evaluation = replace(evaluation, output=store.uri, dataset=dataset.store.uri)
+    if "://" not in evaluation.checkpoint:
+        evaluation = replace(evaluation, checkpoint=str(Path(evaluation.checkpoint).resolve()))
+    conclusion: Conclusion = run_ranks(
+        evaluate_on_ranks, evaluation, scaling, name=f"evaluate-{run.name}", storage=f"{store.uri}/ray"
+    )
     show(conclusion)
     return conclusion
 
@@ -75,6 +97,5 @@ def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
 def show(conclusion: Conclusion) -> None:
     """Print the scores beside the trivial baselines, and where the report is."""
     if conclusion.scores is not None:
-        console.print(scores_table(conclusion.scores))
-    console.print(f"AUC of any by the brain-window threshold baseline: {conclusion.threshold_auc:.4f}")
+        console.print(scores_table(conclusion.scores, conclusion.extra_baselines()))
     console.print(f"report: {conclusion.report}", soft_wrap=True)

@@ -61,3 +61,9 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def share_buffers(self, module: torch.nn.Module) -> None:
+        """Give every rank the chief's buffers of `module`: batch statistics are each rank's own otherwise."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)

@@ -1,0 +1,47 @@
+"""Everything once, on a synthetic data set: `python jobs/demo.py`. Prints each command and runs it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import tyro
+
+from hemodist.cluster import no_process_left_behind
+from hemodist.terminal import console, run_job
+
+HERE = Path(__file__).parent
+
+
+def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers: int = 2) -> int:
+    """Make a synthetic data set, shard it, verify it, train on it, and score the result.
+
+    Args:
+        output: folder for everything; run again with the same one, it goes on where it stopped.
+        slices: size of the data set; 1500 is the original study's.
+        seed: of the data set.
+        workers: training processes.
+    """
+    dicom, dataset, runs = output / "dicom", output / "dataset", output / "runs"
+    commands: list[list[object]] = [
+        ["-m", "shards", "phantom", dicom, "--slices", slices, "--seed", seed],
+        [HERE / "shard.py", "--source", dicom, "--output", dataset, "--size", 128, "--samples-per-shard", 256],
+        ["-m", "shards", "verify", dataset],
+        [HERE / "train.py", "demo", "--data.dataset", dataset, "--output", runs, "--scaling.workers", workers],
+        [HERE / "evaluate.py", runs / "demo", dataset],
+    ]
+    with no_process_left_behind():
+        for command in commands:
+            arguments = [str(argument) for argument in command]
+            console.print(f"\n$ python {shlex.join(arguments)}", style="bold cyan", markup=False, soft_wrap=True)
+            code = subprocess.run([sys.executable, *arguments], check=False).returncode
+            if code:
+                return code
+    console.print(f"\nreport: {runs.resolve() / 'demo' / 'report.html'}", style="bold", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_job(lambda: tyro.cli(main, description=__doc__))

@@ -1,0 +1,59 @@
+"""Make a data set of DICOM files: `python jobs/shard.py --source DICOM --output DATASET`.
+
+Exit code 0: finished, now or before. 1: an error of the program. 2: the input or a flag cannot be used. 3: finished, but
+more files were faulty than --max-rejected-fraction allows. 130: interrupted; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import tyro
+
+from hemodist.cluster import cluster, map_tasks
+from hemodist.terminal import console, errors, facts_table, run_job
+from shards import build, estimate, pack
+from shards.config import ShardConfig
+from shards.progress import Progress
+
+TASK_MEMORY = 600 * 2**20  # bytes that a task reserves
+
+
+def main() -> int:
+    """Plan, run and report."""
+    config = tyro.cli(ShardConfig, description=__doc__)
+    todo = build.plan(config)
+    if isinstance(todo, build.Finished):
+        console.print(facts_table(f"{todo.output.uri} is finished already", build.summary(todo.manifest)))
+        return 0
+    console.print(facts_table("Source", todo.facts))
+    if config.workers == 0:
+        return work(todo, config, None, 1)
+    with cluster(config.workers) as info:
+        cpus = config.workers or info.cpus
+        return work(todo, config, lambda function, tasks: over_ray(function, tasks, 2 * cpus), cpus)
+
+
+def work(todo: build.Plan, config: ShardConfig, mapper: build.Mapper | None, cpus: int) -> int:
+    """Run the plan, or estimate what it would bring; returns the exit code."""
+    if config.dry_run:
+        console.print(facts_table("Dry run: nothing was written", estimate.estimate(todo, cpus)))
+        return 0
+    with Progress(len(todo.tasks.files), len(todo.tasks), console) as progress:
+        manifest, shared = build.run(todo, mapper, progress)
+    console.print(facts_table(todo.output.uri, build.summary(manifest, shared)))
+    faulty, allowed = build.faulty_fraction(manifest), config.max_rejected_fraction
+    if faulty > allowed:
+        errors.print(f"{faulty:.2%} of the files were faulty, {allowed:.2%} are allowed; see rejected.parquet")
+    return build.EXIT_TOO_MANY_REJECTED if faulty > allowed else 0
+
+
+def over_ray(
+    function: Callable[[pack.Task], pack.TaskResult], tasks: Sequence[pack.Task], in_flight: int
+) -> Iterator[pack.TaskResult]:
+    """Run tasks on the cluster, in any order."""
+    return (result for _, result in map_tasks(function, tasks, in_flight=in_flight, memory=TASK_MEMORY))
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,107 @@
+"""One rank and several give the same parameters and the same scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hemodist.config import (
+    AugmentConfig,
+    BatchConfig,
+    MixConfig,
+    ModelConfig,
+    OptimConfig,
+    Run,
+    ScalingConfig,
+    TrackingConfig,
+)
+from hemodist.loop import Training
+from hemodist.world import World
+from tests.dataset import make_dataset
+from tests.ranks import run_ranks
+
+
+def run_of(folder: Path, **changes) -> Run:
+    """A run without batch norm and dropout, which see the rank's share and not the batch."""
+    run = Run(
+        name="x",
+        output=str(folder / "runs"),
+        batch=BatchConfig(global_batch_size=48, mix_group=8, block_shards=2),
+        augment=AugmentConfig(min_crop_area=0.6, flip_horizontal=0.5, rotation_degrees=10.0, contrast=0.1),
+        mix=MixConfig("cutmix", probability=0.5),
+        model=ModelConfig(name="squeezenet1_1", image_size=32),
+        # SGD: AdamW divides by the gradient's own size, so that rounding of near-zero gradients would show.
+        optim=OptimConfig(name="sgd", lr=0.01, epochs=10, schedule="constant", warmup_steps=0),
+        tracking=TrackingConfig(mode="disabled", log_every=5),
+    )
+    run = replace(run, data=replace(run.data, dataset=str(folder / "data"), decode_threads=1))
+    return replace(run, **changes)
+
+
+def twenty_steps(world: World, run: Run) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Parameters after 20 steps, and the validation logits."""
+    training = Training(run, world, lambda event: None)
+    for module in training.network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    training.resume()
+    for batch in training.batches():
+        training.update(batch)
+        if training.step == 20:
+            break
+    return {name: p.detach().numpy() for name, p in training.network.named_parameters()}, training._predict().logits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    make_dataset(folder / "data", samples=150)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return run_ranks(twenty_steps, 1, run_of(folder))[0]
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 4), (2, 3), (4, 1)])
+def test_any_number_of_ranks_and_micro_batches_gives_the_same_parameters(folder, alone, ranks, accumulate):
+    # Six mix groups over four ranks: the shares are uneven.
+    run = run_of(folder)
+    run = replace(run, batch=replace(run.batch, accumulate=accumulate), scaling=ScalingConfig(workers=ranks))
+    results = run_ranks(twenty_steps, ranks, run)
+    expected, logits = alone
+    for parameters, _ in results:
+        for name, value in parameters.items():
+            assert np.allclose(value, expected[name], atol=2e-5), name
+    for _, own_logits in results:
+        assert np.array_equal(own_logits, results[0][1])  # gathered: the same on every rank
+    assert np.allclose(results[0][1], logits, atol=1e-3)
+
+
+def trained_and_reloaded(world: World, run: Run) -> np.ndarray:
+    """Validation logits of a network with batch norm and a moving average, after training on this many ranks."""
+    training = Training(run, world, lambda event: None)
+    training.resume()
+    for batch in training.batches():
+        training.update(batch)
+        if training.step == 6:
+            break
+    logits = training._predict().logits
+    training.history.append({"step": 6, "weighted_log_loss": 0.5})
+    training.save()
+    return logits
+
+
+def test_what_two_ranks_score_is_what_the_checkpoint_scores(folder):
+    """Batch statistics are each rank's own; the ones that are saved must be the ones that are scored."""
+    run = run_of(folder, model=ModelConfig(name="resnet18", image_size=32, ema_decay=0.9), name="bn")
+    logits = run_ranks(trained_and_reloaded, 2, run)[0]
+    training = Training(run, World.alone(), lambda event: None)
+    training.resume()
+    assert training.step == 6
+    assert np.allclose(training._predict().logits, logits, atol=1e-4)
