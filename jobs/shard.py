@@ -1,6 +1,6 @@
 """Make a data set of DICOM files: `python jobs/shard.py --source DICOM --output DATASET`.
 
-Exit code 0: finished, now or before. 1: an error of the program. 2: the input or a flag cannot be used. 3: finished, but
+Exit code 0: finished, now or before. 1: an error of the program. 2: the input or a flag cannot be used. 3: finished but
 more files were faulty than --max-rejected-fraction allows. 130: interrupted; the same command goes on from there.
 """
 

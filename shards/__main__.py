@@ -1,0 +1,172 @@
+"""Tools beside the sharder: `python -m shards verify|show|phantom`. Exit code 1 where verify finds something wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from hemodist.errors import UserError
+from hemodist.manifest import DataSet
+from hemodist.store import Store
+from shards import build, phantom, show, verify
+
+EXIT_PROBLEMS = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+"""As the shell has it: 128 + SIGINT."""
+
+Place = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a finished data set: every digest, offset, checksum, image header, label and count.
+
+    Attributes:
+        dataset: path or URI of the data set.
+        quick: sizes, index and counts only; no shard is read.
+    """
+
+    dataset: Place
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print what a data set holds, and write a contact sheet of samples with their labels.
+
+    Attributes:
+        dataset: path or URI of the data set.
+        sheet: where the sheet goes.
+        count: samples on it.
+    """
+
+    dataset: Place
+    sheet: Path = Path("contact_sheet.png")
+    count: int = 24
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """Write synthetic head CT in RSNA's own layout, for demonstrations and tests.
+
+    Attributes:
+        out: folder of the data set.
+        slices: in total.
+        seed: of everything random; the same seed gives the same bytes for any number of workers.
+        size: rows and columns of a slice.
+        workers: processes; by default one a core.
+        masks: write the truth masks too.
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+    slices: int = 1500
+    seed: int = 0
+    size: int = 512
+    workers: int | None = None
+    masks: bool = False
+
+
+Command = (
+    Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Phantom, tyro.conf.subcommand("phantom")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        arguments: of the command line; by default the program's own.
+
+    Returns:
+        The exit code.
+    """
+    command: Verify | Show | Phantom = tyro.cli(
+        Command,
+        prog="python -m shards",
+        args=arguments,
+        description=__doc__,
+    )
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    try:
+        if isinstance(command, Verify):
+            return run_verify(command, console)
+        if isinstance(command, Show):
+            return run_show(command, console)
+        return run_phantom(command, console)
+    except UserError as error:
+        errors.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        return EXIT_INTERRUPTED
+
+
+def run_verify(command: Verify, console: Console) -> int:
+    """Check a data set and print what is wrong."""
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("shards", total=None)
+        report = verify.verify(
+            Store.open(command.dataset),
+            quick=command.quick,
+            tell=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    for problem in report.problems:
+        console.print(problem, markup=False, soft_wrap=True)
+    checked = f"{report.shards} shards, {report.samples} samples, {report.bytes} bytes read"
+    if report.problems:
+        console.print(f"{command.dataset}: {len(report.problems)} problems; {checked}", markup=False, soft_wrap=True)
+        return EXIT_PROBLEMS
+    console.print(f"{command.dataset}: sound; {checked}", markup=False, soft_wrap=True)
+    return 0
+
+
+def run_show(command: Show, console: Console) -> int:
+    """Print the summary and write the contact sheet."""
+    dataset = DataSet.open(command.dataset)
+    table = Table(show_header=False)
+    for name, value in build.summary(dataset.manifest).items():
+        entries = value.items() if isinstance(value, dict) else [("", value)]
+        for inner, count in entries:
+            text = ", ".join(f"{k} {v:,}" for k, v in count.items()) if isinstance(count, dict) else f"{count:,}"
+            table.add_row(f"{name} {inner}".rstrip(), text)
+    console.print(table)
+    if not dataset.manifest.samples:
+        raise UserError(f"{command.dataset} holds no sample, so there is no contact sheet to draw")
+    folder, name = command.sheet.resolve().parent, command.sheet.name
+    Store.open(folder).write(name, show.contact_sheet(dataset, command.count))
+    console.print(f"contact sheet: {command.sheet}", markup=False, soft_wrap=True)
+    return 0
+
+
+def run_phantom(command: Phantom, console: Console) -> int:
+    """Write a synthetic data set."""
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("slices", total=command.slices)
+        made = phantom.generate(
+            command.out,
+            slices=command.slices,
+            seed=command.seed,
+            size=command.size,
+            workers=command.workers,
+            masks=command.masks,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    console.print(f"{made.slices} slices of {made.patients} patients in {made.images}", markup=False, soft_wrap=True)
+    for label, count in made.counts.items():
+        console.print(f"  {label}: {count} ({count / made.slices:.1%})", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Why a source file is not a sample: the codes of `rejected.parquet`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """A reason's code, with its `meaning` in one line."""
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Reason:
+        """A member whose value is the code."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    EMPTY = "empty", "the file holds no byte"
+    NO_ACCESS = "no_access", "the file's rights do not allow reading it"
+    NOT_DICOM = "not_dicom", "no DICM prefix, no data set at the start, and no DICOM identifier anywhere"
+    DAMAGED_START = (
+        "damaged_start",
+        "DICOM identifiers are there, but neither a DICM prefix nor a data set at the start",
+    )
+    UNREADABLE = "unreadable", "the data set cannot be parsed"
+    MISSING_TRANSFER_SYNTAX = "missing_transfer_syntax", "a DICM prefix, but no TransferSyntaxUID to read the rest by"
+    NO_PIXELS = (
+        "no_pixels",
+        "no PixelData: a plan, a report, or a file cut off before its pixels (within them where compressed)",
+    )
+    BAD_VALUE = "bad_value", "an element that the image needs is missing or is not a valid number"
+    ABSURD_SIZE = "absurd_size", "rows x columns x frames is zero or beyond any CT slice; nothing was allocated"
+    COLOUR = "colour", "more than one sample a pixel, or a palette: no CT values"
+    MULTI_FRAME = "multi_frame", "more than one frame in the file"
+    TRUNCATED_PIXELS = "truncated_pixels", "fewer pixel bytes than rows x columns need"
+    UNDECODABLE_SYNTAX = "undecodable_syntax", "no decoder for this transfer syntax"
+    WRONG_MODALITY = "wrong_modality", "not a CT image"
+    LOCALIZER = "localizer", "a localizer (scout, topogram), not a slice"
+    DERIVED = "derived", "a reformation, a projection or a secondary image, not a reconstructed slice"
+    UNSUPPORTED_BITS = "unsupported_bits", "a sample format other than 8 or 16 bits allocated"
+    NOT_HOUNSFIELD = "not_hounsfield", "no linear rescale to HU: slope or intercept missing, or another RescaleType"
+    CODESTREAM_MISMATCH = "codestream_mismatch", "the compressed image's own header contradicts the DICOM header"
+    UNDECODABLE_PIXELS = "undecodable_pixels", "the decoder failed on the compressed pixels"
+    CONSTANT = "constant", "all pixels have one value"
+    LITTLE_BRAIN = "little_brain", "fewer pixels in 0 to 80 HU than --min-brain-fraction asks for"
+    NOT_SELECTED = "not_selected", "left out by --selection"
+
+
+BY_CHOICE = frozenset({Reason.LITTLE_BRAIN, Reason.NOT_SELECTED})
+"""Reasons that the user asked for: not faults, so not counted against `--max-rejected-fraction`."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that cannot be used.
+
+    Attributes:
+        reason: which fault.
+        detail: the numbers; nothing from the file's text, since any element may hold a patient's name.
+    """
+
+    reason: Reason
+    detail: str
+
+
+class Fault(Exception):  # noqa: N818 - not an error of the program, but a finding about a file
+    """Ends the reading of a file; becomes a `Rejected`."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.rejected = Rejected(reason, detail)

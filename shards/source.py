@@ -1,0 +1,101 @@
+"""Which files are sharded, in which order, under which keys."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hemodist.errors import ConfigError
+from hemodist.store import Store
+
+MAX_KEY = 90
+"""Characters of a key: with the longest extension it fits into a ustar name."""
+
+KeyStyle = Literal["stem", "path"]
+
+_SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
+
+
+@dataclass(frozen=True)
+class File:
+    """A source file: its path below the source, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+def list_files(source: Store, without: str | None = None) -> list[File]:
+    """Every regular file below the source, except hidden ones and the label file in use, sorted by path.
+
+    Args:
+        source: the root.
+        without: path or URI of the label file.
+
+    Raises:
+        ConfigError: there is none.
+        StoreError: the source cannot be listed.
+    """
+    skip = None if without is None else without.removeprefix(f"{source.uri}/")
+    files = [
+        File(name, size)
+        for name, size in source.list()
+        if name != skip and not any(part.startswith(".") for part in name.split("/"))
+    ]
+    if not files:
+        raise ConfigError(f"there is no file below the source {source.uri}; give the folder that holds the DICOM files")
+    return files
+
+
+def stem(path: str) -> str:
+    """The file's name without `.dcm` or `.dicom`: what RSNA's label file calls the slice.
+
+    >>> stem("stage_2_train/ID_000012eaf.dcm")
+    'ID_000012eaf'
+    """
+    return _SUFFIX.sub("", path.rpartition("/")[2])
+
+
+def key_style(files: Iterable[File]) -> KeyStyle:
+    """Stems where they are unique (RSNA's are), else whole paths."""
+    stems = [stem(file.path) for file in files]
+    return "stem" if len(set(stems)) == len(stems) else "path"
+
+
+def key_of(path: str, style: KeyStyle) -> str:
+    """The sample's key: unique, ASCII, without a dot (WebDataset parts key and extension at the first one).
+
+    Characters other than letters, digits, `_`, `-` and `/` become `=` and two hexadecimal digits a byte. A key too
+    long for a tar's header is cut and ends in a hash.
+
+    >>> key_of("a b/x.1.dcm", "path")
+    'a=20b/x=2E1'
+    """
+    text = stem(path) if style == "stem" else _SUFFIX.sub("", path)
+    key = _UNSAFE.sub(lambda match: b"=%02X" % match[0][0], text.encode("utf-8", "surrogateescape")).decode("ascii")
+    if len(key) <= MAX_KEY:
+        return key
+    name = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return f"{key[: MAX_KEY - 34].rstrip('/')}=={name}"
+
+
+def keyed(text: str, key: str, purpose: bytes) -> bytes:
+    """A fixed random number for a text, 16 bytes: blake2b with a public key."""
+    content = text.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(content, digest_size=16, key=key.encode()[:64], person=purpose).digest()
+
+
+def in_order(files: Sequence[File], order_key: str) -> list[File]:
+    """The files in the random but fixed order in which they are cut into shards."""
+    return sorted(files, key=lambda file: (keyed(file.path, order_key, b"order"), file.path))
+
+
+def digest(files: Sequence[File]) -> str:
+    """SHA-256 of paths and sizes, in the order given."""
+    result = hashlib.sha256()
+    for file in files:
+        result.update(f"{file.path}\0{file.size}\n".encode("utf-8", "surrogateescape"))
+    return result.hexdigest()

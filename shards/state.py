@@ -1,0 +1,121 @@
+"""What an unfinished data set keeps beside its shards: what is being built, and the key of its pseudonyms.
+
+`build.json` says what is being built, `records/` holds a file a finished shard, and `.pseudonym-key` a fresh key where
+none was given. All go after the manifest is written; a data set with a manifest needs none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from hemodist.errors import ConfigError
+from hemodist.store import PARTIAL_SUFFIX, Store
+from shards import record
+
+BUILD = "build.json"
+KEY_FILE = ".pseudonym-key"
+KEY_VARIABLE = "HEMODIST_PSEUDONYM_KEY"
+MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
+"""Of the pseudonym key: 128 bits at least, and no more than blake2b takes."""
+
+
+def begin(output: Store, described: dict[str, Any], check: str) -> None:
+    """Write what is being built, or check that it is what was begun.
+
+    Raises:
+        ConfigError: another build was begun here, or the folder holds something else.
+    """
+    wanted = {"config": described, "key_check": check}
+    if output.size(BUILD) is not None:
+        try:
+            begun = json.loads(output.read(BUILD))
+            earlier, earlier_check = begun["config"], begun["key_check"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{output.uri}/{BUILD} is damaged; delete {output.uri} and run again") from error
+        compare(output, earlier, described)
+        if earlier_check != check:
+            raise ConfigError(
+                f"{output.uri} was begun with another pseudonym key; give that one (--key-file or {KEY_VARIABLE}), "
+                "or choose another output"
+            )
+    elif foreign := [name for name, _ in output.list() if name != KEY_FILE]:
+        raise ConfigError(
+            f"{output.uri} holds {len(foreign)} files that are no data set ({foreign[0]}, ...); choose an empty folder"
+        )
+    # The same bytes when going on: it shows before any work that the output can be written.
+    output.write(BUILD, json.dumps(wanted, sort_keys=True, indent=2).encode())
+
+
+def compare(output: Store, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ConfigError where a data set was made of another source or configuration, naming the difference."""
+    names = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
+    if names:
+        listed = "; ".join(f"{name} was {_short(earlier.get(name))}, is {_short(now.get(name))}" for name in names)
+        raise ConfigError(
+            f"{output.uri} was made of another source or configuration: {listed}. "
+            "Go on with the earlier one, or choose another output"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def pseudonym_key(key_file: str | None, output: Store) -> bytes:
+    """The secret key: from a file, the environment, an earlier run, or made fresh and kept while it is needed.
+
+    Raises:
+        ConfigError: it is missing or malformed.
+    """
+    if key_file is not None:
+        path = Path(key_file)
+        if not path.is_file():
+            raise ConfigError(f"the key file {key_file} does not exist")
+        return _key(path.read_text(), f"the key file {key_file}")
+    if os.environ.get(KEY_VARIABLE):
+        return _key(os.environ[KEY_VARIABLE], f"the variable {KEY_VARIABLE}")
+    if output.size(KEY_FILE) is not None:
+        return _key(output.read(KEY_FILE).decode("ascii", "replace"), f"{output.uri}/{KEY_FILE}")
+    fresh = secrets.token_hex(32)
+    output.write(KEY_FILE, fresh.encode())
+    if output.is_local:
+        output.local(KEY_FILE).chmod(0o600)
+    return bytes.fromhex(fresh)
+
+
+def _key(text: str, where: str) -> bytes:
+    try:
+        key = bytes.fromhex(text.strip())
+    except ValueError:
+        key = b""
+    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+        raise ConfigError(
+            f"{where} must hold {2 * MIN_KEY_BYTES} to {2 * MAX_KEY_BYTES} hexadecimal digits; "
+            "`openssl rand -hex 32` makes a key"
+        )
+    return key
+
+
+def key_check(key: bytes) -> str:
+    """A short hash by which an unfinished data set knows its key again; it goes when the data set is finished."""
+    return hashlib.blake2b(b"pseudonym key", key=key, digest_size=8).hexdigest()
+
+
+def clear(output: Store) -> None:
+    """Remove what only an unfinished data set needs, and what killed writers left."""
+    for name, _ in output.list(record.FOLDER):
+        output.delete(name)
+    output.delete(KEY_FILE)
+    output.delete(BUILD)
+    if output.is_local:
+        for path in output.local().rglob(f"*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            output.local(record.FOLDER).rmdir()

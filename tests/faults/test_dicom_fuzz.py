@@ -1,0 +1,59 @@
+"""Thousands of damaged real files: each gives a slice or a rejection, soon and in little memory."""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+from pathlib import Path
+
+import pytest
+
+from shards import dicom
+from shards.dicom import Slice
+from shards.reason import Rejected
+
+MAX_SECONDS = 5.0
+MAX_BYTES = 2**30
+
+
+def damaged(whole: bytes, draw: random.Random) -> bytes:
+    """A copy with a few bytes changed, mostly in the headers, where they do most; at times cut short."""
+    content = bytearray(whole)
+    codestream = max(content.find(b"\xff\x4f\xff\x51"), content.find(b"\xff\xd8\xff"), 0)
+    start, length = draw.choice([(0, len(content)), (0, 4000), (codestream, 600)])
+    for _ in range(draw.choice([1, 1, 2, 5, 20])):
+        content[(start + draw.randrange(length)) % len(content)] = draw.choice([0, 127, 128, 255, draw.randrange(256)])
+    return bytes(content if draw.random() < 0.8 else content[: draw.randrange(len(content))])
+
+
+def fuzz(folder: Path, cases: int, seed: int) -> None:
+    draw = random.Random(seed)
+    seeds = [path.read_bytes() for path in sorted((folder / "transfer_syntaxes").glob("*.dcm"))]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for case in range(cases):
+        content = damaged(draw.choice(seeds), draw)
+        start = time.perf_counter()
+        assert isinstance(dicom.read(content), Slice | Rejected), (seed, case)
+        assert time.perf_counter() - start < MAX_SECONDS, (seed, case)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * 1024 < MAX_BYTES
+
+
+def test_damaged_real_files_give_a_slice_or_a_rejection(shared_dicom: Path) -> None:
+    fuzz(shared_dicom, cases=300, seed=0)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_thousands_of_damaged_real_files_give_a_slice_or_a_rejection(shared_dicom: Path) -> None:
+    fuzz(shared_dicom, cases=8000, seed=1)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_real_files_cut_at_every_kilobyte_give_a_slice_or_a_rejection(shared_dicom: Path) -> None:
+    for path in sorted((shared_dicom / "transfer_syntaxes").glob("*.dcm")):
+        content = path.read_bytes()
+        for end in range(0, len(content), 1024):
+            assert isinstance(dicom.read(content[:end]), Slice | Rejected), (path.name, end)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hemodist.errors import UserError
+from hemodist.manifest import read_manifest
+from hemodist.store import Store
+from jobs import shard
+from shards import build, state
+from shards.verify import verify
+from tests.shards.files import KEY, content_of, write_source
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setenv(state.KEY_VARIABLE, KEY)
+    monkeypatch.setattr(sys, "argv", ["shard.py", *arguments])
+    return shard.main()
+
+
+def test_two_ray_workers_write_the_bytes_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_source(tmp_path / "data", 24)
+    common = ["--source", str(source), "--samples-per-shard", "5", "--size", "32"]
+    assert run_here(monkeypatch, *common, "--output", str(tmp_path / "one"), "--workers", "0") == 0
+    command = [sys.executable, str(ROOT / "jobs" / "shard.py"), *common]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "two"), "--workers", "2"],
+        env=os.environ | {state.KEY_VARIABLE: KEY}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "24" in done.stdout
+    assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
+    again = subprocess.run(
+        [*command, "--output", str(tmp_path / "two")],
+        env=os.environ | {state.KEY_VARIABLE: KEY}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "finished already" in again.stdout
+
+
+def test_real_files_end_with_the_code_for_too_many_rejections(
+    shared_dicom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--source", str(shared_dicom), "--output", str(tmp_path / "out"), "--workers", "0"]
+    assert run_here(monkeypatch, *arguments) == build.EXIT_TOO_MANY_REJECTED
+    assert "of the files were faulty, 1.00% are allowed" in capsys.readouterr().err
+    manifest = read_manifest(Store.open(tmp_path / "out"))
+    files = [path for path in shared_dicom.rglob("*") if path.is_file()]
+    assert manifest.source_files == len(files) == manifest.samples + sum(manifest.rejected.values())
+    assert (manifest.samples, manifest.duplicates) == (28 + 7, 5)
+    assert {reason for reason, count in manifest.rejected.items() if reason != "not_dicom"} == {
+        "truncated_pixels", "colour", "bad_value", "missing_transfer_syntax",
+        "damaged_start", "no_pixels", "undecodable_syntax",
+    }  # fmt: skip
+    assert manifest.label_counts["any"] == {"positive": 0, "negative": 0, "unknown": 35}
+    assert not verify(Store.open(tmp_path / "out")).problems
+
+
+def test_rejections_within_the_limit_end_with_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_source(tmp_path / "data", 9, broken=1)
+    arguments = ["--source", str(source), "--workers", "0", "--size", "32", "--output"]
+    assert run_here(monkeypatch, *arguments, str(tmp_path / "strict")) == 3
+    assert run_here(monkeypatch, *arguments, str(tmp_path / "lenient"), "--max-rejected-fraction", "0.1") == 0
+
+
+def test_a_missing_source_is_told_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard, "cluster", None)  # Starting it would be a TypeError.
+    with pytest.raises(UserError, match="is not a folder"):
+        run_here(monkeypatch, "--source", str(tmp_path / "none"), "--output", str(tmp_path / "out"))

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_rescale
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from shards import dicom
+from shards.dicom import Slice
+from shards.pixels import MAX_PIXELS
+from shards.reason import Reason, Rejected
+from tests.shards.files import dataset, dicom_file, hu_image, to_bytes
+
+
+def slice_of(content: bytes) -> Slice:
+    found = dicom.read(content)
+    assert isinstance(found, Slice), found
+    return found
+
+
+def reason_of(content: bytes) -> Reason:
+    found = dicom.read(content)
+    assert isinstance(found, Rejected), found
+    return found.reason
+
+
+def test_hu_of_real_slices_is_what_pydicom_says_but_for_the_padding(shared_dicom: Path) -> None:
+    for path in sorted((shared_dicom / "head_ct").glob("*.dcm")):
+        found = slice_of(path.read_bytes())
+        reference = pydicom.dcmread(path)
+        expected = apply_rescale(reference.pixel_array, reference)
+        padding = reference.pixel_array == reference.PixelPaddingValue
+        np.testing.assert_array_equal(found.hu()[~padding], expected[~padding])
+        assert (found.hu()[padding] == -1000).all()
+
+
+def test_every_broken_file_is_rejected_with_a_reason_of_its_own(shared_dicom: Path) -> None:
+    expected = {
+        "MR_truncated.dcm": Reason.TRUNCATED_PIXELS,
+        "SC_rgb_jpeg_dcmtk.dcm": Reason.COLOUR,
+        "badVR.dcm": Reason.BAD_VALUE,
+        "meta_missing_tsyntax.dcm": Reason.MISSING_TRANSFER_SYNTAX,
+        "no_meta.dcm": Reason.DAMAGED_START,
+        "rtplan.dcm": Reason.NO_PIXELS,
+        "undecodable_transfer_syntax.dcm": Reason.UNDECODABLE_SYNTAX,
+    }
+    found = {path.name: reason_of(path.read_bytes()) for path in (shared_dicom / "broken").glob("*.dcm")}
+    assert found == expected
+    assert len(set(found.values())) == len(found)
+
+
+def test_lossless_transfer_syntaxes_give_the_same_slice(shared_dicom: Path) -> None:
+    folder = shared_dicom / "transfer_syntaxes"
+    expected = slice_of((folder / "reference.dcm").read_bytes())
+    names = [path.name for path in folder.glob("*.dcm") if path.name != "jpeg2000_lossy.dcm"]
+    assert len(names) == 6
+    for name in names:
+        found = slice_of((folder / name).read_bytes())
+        np.testing.assert_array_equal(found.hu(), expected.hu())
+        assert (found.position, found.spacing, found.uid) == (expected.position, expected.spacing, expected.uid)
+
+
+def test_a_lossy_copy_of_a_slice_is_a_slice(shared_dicom: Path) -> None:
+    folder = shared_dicom / "transfer_syntaxes"
+    lossy = slice_of((folder / "jpeg2000_lossy.dcm").read_bytes()).hu()
+    assert np.abs(lossy - slice_of((folder / "reference.dcm").read_bytes()).hu()).max() <= 5
+
+
+def test_the_12_bit_fault_made_from_a_real_slice_decodes_back_exactly(shared_dicom: Path) -> None:
+    content = (shared_dicom / "head_ct" / "10.dcm").read_bytes()
+    hu = np.maximum(slice_of(content).hu(), -1000).astype(np.int64)  # What is below air does not survive the fault.
+    faulty = dicom_file((hu % 4096).astype(np.uint16), BitsStored=12, HighBit=11, RescaleIntercept="0")
+    np.testing.assert_array_equal(slice_of(faulty).hu(), hu)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"RescaleIntercept": "-1024"}, {"BitsStored": 16, "HighBit": 15}, {"PixelRepresentation": 1}],
+    ids=["an intercept of its own", "16 bits", "signed"],
+)
+def test_the_12_bit_fault_is_not_seen_where_it_is_not(changes: dict[str, Any]) -> None:
+    stored = hu_image().astype(np.int64) % 2048
+    elements = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": "0"} | changes
+    found = slice_of(dicom_file((stored + 2048 * ("BitsStored" in changes)).astype(np.uint16), **elements))
+    intercept = float(elements["RescaleIntercept"])
+    np.testing.assert_array_equal(found.hu(), stored + 2048 * ("BitsStored" in changes) + intercept)
+
+
+def test_slope_and_intercept_make_hu() -> None:
+    stored = hu_image().astype(np.int16)
+    found = slice_of(dicom_file(stored, RescaleSlope="0.5", RescaleIntercept="-12.25"))
+    np.testing.assert_array_equal(found.hu(), stored * 0.5 - 12.25)
+
+
+def test_padding_is_air() -> None:
+    stored = hu_image()
+    stored[:3] = -2000
+    hu = slice_of(dicom_file(stored, PixelPaddingValue=-2000)).hu()
+    assert (hu[:3] == -1000).all()
+    np.testing.assert_array_equal(hu[3:], stored[3:])
+
+
+def test_padding_that_was_written_unsigned_into_a_signed_file_is_found() -> None:
+    stored = hu_image()
+    stored[:3] = -2000
+    made = dataset(stored)
+    made.add_new("PixelPaddingValue", "US", 65536 - 2000)
+    assert (slice_of(to_bytes(made)).hu()[:3] == -1000).all()
+
+
+def test_a_range_of_padding_is_air() -> None:
+    stored = hu_image()
+    stored[0], stored[1], stored[2] = -2000, -1500, -1499
+    hu = slice_of(dicom_file(stored, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1500)).hu()
+    assert (hu[:2] == -1000).all()
+    assert (hu[2] == -1499).all()
+
+
+def test_padding_beyond_bits_stored_is_found_in_the_whole_cell() -> None:
+    stored = (hu_image() + 1024).astype(np.uint16)
+    stored[:3] = 63536
+    changes = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": "-1024", "PixelPaddingValue": 63536}
+    assert (slice_of(dicom_file(stored, **changes)).hu()[:3] == -1000).all()
+
+
+def test_bits_above_the_high_bit_are_ignored_and_the_sign_is_extended() -> None:
+    hu = hu_image()
+    cells = (hu.astype(np.int64) % 4096 + 0xA000).astype(np.uint16)
+    found = slice_of(dicom_file(cells, BitsStored=12, HighBit=11, PixelRepresentation=1))
+    np.testing.assert_array_equal(found.hu(), hu)
+
+
+def test_values_below_the_high_bit_are_shifted_down() -> None:
+    hu = hu_image()
+    cells = ((hu.astype(np.int64) % 4096) << 4).astype(np.uint16)
+    found = slice_of(dicom_file(cells, BitsStored=12, HighBit=15, PixelRepresentation=1))
+    np.testing.assert_array_equal(found.hu(), hu)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_monochrome1_gives_hu_whether_or_not_its_values_are_inverted(signed: bool) -> None:
+    hu = hu_image()
+    stored = hu.astype(np.int16) if signed else (hu + 1024).astype(np.uint16)
+    top = -1 if signed else 4095
+    elements = {"PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": "0" if signed else "-1024"}
+    if not signed:
+        elements |= {"BitsStored": 12, "HighBit": 11}
+    for values in (stored, (top - stored.astype(np.int64)).astype(stored.dtype)):
+        np.testing.assert_array_equal(slice_of(dicom_file(values, **elements)).hu(), hu)
+
+
+def test_several_window_centers_do_not_matter() -> None:
+    found = slice_of(dicom_file(WindowCenter=["00036", "00036"], WindowWidth=["00080", "00080"]))
+    np.testing.assert_array_equal(found.hu(), hu_image())
+
+
+def test_a_signed_codestream_is_believed_against_pixel_representation_0() -> None:
+    made = dataset(hu_image())
+    made.compress(JPEG2000Lossless, generate_instance_uid=False)
+    made.PixelRepresentation = 0
+    np.testing.assert_array_equal(slice_of(to_bytes(made)).hu(), hu_image())
+
+
+def test_an_unsigned_codestream_under_pixel_representation_1_holds_twos_complement() -> None:
+    path = get_testdata_file("J2K_pixelrep_mismatch.dcm", download=False)
+    reference = pydicom.dcmread(path)
+    reference.Modality, reference.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+    if "PixelPaddingValue" in reference:
+        del reference.PixelPaddingValue
+    reference.RescaleSlope, reference.RescaleIntercept = 1, 0
+    buffer = io.BytesIO()
+    reference.save_as(buffer)
+    hu = slice_of(buffer.getvalue()).hu()
+    assert hu[0, 0] == -2000  # documented with the file
+    np.testing.assert_array_equal(hu, reference.pixel_array)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_compressed_slices_equal_uncompressed_ones(syntax: str, bits: int) -> None:
+    stored = (hu_image() + 1024).astype(np.uint16)
+    made = dataset(stored, BitsStored=bits, HighBit=bits - 1, RescaleIntercept="-1024")
+    made.compress(syntax, generate_instance_uid=False)
+    np.testing.assert_array_equal(slice_of(to_bytes(made)).hu(), hu_image())
+
+
+@pytest.mark.parametrize("little", [True, False])
+def test_eight_bit_slices_are_read_in_either_byte_order(little: bool) -> None:
+    stored = (hu_image(31).astype(np.int64) // 8 + 130).astype(np.uint8)
+    made = dataset(stored, RescaleSlope="8", RescaleIntercept="-1040")
+    content = stored.tobytes() + b"\0"
+    if not little:
+        made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+        content = np.frombuffer(content, np.uint16).byteswap().tobytes()
+    made.PixelData = content
+    np.testing.assert_array_equal(slice_of(to_bytes(made, little=little)).hu(), stored * 8.0 - 1040)
+
+
+def test_a_file_without_preamble_is_read() -> None:
+    content = dicom_file()
+    body = content[content.index(b"\x08\x00\x08\x00CS") :]
+    for headless in (content[128:], body):
+        np.testing.assert_array_equal(slice_of(headless).hu(), hu_image())
+
+
+def test_a_deflated_file_is_read_but_not_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = dataset(hu_image())
+    made.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    content = to_bytes(made)
+    np.testing.assert_array_equal(slice_of(content).hu(), hu_image())
+    monkeypatch.setattr(dicom, "MAX_INFLATED", 1000)
+    assert reason_of(content) == Reason.ABSURD_SIZE
+    with pytest.raises(zlib.error):
+        zlib.decompress(content[-40:], -15)
+    assert reason_of(content[:-40]) in (Reason.UNREADABLE, Reason.TRUNCATED_PIXELS, Reason.ABSURD_SIZE)
+
+
+def test_rsna_identifiers_are_kept_though_they_are_no_valid_uids(recwarn: pytest.WarningsRecorder) -> None:
+    found = slice_of(dicom_file(SOPInstanceUID="ID_0a1b2c3d4", StudyInstanceUID="ID_x", PatientID="ID_p"))
+    assert (found.uid, found.study, found.patient) == ("ID_0a1b2c3d4", "ID_x", "ID_p")
+    assert not recwarn.list
+
+
+def test_position_is_along_the_normal_of_a_tilted_slice() -> None:
+    cos, sin = 0.8, 0.6
+    tilted = {"ImageOrientationPatient": [1, 0, 0, 0, cos, sin], "ImagePositionPatient": [3, -2 * sin, 2 * cos]}
+    assert slice_of(dicom_file(**tilted)).position == pytest.approx(2.0)
+    assert slice_of(dicom_file(ImagePositionPatient=None)).position is None
+
+
+FAULTS: dict[str, tuple[dict[str, Any], Reason]] = {
+    "localizer": ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, Reason.LOCALIZER),
+    "secondary": ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}, Reason.DERIVED),
+    "projection": ({"ImageType": ["DERIVED", "PRIMARY", "MIP"]}, Reason.DERIVED),
+    "modality": ({"Modality": "MR"}, Reason.WRONG_MODALITY),
+    "no modality": ({"Modality": None, "SOPClassUID": None}, Reason.WRONG_MODALITY),
+    "frames": ({"NumberOfFrames": 2}, Reason.MULTI_FRAME),
+    "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, Reason.COLOUR),
+    "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, Reason.COLOUR),
+    "no rows": ({"Rows": None}, Reason.BAD_VALUE),
+    "no photometric": ({"PhotometricInterpretation": None}, Reason.BAD_VALUE),
+    "zero rows": ({"Rows": 0}, Reason.ABSURD_SIZE),
+    "huge": ({"Rows": 65535, "Columns": 65535}, Reason.ABSURD_SIZE),
+    "many frames": ({"NumberOfFrames": MAX_PIXELS}, Reason.ABSURD_SIZE),
+    "short": ({"Rows": 33}, Reason.TRUNCATED_PIXELS),
+    "32 bits": ({"BitsAllocated": 32, "Rows": 16}, Reason.UNSUPPORTED_BITS),
+    "more stored than allocated": ({"BitsStored": 17}, Reason.UNSUPPORTED_BITS),
+    "no slope": ({"RescaleSlope": None}, Reason.NOT_HOUNSFIELD),
+    "zero slope": ({"RescaleSlope": "0"}, Reason.NOT_HOUNSFIELD),
+    "other unit": ({"RescaleType": "Z_EFF"}, Reason.NOT_HOUNSFIELD),
+    "representation": ({"PixelRepresentation": 7}, Reason.BAD_VALUE),
+}
+
+
+@pytest.mark.parametrize(("changes", "reason"), FAULTS.values(), ids=FAULTS.keys())
+def test_each_fault_has_its_reason(changes: dict[str, Any], reason: Reason) -> None:
+    assert reason_of(dicom_file(**changes)) == reason
+
+
+def test_faults_of_the_container_have_their_reasons() -> None:
+    assert reason_of(b"") == Reason.EMPTY
+    assert reason_of(b"# a note\n" * 100) == Reason.NOT_DICOM
+    assert reason_of(dicom_file()[400:]) == Reason.NOT_DICOM
+    assert reason_of(b" " + dicom_file()[132:]) == Reason.DAMAGED_START
+    assert reason_of(dicom_file(np.full((8, 8), 7, np.int16))) == Reason.CONSTANT
+
+
+def test_a_codestream_of_another_size_is_rejected_before_it_is_decoded() -> None:
+    made = dataset(hu_image(64))
+    made.compress(JPEG2000Lossless, generate_instance_uid=False)
+    made.Rows = made.Columns = 32
+    assert reason_of(to_bytes(made)) == Reason.CODESTREAM_MISMATCH
+    frame = bytearray(pydicom.encaps.get_frame(made.PixelData, 0, number_of_frames=1))
+    start = frame.index(b"\xff\x4f\xff\x51")
+    frame[start + 8 : start + 16] = b"\x7f\xff\xff\xff" * 2
+    made.PixelData = encapsulate([bytes(frame)])
+    assert reason_of(to_bytes(made)) in (Reason.CODESTREAM_MISMATCH, Reason.UNDECODABLE_PIXELS)
+
+
+def test_a_decoder_that_panics_costs_the_file_and_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        """As pyo3 has it: outside Exception."""
+
+    def panic(*_: object, **__: object) -> None:
+        raise Panic("index out of bounds")
+
+    made = dataset(hu_image())
+    made.compress(RLELossless, generate_instance_uid=False)
+    content = to_bytes(made)
+    monkeypatch.setattr(pydicom.pixels.decoders.RLELosslessDecoder, "as_array", panic)
+    assert reason_of(content) == Reason.UNDECODABLE_PIXELS
+
+
+def test_rsnas_truncated_slice_is_told_by_its_bytes() -> None:
+    made = dataset(np.zeros((512, 512), np.int16))
+    made.PixelData = bytes(153710)
+    found = dicom.read(to_bytes(made))
+    assert found == Rejected(Reason.TRUNCATED_PIXELS, "153710 bytes of 524288")
+
+
+def test_no_text_of_a_file_is_in_a_rejection() -> None:
+    secret = "DOE^JANE"
+    for keyword in ("Modality", "ImageType", "PhotometricInterpretation", "RescaleType", "NumberOfFrames"):
+        made = dataset(hu_image())
+        made.add_new(keyword, "LO", secret)
+        found = dicom.read(to_bytes(made))
+        if isinstance(found, Rejected):
+            assert "DOE" not in found.detail.upper()
+
+
+def test_every_reason_has_a_meaning_and_an_own_code() -> None:
+    assert len({reason.value for reason in Reason}) == len(Reason)
+    assert all(reason.meaning and "\n" not in reason.meaning for reason in Reason)
+
+
+SMALL = dicom_file(hu_image(32))
+
+
+def compressed(syntax: str) -> bytes:
+    made = dataset(hu_image(32))
+    made.compress(syntax, generate_instance_uid=False)
+    return to_bytes(made)
+
+
+SEEDS = [SMALL, *(compressed(syntax) for syntax in (RLELossless, JPEGLSLossless, JPEG2000Lossless))]
+
+
+@settings(max_examples=300, deadline=5000)
+@given(
+    st.sampled_from(range(len(SEEDS))),
+    st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=8),
+    st.floats(0, 1),
+)
+def test_damaged_bytes_give_a_slice_or_a_rejection(seed: int, flips: list[tuple[int, int]], kept: float) -> None:
+    content = bytearray(SEEDS[seed])
+    for position, value in flips:
+        content[position % len(content)] = value
+    assert isinstance(dicom.read(bytes(content[: int(kept * len(content)) + 1])), Slice | Rejected)
+
+
+def test_a_real_file_cut_anywhere_gives_a_slice_or_a_rejection(shared_dicom: Path) -> None:
+    for name in ("reference", "jpeg_lossless_sv1", "jpeg_ls_lossless", "rle_lossless", "jpeg2000_lossy"):
+        content = (shared_dicom / "transfer_syntaxes" / f"{name}.dcm").read_bytes()
+        for end in range(0, len(content), 16 * 1024):
+            assert isinstance(dicom.read(content[:end]), Slice | Rejected)

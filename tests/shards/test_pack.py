@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hemodist.manifest import LABELS, UNKNOWN
+from hemodist.store import Store, StoreError
+from shards import dicom, pack
+from shards.pack import PackConfig, Sample, Task
+from shards.reason import Reason, Rejected
+from shards.source import File, key_of, key_style, stem
+from tests.shards.files import dicom_file, hu_image
+
+THREE = ("brain", "subdural", "soft_tissue")
+
+
+def task(**changes: object) -> Task:
+    defaults: dict[str, object] = {
+        "size": 32, "windows": THREE, "encoding": "jpeg", "quality": 95,
+        "crop_head": False, "min_brain_fraction": 0.0, "key_style": "stem",
+    }  # fmt: skip
+    config = PackConfig(**(defaults | changes))  # type: ignore[arg-type]
+    return Task(0, "", "", (), b"", config, "", b"k" * 16)
+
+
+def sample(content: bytes, **changes: object) -> Sample:
+    made = pack.make_sample(content, "a/ID_1.dcm", np.array([1, 0, 0, UNKNOWN, 0, 1], np.int8), task(**changes))
+    assert isinstance(made, Sample), made
+    return made
+
+
+def test_a_sample_says_what_it_shows_and_nothing_of_the_patient() -> None:
+    made = sample(dicom_file(hu_image(64), PatientID="secret-1", PatientName="DOE^JANE"))
+    described = json.loads(made.json)
+    assert described["labels"] == dict(zip(LABELS, [1, 0, 0, None, 0, 1], strict=True))
+    assert described["key"] == "ID_1"
+    assert described["spacing_mm"] == [1.0, 1.0]
+    assert described["position_mm"] == 7.5
+    assert described["box"] == [0, 0, 64]
+    assert described["windows"] == list(THREE)
+    assert made.row["crc32"] == zlib.crc32(made.image)
+    for secret in (b"secret", b"DOE", b"2.25."):
+        assert secret not in made.image + made.json
+        assert secret not in repr(made.row).encode()
+
+
+def test_three_windows_are_stored_as_rgb_without_chroma_subsampling() -> None:
+    with Image.open(io.BytesIO(sample(dicom_file()).image)) as picture:
+        assert (picture.format, picture.size, picture.mode) == ("JPEG", (32, 32), "RGB")
+        assert {layer[1:3] for layer in picture.layer} == {(1, 1)}  # type: ignore[attr-defined]
+
+
+def test_one_window_is_stored_as_grey() -> None:
+    with Image.open(io.BytesIO(sample(dicom_file(), windows=("brain",)).image)) as picture:
+        assert picture.mode == "L"
+
+
+def test_png_holds_the_windows_exactly() -> None:
+    content = dicom_file()
+    found = dicom.read(content)
+    assert isinstance(found, dicom.Slice)
+    expected, _ = pack.render(found, task().config)
+    with Image.open(io.BytesIO(sample(content, encoding="png").image)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), expected)
+
+
+def test_lossless_transfer_syntaxes_give_the_same_bytes(shared_dicom: Path) -> None:
+    folder = shared_dicom / "transfer_syntaxes"
+    paths = [path for path in sorted(folder.glob("*.dcm")) if path.name != "jpeg2000_lossy.dcm"]
+    made = [sample(path.read_bytes(), size=256) for path in paths]
+    assert len({one.image for one in made}) == 1
+    assert len({one.json for one in made}) == 1
+    assert len({one.row["pixel_digest"] for one in made}) == 1
+    lossy = sample((folder / "jpeg2000_lossy.dcm").read_bytes(), size=256)
+    assert lossy.row["pixel_digest"] != made[0].row["pixel_digest"]
+
+
+def test_the_pixel_digest_is_of_hu_and_not_of_how_they_are_stored() -> None:
+    hu = hu_image()
+    ways = [
+        dicom_file(hu),
+        dicom_file((hu + 1024).astype(np.uint16), RescaleIntercept="-1024"),
+        dicom_file((hu + 24).astype(np.int16), RescaleIntercept="-24.0"),
+        dicom_file((-hu).astype(np.int16), RescaleSlope="-1"),
+    ]
+    assert len({sample(content).row["pixel_digest"] for content in ways}) == 1
+    assert sample(dicom_file((hu + 1).astype(np.int16))).row["pixel_digest"] != sample(ways[0]).row["pixel_digest"]
+
+
+def test_too_little_brain_is_a_rejection_on_request_only() -> None:
+    content = dicom_file()
+    fraction = float(np.count_nonzero((hu_image() >= 0) & (hu_image() <= 80)) / hu_image().size)
+    assert sample(content, min_brain_fraction=fraction).row["brain_fraction"] == fraction
+    made = pack.make_sample(content, "x", np.zeros(6, np.int8), task(min_brain_fraction=fraction + 0.01))
+    assert isinstance(made, Rejected)
+    assert made.reason == Reason.LITTLE_BRAIN
+
+
+def test_the_head_crop_is_recorded() -> None:
+    content = dicom_file(hu_image(256))
+    described = json.loads(sample(content, crop_head=True).json)
+    top, left, side = described["box"]
+    assert 0 < top < 60
+    assert 0 < left < 60
+    assert 150 < side < 256
+    assert described["spacing_mm"][0] == pytest.approx(0.5 * side / 32)
+
+
+def test_pseudonyms_need_the_key_and_differ_by_kind() -> None:
+    names = {pack.pseudonym("ID_1", kind, key) for kind in ("patient", "study") for key in (b"a" * 16, b"b" * 16)}
+    assert len(names) == 4
+    assert pack.pseudonym("ID_1", "patient", b"a" * 16) in names
+    assert pack.pseudonym(None, "patient", b"a" * 16) is None
+
+
+def test_keys_are_unique_and_hold_no_dot() -> None:
+    paths = ["a/x.dcm", "a=2Fx.dcm", "a/x.1.dcm", "a/x=2E1", "ü/x", "a b", "a/x.DCM.dcm", "d" * 200, "d" * 201]
+    keys = [key_of(path, "path") for path in paths]
+    assert len(set(keys)) == len(paths)
+    assert all("." not in key and key.isascii() and len(key) <= 90 for key in keys)
+
+
+def test_stems_are_keys_where_they_are_unique() -> None:
+    assert stem("x/ID_1.DCM") == "ID_1"
+    assert key_style([File("a/ID_1.dcm", 1), File("b/ID_2.dcm", 1)]) == "stem"
+    assert key_style([File("a/01.dcm", 1), File("b/01.dcm", 1)]) == "path"
+    assert key_of("a/01.dcm", "path") == "a/01"
+    assert key_of("a/ID_1.dcm", "stem") == "ID_1"
+
+
+def test_a_source_that_changes_under_the_sharder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "_FIRST_WAIT", 0.0)
+    (tmp_path / "a.dcm").write_bytes(b"123")
+    source = Store.open(tmp_path)
+    assert pack.read_source(source, File("a.dcm", 3)) == b"123"
+    with pytest.raises(StoreError, match="held 4 bytes when listed and gives 3"):
+        pack.read_source(source, File("a.dcm", 4))
+    with pytest.raises(StoreError):
+        pack.read_source(source, File("gone.dcm", 3))
+
+
+def test_a_passing_read_error_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "_FIRST_WAIT", 0.0)
+    (tmp_path / "a.dcm").write_bytes(b"123")
+    fails = [StoreError("500"), StoreError("503")]
+    read = Store.read
+
+    def flaky(self: Store, name: str) -> bytes:
+        if fails:
+            raise fails.pop()
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", flaky)
+    assert pack.read_source(Store.open(tmp_path), File("a.dcm", 3)) == b"123"
+
+
+def test_a_huge_file_is_rejected_unread(tmp_path: Path) -> None:
+    found = pack.read_source(Store.open(tmp_path), File("never-there", pack.MAX_FILE_BYTES + 1))
+    assert isinstance(found, Rejected)
+    assert found.reason == Reason.ABSURD_SIZE
