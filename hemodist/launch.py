@@ -17,6 +17,7 @@ from hemodist.config import Run, ScalingConfig
 from hemodist.evaluate import Evaluation, check_evaluation
 from hemodist.evaluate import evaluate as evaluate_on_ranks
 from hemodist.loop import train as train_on_ranks
+from hemodist.model import check as check_model
 from hemodist.prepare import prepare
 from hemodist.report import scores_table
 from hemodist.store import Store, join
@@ -35,6 +36,7 @@ def train(run: Run) -> Conclusion:
         UserError: before any worker starts, for whatever can be known by then.
     """
     prepared = prepare(run)
+    check_model(run.model)
     store = Store.open(join(run.output, run.name))
     store.check_writable()
     run = replace(run, output=Store.open(run.output).uri)  # workers have another working directory

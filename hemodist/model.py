@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import torch
 import torchvision
@@ -22,9 +22,7 @@ def build(config: ModelConfig) -> nn.Module:
     Raises:
         ConfigError: the name is unknown, the network has no linear head, or the weights do not fit.
     """
-    names = torchvision.models.list_models(module=torchvision.models)
-    if config.name not in names:
-        raise ConfigError(f"model.name {config.name!r} is no classification network of torchvision; use one of {names}")
+    check(config)
     model: nn.Module
     if config.weights == "imagenet":
         model = torchvision.models.get_model(config.name, weights="DEFAULT")
@@ -38,6 +36,21 @@ def build(config: ModelConfig) -> nn.Module:
     if config.weights not in {"none", "imagenet"}:
         _load(model, config.weights)
     return model.to(memory_format=torch.channels_last)
+
+
+def check(config: ModelConfig) -> None:
+    """Check, without building it, that a network can be built.
+
+    Raises:
+        ConfigError: the name is unknown, or the weights are no file.
+    """
+    names = torchvision.models.list_models(module=torchvision.models)
+    if config.name not in names:
+        raise ConfigError(f"model.name {config.name!r} is no classification network of torchvision; use one of {names}")
+    if config.weights not in {"none", "imagenet"} and not Path(config.weights).is_file():
+        raise ConfigError(
+            f"model.weights {config.weights!r} is no file; use none, imagenet, or the path of a state_dict"
+        )
 
 
 def last_linear(model: nn.Module) -> str | None:
@@ -74,8 +87,6 @@ def _replace_head(model: nn.Module, name: str) -> None:
 
 
 def _load(model: nn.Module, path: str) -> None:
-    if not os.path.isfile(path):  # noqa: PTH113 - a plain question about a user's string
-        raise ConfigError(f"model.weights {path!r} is no file; use none, imagenet, or the path of a state_dict")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

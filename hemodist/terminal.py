@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,8 @@ from hemodist.report import format_history_row, history_header
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-"""As the shell has it: 128 + SIGINT."""
+EXIT_TERMINATED = 143
+"""As the shell has them: 128 + SIGINT and 128 + SIGTERM."""
 
 _PLAIN_SECONDS = 20.0
 """Between two progress lines where the output is no terminal."""
@@ -30,7 +32,7 @@ errors = Console(stderr=True, highlight=False)
 
 
 def run_job(main: Callable[[], int | None]) -> NoReturn:
-    """Run a job's `main` and exit: 0 or the code it returns, 2 for a user's error, 130 after Ctrl-C."""
+    """Run a job's `main` and exit: 0 or its code, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -38,7 +40,18 @@ def run_job(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoint or shard")
-        sys.exit(EXIT_INTERRUPTED)
+        _leave_at_once(EXIT_INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == EXIT_TERMINATED:
+            _leave_at_once(EXIT_TERMINATED)
+        raise
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End without waiting for threads, which may hang in a call to a cluster that is gone; clean-up is done by now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
@@ -92,7 +105,7 @@ class TrainingView:
             self._advance("training", event["step"], event["total"], info)
         elif kind == "evaluating":
             self._advance("evaluating", event["done"], event["total"], "")
-        else:
+        elif kind == "note":
             console.print(f"note: {event['text']}", markup=False, soft_wrap=True)
 
     def _advance(self, name: str, done: int, total: int, info: str) -> None:

@@ -107,14 +107,16 @@ def run_on_workers(
     outcome: list[Any] = []
     thread = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
     thread.start()
-    while thread.is_alive():
+    ended = False
+    while not ended:
         thread.join(_POLL_SECONDS)
+        ended = not thread.is_alive()
         for event in ray.get(mailbox.take.remote()):
+            if event["kind"] == "failed":  # a user's mistake stays one when the workers are started again
+                raise event["error"]
             tell(event)
-    for event in ray.get(mailbox.take.remote()):
-        tell(event)
     if isinstance(outcome[0], BaseException):
-        raise _cause(outcome[0])
+        raise outcome[0]
     return outcome[0].return_value
 
 
@@ -143,8 +145,10 @@ class Posted:
         self._mailbox = mailbox
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Post an event."""
-        self._mailbox.put.remote(event)
+        """Post an event; only a failure waits until it has arrived, since the worker ends after it."""
+        posted = self._mailbox.put.remote(event)
+        if event["kind"] == "failed":
+            ray.get(posted, timeout=30)
 
 
 def _fit(trainer: TorchTrainer, outcome: list[Any]) -> None:
@@ -166,13 +170,9 @@ def _rank(config: dict[str, Any]) -> Any:
         local_rank=context.get_local_rank() if grouped else 0,
         device=device,
     )
-    return config["function"](config["argument"], world, config["tell"])
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The user's own mistake behind a failure of the worker group, or the failure itself."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, UserError):
-            return cause
-    return error
+    try:
+        return config["function"](config["argument"], world, config["tell"])
+    except UserError as error:
+        if grouped:
+            config["tell"]({"kind": "failed", "error": error})
+        raise

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 Tell = Callable[[Mapping[str, Any]], None]
 """How a rank says what happens: an event has a `kind`, one of step (step, total, loss, images_per_s), epoch (row),
-evaluating (done, total) and note (text)."""
+evaluating (done, total), note (text) and failed (error, a `UserError`)."""
 
 
 @dataclass(frozen=True)

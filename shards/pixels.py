@@ -13,6 +13,7 @@ from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, J
 
 from shards import clean, elements
 from shards.codestream import CodestreamError, Header, header
+from shards.decoder import SHARED, DecodeError
 from shards.reason import Fault, Reason
 
 MAX_PIXELS = 4096 * 4096
@@ -194,15 +195,24 @@ def _decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.N
             form = Format(
                 form.rows, form.columns, form.allocated, own.precision, own.precision - 1, form.signed or own.signed
             )
-            dataset.PixelRepresentation = int(form.signed)
+    options: dict[str, str | int] = {
+        "rows": form.rows,
+        "columns": form.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "bits_allocated": form.allocated,
+        "bits_stored": min(form.stored, form.allocated),
+        "pixel_representation": int(form.signed),
+        "pixel_keyword": "PixelData",
+    }
     try:
-        cells, _ = decoder.as_array(dataset, raw=True, index=0)
-    except (MemoryError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # A decoder written in Rust panics with an exception outside Exception.
-        raise Fault(Reason.UNDECODABLE_PIXELS, f"{syntax.name} ({type(error).__name__})") from error
-    if cells.shape != (form.rows, form.columns) or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
-        raise Fault(Reason.CODESTREAM_MISMATCH, f"decoded to {cells.shape} of {cells.dtype}")
+        cells = SHARED.decode(syntax, bytes(dataset.PixelData), options)
+    except DecodeError as error:
+        raise Fault(Reason.UNDECODABLE_PIXELS, f"{syntax.name} ({error})") from error
+    if cells.size != form.rows * form.columns or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
+        raise Fault(Reason.CODESTREAM_MISMATCH, f"decoded to {cells.size} values of {cells.dtype}")
+    cells = cells.reshape(form.rows, form.columns)
     native = cells.astype(cells.dtype.newbyteorder("="), copy=False)
     if form.high >= 8 * native.dtype.itemsize:
         raise Fault(Reason.CODESTREAM_MISMATCH, f"{form.stored} bits stored, decoded to {cells.dtype}")

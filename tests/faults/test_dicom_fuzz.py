@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shards import dicom
+from shards.decoder import SHARED
 from shards.dicom import Slice
 from shards.reason import Rejected
 
@@ -36,6 +37,9 @@ def fuzz(folder: Path, cases: int, seed: int) -> None:
         start = time.perf_counter()
         assert isinstance(dicom.read(content), Slice | Rejected), (seed, case)
         assert time.perf_counter() - start < MAX_SECONDS, (seed, case)
+    SHARED.close()
+    helper = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert helper * 1024 < MAX_BYTES
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * 1024 < MAX_BYTES
 
