@@ -30,6 +30,9 @@ for _name, _value in {
 
 import psutil  # noqa: E402
 import ray  # noqa: E402
+from ray.exceptions import RayTaskError  # noqa: E402
+
+from hemodist.errors import UserError  # noqa: E402
 
 OBJECT_STORE_BYTES = 200_000_000
 """Of a cluster on this machine: tasks and results are small, the data goes through files."""
@@ -78,6 +81,8 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, _terminated)  # Ray has put a handler in its place that aborts
             resources = ray.cluster_resources()
             yield ClusterInfo(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), joined)
         finally:
@@ -104,6 +109,10 @@ def map_tasks(
 
     Yields:
         (index of the item, result). A task whose node is lost is run again; one that raises ends the iteration.
+
+    Raises:
+        UserError: a task has raised it; as itself, without the text that Ray wraps around it. Any other error of a
+            task comes as Ray gives it, with the traceback of the worker.
     """
     task = ray.remote(num_cpus=num_cpus, memory=memory, max_retries=5)(function)
     pending: dict[ray.ObjectRef, int] = {}
@@ -115,7 +124,13 @@ def map_tasks(
         if not pending:
             return
         (finished,), _ = ray.wait(list(pending), num_returns=1)
-        yield pending.pop(finished), ray.get(finished)
+        try:
+            result = ray.get(finished)
+        except RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
+        yield pending.pop(finished), result
 
 
 @contextlib.contextmanager

@@ -1,0 +1,34 @@
+"""The README tells the truth."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hemodist.recipes import RECIPES
+from shards.reason import Reason
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_reasons_is_the_codes_own():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README, re.MULTILINE))
+    assert rows == {reason.value: reason.meaning for reason in Reason}
+
+
+def test_every_job_and_recipe_that_is_named_exists():
+    for job in re.findall(r"jobs/(\w+)\.py", README):
+        assert (ROOT / "jobs" / f"{job}.py").is_file(), job
+    named = set(re.findall(r"jobs/train\.py (\w+) ", README)) - {"RECIPE"}
+    assert named <= {recipe.__name__ for recipe in RECIPES}
+    assert named
+
+
+def test_every_module_of_the_tree_is_named():
+    tree = README.split("## The tree")[1].split("## RSNA")[0]
+    names = set(re.findall(r"\w+", tree))
+    for package in ("hemodist", "shards"):
+        for module in (ROOT / package).glob("*.py"):
+            name = module.stem
+            assert name in names or name == "__init__" or name.startswith("phantom"), f"{package}/{module.name}"
