@@ -54,13 +54,13 @@ def in_small_process(*arguments: object) -> None:
 
 
 def test_damaged_real_files_give_a_slice_or_a_rejection(shared_dicom: Path) -> None:
-    in_small_process(shared_dicom, cases=300, seed=0)
+    in_small_process(shared_dicom, 300, 0)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_thousands_of_damaged_real_files_give_a_slice_or_a_rejection(shared_dicom: Path) -> None:
-    in_small_process(shared_dicom, cases=8000, seed=1)
+    in_small_process(shared_dicom, 8000, 1)
 
 
 @pytest.mark.faults
