@@ -6,9 +6,10 @@ placed by a rename after its SHA-256 matched the manifest, so a name that exists
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _FETCHERS = 4
 
 class CacheError(UserError):
     """A shard cannot be had on this node."""
+
+    transient = True
 
 
 class ShardCache:
@@ -82,9 +85,7 @@ class ShardCache:
 
     def _fetch(self, info: ShardInfo) -> None:
         target = self._copies.local(info.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(target.with_suffix(".lock")):
             if target.exists():
                 return  # another worker of this node was first
             free = shutil.disk_usage(target.parent).free
@@ -104,3 +105,16 @@ class ShardCache:
             f"{self._store.uri}/{info.name} was fetched {self._attempts} times and never matched its SHA-256 "
             f"{info.sha256} (got {', '.join(sorted(set(digests)))}); run `python -m shards verify {self._store.uri}`"
         )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the workers of this node share; the kernel frees it when its holder dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise CacheError(f"cannot use the cache folder {path.parent}: {error}; set --data.cache to another") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -108,16 +108,20 @@ class Checkpoints:
                 return self._read(record)
         raise CheckpointError(f"{self._store.uri} holds no checkpoint of step {step}")
 
-    def best_step(self) -> int:
-        """The step with the best score, or the newest where none was scored.
+    def best(self, warn: Callable[[str], None]) -> dict[str, Any]:
+        """The state with the best score that is whole, else the newest; damaged ones are named to `warn`.
 
         Raises:
-            CheckpointError: there is no checkpoint.
+            CheckpointError: there is none.
         """
         records = self.records()
-        if not records:
-            raise CheckpointError(f"{self._store.uri} holds no checkpoint; train first, or name another run")
-        return (_best(records) or records[-1]).step
+        scored = sorted((r for r in records if r.score is not None), key=lambda r: (r.score, -r.step))
+        for record in [*scored, *(r for r in reversed(records) if r.score is None)]:
+            try:
+                return self._read(record)
+            except (StoreError, CheckpointError) as error:
+                warn(f"{error}; taking the next best")
+        raise CheckpointError(f"{self._store.uri} holds no whole checkpoint; train first, or name another run")
 
     def _read(self, record: Record) -> dict[str, Any]:
         content = self._store.read(f"{record.name}.pt")
@@ -139,20 +143,19 @@ class Checkpoints:
                 self._store.delete(f"{record.name}.pt")
 
 
-def open_checkpoint(where: str) -> dict[str, Any]:
+def open_checkpoint(where: str, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """The state at `where`: a run's folder (its best checkpoint is taken) or a `.pt` file.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it is not one of hemodist's.
     """
     if not where.endswith(".pt"):
-        checkpoints = Checkpoints(Store.open(where), keep=1)
-        return checkpoints.at(checkpoints.best_step())
+        return Checkpoints(Store.open(where), keep=1).best(warn)
     folder, _, name = where.rpartition("/")
     store = Store.open(folder or ".")
     content = store.read(name)
     beside = name.removesuffix(".pt") + ".json"
-    if store.size(beside) is not None and json.loads(store.read(beside))["sha256"] != sha256(content):
+    if store.size(beside) is not None and sha256(content).encode() not in store.read(beside):
         raise CheckpointError(f"{where} does not match the SHA-256 in {beside}; take another checkpoint")
     return _load(content, where)
 

@@ -278,6 +278,8 @@ def _ranges(run: Run) -> list[tuple[str, float, float, float]]:
     many = 2**31 - 1
     return [
         ("seed", run.seed, 0, many),
+        ("data.fold_seed", run.data.fold_seed, 0, many),
+        ("optim.warmup_steps", run.optim.warmup_steps or 0, 0, many),
         ("data.decode_threads", run.data.decode_threads, 1, 256),
         ("data.prefetch", run.data.prefetch, 1, 64),
         ("batch.accumulate", run.batch.accumulate, 1, many),

@@ -7,7 +7,12 @@ class UserError(Exception):
     """Something about the input, the configuration or the machine is wrong.
 
     The text says what is wrong, the numbers, and the remedy; jobs print it without a traceback and exit with code 2.
+
+    Attributes:
+        transient: another attempt, or another node, may succeed; workers are then started again before giving up.
     """
+
+    transient = False
 
 
 class ConfigError(UserError):

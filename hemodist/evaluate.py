@@ -10,7 +10,7 @@ import numpy as np
 from hemodist import model
 from hemodist.checkpoint import open_checkpoint
 from hemodist.conclude import Conclusion, conclude
-from hemodist.config import Run
+from hemodist.config import Run, check
 from hemodist.errors import ConfigError
 from hemodist.evaluation import predict
 from hemodist.manifest import UNKNOWN, DataSet
@@ -46,6 +46,7 @@ def check_evaluation(evaluation: Evaluation) -> tuple[dict[str, Any], Run, DataS
     """
     saved = open_checkpoint(evaluation.checkpoint)
     run = Run.from_dict(saved["run"])
+    check(replace(run, data=replace(run.data, dataset=evaluation.dataset)))
     dataset = DataSet.open(evaluation.dataset)
     for name in ("windows", "size"):
         trained, given = saved["sharding"][name], dataset.manifest.config[name]

@@ -31,7 +31,7 @@ class Predictions:
     """Outputs for a split, in the order of its rows.
 
     Attributes:
-        rows: int64 [n], rows of the index.
+        rows: int64 [n], rows of the index; without corrupt samples that were masked out.
         logits: float32 [n, 6].
         blood: float64 [n], share of pixels in `BLOOD_HU`, a threshold's view of the slice; NaN where no window of the
             data set resolves that range.
@@ -97,18 +97,24 @@ def predict(
     was_training = model.training
     model.eval()
     world.share_buffers(model)
-    logits, blood = [np.empty((0, len(LABELS)), np.float32)], [np.empty(0)]
+    kept, logits, blood = [own[:0]], [np.empty((0, len(LABELS)), np.float32)], [np.empty(0)]
     with torch.inference_mode():
         for batch in loader:
             with autocast_for(run, world):
                 output = model(batch.images)
-            logits.append(output.float().cpu().numpy())
-            blood.append(blood_of(batch.images))
+            whole = batch.weights.cpu().numpy() > 0
+            kept.append(batch.rows[whole])
+            logits.append(output.float().cpu().numpy()[whole])
+            blood.append(blood_of(batch.images)[whole])
             tell({"kind": "evaluating", "done": min((batch.number + 1) * size, len(own)), "total": len(own)})
     model.train(was_training)
     cache.close()
-    parts = world.gather((np.concatenate(logits), np.concatenate(blood)))
-    return Predictions(rows, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+    parts = world.gather((np.concatenate(kept), np.concatenate(logits), np.concatenate(blood)))
+    predictions = Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    missing = len(rows) - len(predictions.rows)
+    if missing:
+        tell({"kind": "note", "text": f"{missing} of {len(rows)} samples are corrupt and are not scored"})
+    return predictions
 
 
 def autocast_for(run: Run, world: World) -> AbstractContextManager[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hemodist.checkpoint import Checkpoints
 from hemodist.cluster import cluster, no_process_left_behind
 from hemodist.conclude import Conclusion
 from hemodist.config import Run, ScalingConfig
@@ -18,7 +19,7 @@ from hemodist.evaluate import Evaluation, check_evaluation
 from hemodist.evaluate import evaluate as evaluate_on_ranks
 from hemodist.loop import train as train_on_ranks
 from hemodist.model import check as check_model
-from hemodist.prepare import prepare
+from hemodist.prepare import check_resume, prepare
 from hemodist.report import scores_table
 from hemodist.store import Store, join
 from hemodist.terminal import TrainingView, console, facts_table
@@ -39,13 +40,16 @@ def train(run: Run) -> Conclusion:
     check_model(run.model)
     store = Store.open(join(run.output, run.name))
     store.check_writable()
-    run = replace(run, output=Store.open(run.output).uri)  # workers have another working directory
-    run = replace(run, data=replace(run.data, dataset=prepared.dataset.store.uri))
+    run = _absolute(run)
+    saved = Checkpoints(store, run.checkpoint.keep).newest(lambda text: None)
+    if saved is not None:
+        check_resume(saved, prepared, run, store.uri)
     mode = resolve_mode(run.tracking)
     facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
     console.print(facts_table(f"Run {run.name}", facts))
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
+    run = replace(run, tracking=replace(run.tracking, mode=mode))  # a worker's node may know another key
     conclusion: Conclusion = run_ranks(train_on_ranks, run, run.scaling, name=run.name, storage=f"{store.uri}/ray")
     show(conclusion)
     return conclusion
@@ -83,6 +87,17 @@ def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, 
             return run_in_process(function, argument, gpu=gpu, tell=view)
     with _checked_cluster(scaling) as gpu, view:
         return run_on_workers(function, argument, scaling, gpu=gpu, tell=view, name=name, storage=storage)
+
+
+def _absolute(run: Run) -> Run:
+    """The same run with absolute paths, since workers have another working directory."""
+    data = replace(
+        run.data, dataset=Store.open(run.data.dataset).uri, cache=str(Path(run.data.cache).expanduser().resolve())
+    )
+    weights = run.model.weights
+    if weights not in {"none", "imagenet"}:
+        weights = str(Path(weights).expanduser().resolve())
+    return replace(run, output=Store.open(run.output).uri, data=data, model=replace(run.model, weights=weights))
 
 
 @contextlib.contextmanager

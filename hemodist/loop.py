@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ from hemodist.errors import UserError
 from hemodist.evaluation import Predictions, autocast_for, predict
 from hemodist.philox import Purpose, words
 from hemodist.pipeline import Batch, Loader, Reader, Request
-from hemodist.plan import share_bounds
+from hemodist.plan import check_batch, share_bounds
 from hemodist.prepare import Prepared, check_resume, prepare
 from hemodist.store import Store, join
 from hemodist.tracking import Tracker, versions
@@ -42,7 +42,7 @@ def train(run: Run, world: World, tell: Tell) -> Conclusion:
     Args:
         run: the configuration; `prepare` must accept it.
         world: the ranks.
-        tell: told what happens (on the chief only), see `Tell`.
+        tell: told what happens, see `Tell`; the launcher listens to the chief only.
 
     Raises:
         UserError: something that the user can mend; the text says what.
@@ -70,8 +70,9 @@ class Training:
     def __init__(self, run: Run, world: World, tell: Tell) -> None:
         """Build network and optimizer; nothing is read but the index."""
         self.run, self.world = run, world
-        self.tell = tell if world.is_chief else _tell_nobody
+        self.tell = tell
         self.prepared: Prepared = prepare(run)
+        check_batch(run.batch.global_batch_size, run.batch.mix_group * run.batch.accumulate, world.size)
         self.total = self.prepared.total_steps
         self.store = Store.open(join(run.output, run.name))
         self.checkpoints = Checkpoints(self.store, run.checkpoint.keep)
@@ -82,18 +83,22 @@ class Training:
         if run.model.sync_batch_norm and world.size > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network
-        self.ema = _averaged(network, run.model.ema_decay) if run.model.ema_decay else None
+        self.ema = self._averaged() if run.model.ema_decay else None
         self.scored = self.ema.module if self.ema is not None else network
         self.optimizer = optim.build(network, run.optim)
         self.draws = model.has_dropout(network)
 
         self.step, self.history = 0, list[dict[str, Any]]()
+        self.updates = 0
         self.predictions: Predictions | None = None
         self.nonfinite = 0
         # Summed over this rank's samples of the epoch; on the device, so that no step waits for it.
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=world.device)
         self.epoch_seconds, self.epoch_clock = 0.0, time.monotonic()
-        self.wait_seconds, self.log_clock = 0.0, time.monotonic()
+        self.log_step, self.log_clock, self.wait_seconds = 0, time.monotonic(), 0.0
+        self.cache = ShardCache(self.prepared.dataset, run.data.cache)
+        self.reader = Reader(self.prepared.dataset, self.cache, run.data.on_corrupt)
+        self.corrupt: set[int] = set()
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one; then wrap the network for its ranks."""
@@ -103,7 +108,7 @@ class Training:
         step = world.broadcast(newest["state"]["step"] if newest else None)
         if step is not None:
             saved = newest or self.checkpoints.at(step)
-            check_resume(saved["state"], self.prepared, self.run, self.store.uri)
+            check_resume(saved, self.prepared, self.run, self.store.uri)
             self.network.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             if self.ema is not None:
@@ -116,7 +121,8 @@ class Training:
         module: nn.Module = torch.compile(self.network) if self.run.model.compile else self.network  # type: ignore[assignment]
         self.wrapped = _distributed(module, world) if world.size > 1 else module
         self.tracker = self._start_tracker()
-        self.epoch_clock = self.log_clock = time.monotonic()
+        self.epoch_clock = time.monotonic()
+        self._restart_log()
 
     def batches(self) -> Iterator[Batch]:
         """The rank's shares of the remaining global batches, augmented and mixed; counts the time spent waiting."""
@@ -155,6 +161,7 @@ class Training:
         if torch.isfinite(norm):
             self.optimizer.step()
             if self.ema is not None:
+                self.updates = self.step
                 self.ema.update_parameters(self.network)
             self.epoch_loss += loss_sum
             self.nonfinite = 0
@@ -177,6 +184,7 @@ class Training:
 
     def validate(self, epoch: int) -> None:
         """Score the validation split and add the epoch's row to the history."""
+        seconds_training = self._seconds_of_epoch()
         self.predictions = self._predict()
         scores = score(self.prepared.dataset, self.predictions, self.prepared.train_prevalence, bootstrap=0)
         steps = self.step - self.prepared.plan.steps(epoch)
@@ -192,11 +200,12 @@ class Training:
             "auc_any": scores.auc_any.value,
             "lr": optim.lr_at(self.step - 1, self.total, self.run.optim),
             "seconds": seconds,
-            "images_per_s": images / seconds,
+            "images_per_s": images / seconds_training,
         }
         self.history.append(row)
         self.epoch_loss.zero_()
-        self.epoch_seconds, self.epoch_clock, self.log_clock = 0.0, time.monotonic(), time.monotonic()
+        self.epoch_seconds, self.epoch_clock = 0.0, time.monotonic()
+        self._restart_log()
         self.tracker.log(self.step, {f"epoch/{name}": value for name, value in row.items()})
         self.tell({"kind": "epoch", "row": row})
 
@@ -230,10 +239,12 @@ class Training:
 
     def conclude(self) -> Conclusion:
         """Score the best checkpoint, write scores, predictions and report, close the tracker."""
-        best = self.world.broadcast(self.checkpoints.best_step() if self.world.is_chief else None)
+        chosen = self.checkpoints.best(self._note) if self.world.is_chief else None
+        best = self.world.broadcast(chosen["state"]["step"] if chosen else None)
         if self.predictions is None or best != self.step:
-            self.scored.load_state_dict(self.checkpoints.at(best)["scored"])
+            self.scored.load_state_dict((chosen or self.checkpoints.at(best))["scored"])
             self.predictions = self._predict()
+        self.cache.close()
         if not self.world.is_chief:
             return Conclusion.elsewhere(self.store.uri)
         conclusion = conclude(
@@ -244,7 +255,7 @@ class Training:
             history=self.history,
             train_prevalence=self.prepared.train_prevalence,
             config=self.run.to_dict(),
-            facts=self.prepared.facts(self.run),
+            facts=self.prepared.facts(self.run) | {"corrupt training samples masked out": len(self.corrupt)},
             notes=[f"Scored: the checkpoint of step {best}, the best of this run on this very validation split."],
         )
         self.tracker.finish(conclusion.summary())
@@ -252,7 +263,8 @@ class Training:
 
     def _loader(self) -> Loader:
         run, world, prepared = self.run, self.world, self.prepared
-        cache = ShardCache(prepared.dataset, run.data.cache)
+        epoch = self.step * run.batch.global_batch_size // len(prepared.plan.rows)
+        self.cache.prefetch(prepared.plan.shard_order(epoch))
 
         def request_at(step: int) -> Request:
             share = prepared.plan.at(step, world.rank, world.size)
@@ -263,7 +275,7 @@ class Training:
         start, stop = share_bounds(run.batch.global_batch_size, run.batch.mix_group, world.rank, world.size)
         return Loader(
             prepared.dataset,
-            Reader(prepared.dataset, cache, run.data.on_corrupt),
+            self.reader,
             request_at,
             start=self.step,
             stop=self.total,
@@ -293,6 +305,11 @@ class Training:
 
     def _skip(self, batch: Batch) -> None:
         self.nonfinite += 1
+        if not all(torch.isfinite(buffer).all() for buffer in self.network.buffers()):
+            raise DivergedError(
+                f"step {batch.number}: the forward pass has made batch statistics non-finite, which no later step "
+                f"mends; lower optim.lr (now {self.run.optim.lr:g}) or set optim.clip_norm, under another name"
+            )
         keys = self.prepared.dataset.index.column("key").take(batch.rows).to_pylist()
         listed = ", ".join(keys[:8]) + (" ..." if len(keys) > 8 else "")
         self._note(f"step {batch.number}: the gradient is not finite, no update was made; samples {listed}")
@@ -303,17 +320,43 @@ class Training:
             )
 
     def _log(self, loss_sum: torch.Tensor, lr: float, norm: torch.Tensor) -> None:
-        steps = (self.step - 1) % self.run.tracking.log_every + 1
+        steps = self.step - self.log_step
         seconds = max(time.monotonic() - self.log_clock, 1e-9)
         mean_loss = self.world.sum(loss_sum.clone()).item() / self.run.batch.global_batch_size
         rate = steps * self.run.batch.global_batch_size / seconds
         row = {"loss": mean_loss, "lr": lr, "gradient_norm": norm.item(), "images_per_s": rate}
-        self.tracker.log(self.step, row | {"data_wait_share": self.wait_seconds / seconds})
+        corrupt = set().union(*self.world.gather(self.reader.corrupt)) if self.run.data.on_corrupt == "mask" else set()
+        for new in sorted(corrupt - self.corrupt):
+            self._note(f"{self.reader.describe(new)} does not match its checksum and is masked out")
+        self.corrupt |= corrupt
+        row |= {"data_wait_share": self.wait_seconds / seconds, "corrupt_samples": len(self.corrupt)}
+        self.tracker.log(self.step, row)
         self.tell({"kind": "step", "step": self.step, "total": self.total, "loss": mean_loss, "images_per_s": rate})
-        self.wait_seconds, self.log_clock = 0.0, time.monotonic()
+        self._restart_log()
+
+    def _restart_log(self) -> None:
+        self.log_step, self.log_clock, self.wait_seconds = self.step, time.monotonic(), 0.0
 
     def _predict(self) -> Predictions:
-        return predict(self.scored, self.prepared.dataset, self.prepared.split.valid, self.run, self.world, self.tell)
+        rows = self.prepared.split.valid
+        predictions = predict(self.scored, self.prepared.dataset, rows, self.run, self.world, self.tell)
+        if not np.isfinite(predictions.logits).all():
+            raise DivergedError(
+                f"the network's outputs at step {self.step} are not finite; lower optim.lr (now {self.run.optim.lr:g}) "
+                "or set optim.clip_norm, and start under another name"
+            )
+        return predictions
+
+    def _averaged(self) -> AveragedModel:
+        """An exponential moving average of weights and batch statistics, which forgets its start the faster."""
+        decay = self.run.model.ema_decay
+
+        def average(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+            # The step is known here; torch's own count lies on the device and would have to be waited for.
+            weight = min(decay, (1 + self.updates) / (10 + self.updates))
+            return torch.lerp(value.to(mean.dtype), mean, weight) if mean.is_floating_point() else value
+
+        return AveragedModel(self.network, avg_fn=average, use_buffers=True)
 
     def _seconds_of_epoch(self) -> float:
         return self.epoch_seconds + time.monotonic() - self.epoch_clock
@@ -334,16 +377,6 @@ class Training:
         self.tell({"kind": "note", "text": text})
 
 
-def _averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and batch statistics that forgets its start faster than `decay`."""
-
-    def average(mean: torch.Tensor, value: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
-        weight = min(decay, (1 + int(updates)) / (10 + int(updates)))
-        return torch.lerp(value.to(mean.dtype), mean, weight) if mean.is_floating_point() else value
-
-    return AveragedModel(network, avg_fn=average, use_buffers=True)
-
-
 def _distributed(module: nn.Module, world: World) -> nn.Module:
     devices = [world.device] if world.device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
@@ -352,7 +385,3 @@ def _distributed(module: nn.Module, world: World) -> nn.Module:
 def _no_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     """DDP's gradient exchange only after the last micro-batch."""
     return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
-
-
-def _tell_nobody(event: Mapping[str, Any]) -> None:
-    """The other ranks' `tell`."""

@@ -129,6 +129,9 @@ class Manifest:
                     "shard again, or use the version that wrote it"
                 )
             fields["shards"] = tuple(ShardInfo(**shard) for shard in fields["shards"])
+            for number, shard in enumerate(fields["shards"]):
+                if shard.name != shard_name(number):  # a name from elsewhere must not lead out of a folder
+                    raise DatasetError(f"{where} names shard {number} {shard.name!r}, not {shard_name(number)!r}")
             return cls(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{where} is not a manifest of hemodist ({error!r}); shard again") from error

@@ -17,32 +17,45 @@ def build(config: ModelConfig) -> nn.Module:
     """Build a network that maps float [b, 3, h, w] to logits [b, 6].
 
     Args:
-        config: name, activation and weights.
+        config: name, activation and weights; `check` must accept it.
 
     Raises:
-        ConfigError: the name is unknown, the network has no linear head, or the weights do not fit.
+        ConfigError: the network has no linear head or no ReLU to replace, or the weights cannot be had or do not fit.
     """
-    check(config)
-    model: nn.Module
-    if config.weights == "imagenet":
-        model = torchvision.models.get_model(config.name, weights="DEFAULT")
-    else:
-        # Networks that would otherwise warn about, or spend time on, an initialisation that is replaced anyway.
-        extra = {"init_weights": True} if config.name in {"googlenet", "inception_v3"} else {}
-        model = torchvision.models.get_model(config.name, weights=None, **extra)
-    _replace_head(model, config.name)
-    if config.activation == "silu":
-        replace_relu(model)
+    model = _bare(config)
     if config.weights not in {"none", "imagenet"}:
         _load(model, config.weights)
     return model.to(memory_format=torch.channels_last)
 
 
+def _bare(config: ModelConfig) -> nn.Module:
+    """The network with its new head, with torchvision's weights or initialisation."""
+    # Without their auxiliary heads, which give outputs of another form while training.
+    extra = {"init_weights": True, "aux_logits": False} if config.name in {"googlenet", "inception_v3"} else {}
+    model: nn.Module
+    if config.weights == "imagenet" and torch.get_default_device().type != "meta":
+        try:
+            model = torchvision.models.get_model(config.name, weights="DEFAULT")
+        except OSError as error:
+            raise ConfigError(
+                f"torchvision could not download the weights of {config.name} ({error}); "
+                "use --model.weights none, or the path of a file that holds them"
+            ) from error
+        if extra:
+            model.aux_logits = False  # type: ignore[assignment]
+    else:
+        model = torchvision.models.get_model(config.name, weights=None, **extra)
+    _replace_head(model, config.name)
+    if config.activation == "silu" and not replace_relu(model):
+        raise ConfigError(f"model.activation silu: {config.name} has no ReLU module to replace; use relu")
+    return model
+
+
 def check(config: ModelConfig) -> None:
-    """Check, without building it, that a network can be built.
+    """Check that a network can be built and takes images of the wanted size; no memory is spent on its weights.
 
     Raises:
-        ConfigError: the name is unknown, or the weights are no file.
+        ConfigError: the name is unknown, the weights are no file, or the network cannot take such images.
     """
     names = torchvision.models.list_models(module=torchvision.models)
     if config.name not in names:
@@ -50,6 +63,20 @@ def check(config: ModelConfig) -> None:
     if config.weights not in {"none", "imagenet"} and not Path(config.weights).is_file():
         raise ConfigError(
             f"model.weights {config.weights!r} is no file; use none, imagenet, or the path of a state_dict"
+        )
+    size = config.image_size
+    with torch.device("meta"):
+        model = _bare(config)
+        try:
+            shape = tuple(model(torch.zeros(2, 3, size, size)).shape)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{config.name} cannot take images of {size} x {size} pixels ({error}); use another model.image_size, "
+                "224 and more suit most networks"
+            ) from error
+    if shape != (2, len(LABELS)):
+        raise ConfigError(
+            f"{config.name} gives an output of shape {shape}, not (2, {len(LABELS)}); use another network"
         )
 
 
@@ -59,13 +86,19 @@ def last_linear(model: nn.Module) -> str | None:
     return names[-1] if names else None
 
 
-def replace_relu(model: nn.Module) -> None:
-    """Replace every ReLU module by SiLU, in place (Elfwing et al., 2018)."""
+def replace_relu(model: nn.Module) -> int:
+    """Replace every ReLU module by SiLU, in place (Elfwing et al., 2018); returns how many there were.
+
+    A ReLU that a network calls as a function stays, as DenseNet's last one does.
+    """
+    replaced = 0
     for name, child in model.named_children():
         if isinstance(child, nn.ReLU):
             setattr(model, name, nn.SiLU(inplace=child.inplace))
+            replaced += 1
         else:
-            replace_relu(child)
+            replaced += replace_relu(child)
+    return replaced
 
 
 def has_dropout(model: nn.Module) -> bool:

@@ -110,14 +110,19 @@ class Reader:
         if zlib.crc32(encoded.data) == self._crc32[row]:
             return encoded
         if self._on_corrupt == "stop":
-            name = self._dataset.manifest.shards[shard].name
-            key = self._dataset.index.column("key")[row].as_py()
             raise CorruptSampleError(
-                f"sample {key} in {self._dataset.store.uri}/{name} (bytes {start} to {start + len(encoded)}) does not "
-                "match its checksum; shard it again, or go on without such samples by --data.on-corrupt mask"
+                f"{self.describe(row)} does not match its checksum; shard again, "
+                "or go on without such samples by --data.on-corrupt mask"
             )
         self.corrupt.add(row)
         return self._placeholder
+
+    def describe(self, row: int) -> str:
+        """A sample's key, shard and place."""
+        key = self._dataset.index.column("key")[row].as_py()
+        name = self._dataset.manifest.shards[int(self._shard[row])].name
+        start, end = int(self._offset[row]), int(self._offset[row]) + int(self._size[row])
+        return f"sample {key} in {self._dataset.store.uri}/{name} (bytes {start} to {end})"
 
 
 class Loader:
@@ -160,6 +165,7 @@ class Loader:
         self._reader = reader
         self._request_at = request_at
         self._start, self._stop = start, stop
+        self._rows: dict[int, Ints] = {}  # of the batches that DALI has been given and that have not come out
         self._device = torch.device(device)
         # One pipeline serves a whole stream, so whether pixels move is asked of its first batch.
         moves = start < stop and request_at(start).affine is not None
@@ -182,6 +188,7 @@ class Loader:
         if number >= self._stop:
             raise StopIteration
         request = self._request_at(number)
+        self._rows[number] = request.rows
         encoded = [self._reader.read(int(row)) for row in request.rows]
         if request.affine is None:
             return (encoded,)
@@ -192,7 +199,7 @@ class Loader:
         """Run the stream once."""
         for number in range(self._start, self._stop):
             (images,) = self._pipeline.run()
-            rows = self._request_at(number).rows
+            rows = self._rows.pop(number)
             labels = self._labels[rows]
             targets = np.where(labels == UNKNOWN, np.float32(np.nan), labels).astype(np.float32)
             weights = np.array([row not in self._reader.corrupt for row in rows.tolist()], np.float32)

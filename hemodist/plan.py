@@ -30,12 +30,10 @@ class Share:
     Attributes:
         rows: int64 [b], rows of the index.
         epochs: int64 [b], the epoch that each sample is read for.
-        first: global position of the first sample; the share is contiguous.
     """
 
     rows: Ints
     epochs: Ints
-    first: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +41,7 @@ class Plan:
     """The order of training.
 
     Attributes:
-        rows: int64 [N], rows of the index that train, in shard order.
+        rows: int64 [N], rows of the index that train, increasing, so in shard order.
         shards: int32 [N], the shard of each.
         seed: of the run.
         global_batch_size: G, samples a step over all ranks.
@@ -78,6 +76,13 @@ class Plan:
             self._orders[epoch] = self._permute(epoch)
         return self._orders[epoch]
 
+    def shard_order(self, epoch: int) -> list[int]:
+        """The shards in the order in which the epoch first needs them."""
+        order = self.order(epoch)
+        needed, first = np.unique(self.shards[np.searchsorted(self.rows, order)], return_index=True)
+        shards: list[int] = needed[np.argsort(first)].tolist()
+        return shards
+
     def _permute(self, epoch: int) -> Ints:
         present = np.unique(self.shards)
         # One 64-bit key each; ties, were there any, fall back to the sample's own order since the sorts are stable.
@@ -98,7 +103,7 @@ class Plan:
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             rows[chosen] = self.order(int(epoch))[offsets[chosen]]
-        return Share(rows, epochs, first)
+        return Share(rows, epochs)
 
     def steps(self, epochs: int) -> int:
         """Number of steps after which `epochs` whole epochs have been read: ceil(epochs * N / G)."""

@@ -91,6 +91,11 @@ def prepare(run: Run) -> Prepared:
     dataset = DataSet.open(run.data.dataset)
     parts = divide(run.data, dataset)
     labels = dataset.labels()
+    if run.batch.global_batch_size > len(parts.train):
+        raise ConfigError(
+            f"batch.global_batch_size {run.batch.global_batch_size} is more than the {len(parts.train)} training "
+            "slices; use a smaller batch, a larger data.subset or a larger data set"
+        )
     plan = Plan(
         rows=parts.train,
         shards=dataset.column("shard")[parts.train],
@@ -104,15 +109,39 @@ def prepare(run: Run) -> Prepared:
     return Prepared(dataset, labels, parts, plan, plan.steps(run.optim.epochs), positive / np.maximum(known, 1))
 
 
-def check_resume(state: dict[str, Any], prepared: Prepared, run: Run, where: str) -> None:
-    """Check that a checkpoint belongs to this very stream of samples.
+DECIDES = ("seed", "batch", "augment", "mix", "model", "optim")
+"""What a run computes; the rest says where and how fast it runs, and may change when it goes on."""
+
+FREE = frozenset({"batch.eval_batch_size", "batch.accumulate", "model.compile", "model.weights"})
+"""Fields of `DECIDES` that change no result beyond rounding, or that a checkpoint has replaced."""
+
+
+def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str) -> None:
+    """Check that a checkpoint is of this very run: the same samples in the same order, the same network and optimizer.
+
+    Args:
+        saved: the checkpoint.
+        prepared: what follows from `run`.
+        run: the configuration that is to go on.
+        where: the run's place, for the message.
 
     Raises:
         ConfigError: naming what differs.
     """
-    now = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest, "seed": run.seed}
-    differing = [f"{name} was {state[name]}, is {value}" for name, value in now.items() if state[name] != value]
+    before, now = _decisive(saved["run"]), _decisive(run.to_dict())
+    before |= {"dataset": saved["state"]["dataset"], "split": saved["state"]["split"]}
+    now |= {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    differing = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names]
     if differing:
         raise ConfigError(
             f"{where} holds a run that cannot go on: {'; '.join(differing)}; use another name, or what it had"
         )
+
+
+def _decisive(run: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for part in DECIDES:
+        value = run.get(part)
+        flat |= {f"{part}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {part: value}
+    return {name: value for name, value in flat.items() if name not in FREE}

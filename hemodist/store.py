@@ -2,16 +2,24 @@
 
 A `Store` is a root, given as a path or a URI, below which names are relative and use `/`. Reading and writing go
 through `pyarrow.fs`, so `s3://` honours `AWS_ENDPOINT_URL` (MinIO and the like) and the usual credential chain.
+
+What may pass (a store that is busy, a connection that breaks, a body cut short, a read error of NFS) is tried again,
+with longer and longer waits; what stays is a `StoreError`. Every length is checked, so nothing torn is ever returned.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import random
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.fs as pafs
 
@@ -19,6 +27,23 @@ from hemodist.errors import UserError
 
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of a file that is being written; readers and listings ignore such files."""
+
+WAITS = (1.0, 4.0)
+"""Seconds between tries, each varied by up to a half so that many workers do not come back at once.
+
+pyarrow's S3 client tries busy stores and broken connections for 6 s by itself, every 0.2 s; these waits come on top.
+"""
+
+_LOCAL_MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
+"""Errors of local and network folders that another try may not meet again; a full disk is not among them."""
+
+_REMOTE_STAYS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+"""Errors of S3 (as pyarrow names them) that no other try changes."""
+
+_MARK = 0xA5
+"""Left at the end of a buffer before it is filled: neither text nor padding ends so."""
+
+T = TypeVar("T")
 
 
 class StoreError(UserError):
@@ -53,8 +78,12 @@ class Store:
         if "://" not in text:
             path = str(Path(text).expanduser().resolve())
             return cls(path, path, pafs.LocalFileSystem())
+        asked = text
+        if text.startswith("s3://") and "allow_delayed_open" not in text:
+            # One PUT for what is small, instead of the three requests of an upload in parts.
+            asked += ("&" if "?" in text else "?") + "allow_delayed_open=true"
         try:
-            filesystem, root = pafs.FileSystem.from_uri(text)
+            filesystem, root = pafs.FileSystem.from_uri(asked)
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot open {text}: {error}; use a local path, s3://, gs:// or file://") from error
         return cls(text.rstrip("/"), root.rstrip("/"), filesystem)
@@ -88,8 +117,7 @@ class Store:
         Raises:
             StoreError: the store cannot be asked.
         """
-        with _explained("look at", self.uri, name):
-            info = self.filesystem.get_file_info(self.path(name))
+        info = self._tried("look at", name, lambda: self.filesystem.get_file_info(self.path(name)))
         return int(info.size) if info.type == pafs.FileType.File else None
 
     def read(self, name: str) -> bytes:
@@ -98,26 +126,22 @@ class Store:
         Raises:
             StoreError: there is no such file, or it cannot be read.
         """
-        with _explained("read", self.uri, name), self.filesystem.open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read())
+        return self._tried("read", name, lambda: self._read(self.path(name)))
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write the file `name` so that it is visible only when whole.
 
-        Local: written aside, fsync, rename, fsync of the folder. Object store: one upload, checked for its size.
+        Local: written aside, fsync, rename, fsync of the folder. Object store: one upload (a PUT, or parts that become
+        visible together), and then a look at what is there; what has another size is deleted.
 
         Raises:
-            StoreError: it could not be written; the earlier content of `name`, if any, is still there.
+            StoreError: it could not be written; the earlier content of `name`, if any, is still there, but for an
+                object store that took less than it was given, where there is nothing then.
         """
-        with _explained("write", self.uri, name):
-            if self.is_local:
-                _write_local(Path(self.path(name)), content)
-                return
-            with self.filesystem.open_output_stream(self.path(name)) as stream:
-                stream.write(content)
-            written = self.filesystem.get_file_info(self.path(name)).size
-            if written != len(content):
-                raise OSError(f"the store holds {written} bytes of {len(content)}")
+        if self.is_local:
+            self._tried("write", name, lambda: _write_local(Path(self.path(name)), content))
+        else:
+            self._tried("write", name, lambda: self._upload(self.path(name), content))
 
     def delete(self, name: str) -> None:
         """Delete the file `name`; a missing one is fine.
@@ -126,8 +150,7 @@ class Store:
             StoreError: it is there and cannot be deleted.
         """
         if self.size(name) is not None:
-            with _explained("delete", self.uri, name):
-                self.filesystem.delete_file(self.path(name))
+            self._tried("delete", name, lambda: self._delete(self.path(name)))
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> list[tuple[str, int]]:
         """Names (relative to the root) and sizes in bytes of the files below the folder `prefix`, sorted by name.
@@ -138,8 +161,7 @@ class Store:
             StoreError: the folder cannot be listed.
         """
         selector = pafs.FileSelector(self.path(prefix), allow_not_found=True, recursive=recursive)
-        with _explained("list", self.uri, prefix):
-            found = self.filesystem.get_file_info(selector)
+        found = self._tried("list", prefix, lambda: self.filesystem.get_file_info(selector))
         skip = len(self.root) + 1
         files = ((info.path[skip:], int(info.size)) for info in found if info.type == pafs.FileType.File)
         return sorted((name, size) for name, size in files if not name.endswith(PARTIAL_SUFFIX))
@@ -153,6 +175,64 @@ class Store:
         probe = f".probe-{uuid.uuid4().hex}"
         self.write(probe, b"hemodist")
         self.delete(probe)
+
+    def _tried(self, verb: str, name: str, action: Callable[[], T]) -> T:
+        """Do something that may fail, again where it may pass, and explain what stays."""
+        for wait in (*WAITS, None):
+            try:
+                return action()
+            except OSError as error:
+                if wait is None or not _may_pass(error, self.is_local):
+                    where = f"{self.uri}/{name}" if name else self.uri
+                    raise StoreError(
+                        f"cannot {verb} {where}: {error}; check the path, the rights and the free space"
+                    ) from error
+                time.sleep(wait * random.uniform(0.5, 1.5))
+        raise AssertionError("unreachable")
+
+    def _read(self, path: str) -> bytes:
+        if self.is_local:
+            return Path(path).read_bytes()
+        # As a file, not as a stream: one request for the whole instead of one for every 256 KiB.
+        with self.filesystem.open_input_file(path) as file:
+            content = bytearray(file.size())
+            # pyarrow tells the length that it asked for, whatever the store sent. A byte that was really written
+            # cannot equal both of two marks that were left in its place.
+            for mark in (_MARK, _MARK ^ 0xFF):
+                content[-1:] = bytes([mark]) * bool(content)
+                file.seek(0)
+                given = file.readinto(content)
+                if given == len(content) and (not content or content[-1] != mark):
+                    return bytes(content)
+        raise OSError(f"the store gave less than the {len(content)} bytes that it announced")
+
+    def _upload(self, path: str, content: bytes | memoryview) -> None:
+        failed: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                stream = self.filesystem.open_output_stream(path)
+                stream.write(content)
+                stream.close()  # completes the upload, and raises where a part has failed
+            except BaseException as error:  # raised below, in the caller's thread
+                failed.append(error)
+
+        # An upload that is left half-way would be completed as it is when the stream goes. Signals raise in the main
+        # thread only, so Ctrl-C cannot come between opening and writing here.
+        thread = threading.Thread(target=send, name="upload")
+        thread.start()
+        thread.join()
+        if failed:
+            raise failed[0]
+        info = self.filesystem.get_file_info(path)
+        if info.type != pafs.FileType.File or info.size != len(content):
+            if info.type == pafs.FileType.File:
+                self._delete(path)
+            raise OSError(f"the store holds {info.size or 0} bytes of {len(content)}")
+
+    def _delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # an earlier try may have done it
+            self.filesystem.delete_file(path)
 
 
 def join(uri: str | os.PathLike[str], *names: str) -> str:
@@ -183,10 +263,9 @@ def _write_local(path: Path, content: bytes | memoryview) -> None:
         os.close(folder)
 
 
-@contextlib.contextmanager
-def _explained(verb: str, uri: str, name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = f"{uri}/{name}" if name else uri
-        raise StoreError(f"cannot {verb} {where}: {error}; check the path, the rights and the free space") from error
+def _may_pass(error: OSError, local: bool) -> bool:
+    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
+        return False
+    if local:
+        return error.errno in _LOCAL_MAY_PASS
+    return not any(name in str(error) for name in _REMOTE_STAYS)

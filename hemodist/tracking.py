@@ -69,7 +69,7 @@ class Tracker:
                 mode=mode,
                 settings=wandb.Settings(silent=True, console="off"),
             )
-            # Steps are logged once each, also across restarts; W&B's own counter knows nothing of them.
+            # W&B's own counter knows nothing of restarts; the optimizer's step is the axis of every panel.
             tracker._run.define_metric("step")
             tracker._run.define_metric("*", step_metric="step")
         return tracker
@@ -79,12 +79,6 @@ class Tracker:
         if self._run is not None:
             with self._tolerated("log"):
                 self._run.log({"step": step, **values})
-
-    def log_images(self, step: int, name: str, images: list[tuple[Any, str]]) -> None:
-        """Log pictures, uint8 [h, w, 3] each, with captions."""
-        if self._run is not None:
-            with self._tolerated("log images"):
-                self._run.log({"step": step, name: [wandb.Image(image, caption=text) for image, text in images]})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary and close the run."""

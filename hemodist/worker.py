@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hemodist.config import ScalingConfig
 from hemodist.errors import ConfigError, UserError
@@ -91,7 +93,9 @@ def run_on_workers(
         UserError: as a rank raised it.
         ray.train.TrainingFailedError: any other failure that outlasted the retries.
     """
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    # On the driver's node, so that it lives as long as the driver.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if gpu else {})
     trainer = TorchTrainer(
         _rank,
@@ -116,7 +120,7 @@ def run_on_workers(
                 raise event["error"]
             tell(event)
     if isinstance(outcome[0], BaseException):
-        raise outcome[0]
+        raise _cause(outcome[0])
     return outcome[0].return_value
 
 
@@ -167,12 +171,26 @@ def _rank(config: dict[str, Any]) -> Any:
     world = World(
         rank=context.get_world_rank() if grouped else 0,
         size=context.get_world_size() if grouped else 1,
-        local_rank=context.get_local_rank() if grouped else 0,
         device=device,
     )
+    # cuBLAS asks for this in deterministic mode, before its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
-        return config["function"](config["argument"], world, config["tell"])
+        return config["function"](config["argument"], world, config["tell"] if world.is_chief else _tell_nobody)
     except UserError as error:
-        if grouped:
+        if grouped and not error.transient:  # the same would happen again
             config["tell"]({"kind": "failed", "error": error})
         raise
+
+
+def _tell_nobody(event: Mapping[str, Any]) -> None:
+    """The `tell` of all ranks but the chief."""
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the user can act on behind a failure of the worker group, or the failure itself."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        for cause in (failure, getattr(failure, "cause", None), failure.__cause__):
+            if isinstance(cause, UserError):
+                return cause
+    return error

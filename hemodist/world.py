@@ -21,19 +21,17 @@ class World:
     Attributes:
         rank: 0 to `size` - 1.
         size: number of ranks.
-        local_rank: rank within the node.
         device: what this rank computes on.
     """
 
     rank: int
     size: int
-    local_rank: int
     device: torch.device
 
     @classmethod
     def alone(cls, device: torch.device | str = "cpu") -> World:
         """A world of one rank, without a process group."""
-        return cls(0, 1, 0, torch.device(device))
+        return cls(0, 1, torch.device(device))
 
     @property
     def is_chief(self) -> bool:

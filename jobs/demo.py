@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tyro
 from hemodist.cluster import no_process_left_behind
 from hemodist.terminal import console, run_job
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(Path(__file__).parent))  # as a user would type it
 SMALL = ("--size", 128, "--samples-per-shard", 256)
 """For minutes on two cores; the sharder's own defaults are 256 pixels and 1,024 samples."""
 

@@ -30,7 +30,12 @@ def main(
             the run was trained on, and all of any other.
         scaling: where it runs; 0 workers is this process, without Ray.
     """
-    folder = checkpoint.rstrip("/").rsplit("/checkpoints/", 1)[0]
+    folder = checkpoint.rstrip("/")
+    if folder.endswith(".pt"):
+        folder = (
+            f"./{folder}".rpartition("/")[0] if "://" not in folder and folder[0] != "/" else folder.rpartition("/")[0]
+        )
+        folder = folder.removesuffix("/checkpoints")
     evaluate(Evaluation(checkpoint, dataset, output or f"{folder}/evaluation", part), scaling)
 
 

@@ -44,6 +44,6 @@ def _rank(rank: int, function: Callable[..., Any], size: int, port: int, argumen
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     try:
-        queue.put((rank, function(World(rank, size, rank, torch.device("cpu")), *arguments)))
+        queue.put((rank, function(World(rank, size, torch.device("cpu")), *arguments)))
     finally:
         dist.destroy_process_group()

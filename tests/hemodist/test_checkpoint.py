@@ -30,7 +30,7 @@ def test_the_newest_and_the_best_are_kept(store):
     for step, score in enumerate([0.5, 0.2, 0.4, None, 0.3, 0.6]):
         checkpoints.save(state_of(step), step, score)
     assert [record.step for record in checkpoints.records()] == [1, 4, 5]
-    assert checkpoints.best_step() == 1
+    assert checkpoints.best(pytest.fail)["state"]["step"] == 1
     assert sorted(name for name, _ in store.list()) == [
         f"checkpoints/step-{step:08d}.{suffix}" for step in (1, 4, 5) for suffix in ("json", "pt")
     ]
@@ -57,6 +57,16 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(store, 
         checkpoints.at(2)
 
 
+def test_a_damaged_best_checkpoint_is_named_and_the_next_best_is_taken(store):
+    checkpoints = Checkpoints(store, keep=3)
+    for step, score in enumerate([0.2, 0.1, 0.3]):
+        checkpoints.save(state_of(step), step, score)
+    store.local("checkpoints/step-00000001.pt").write_bytes(b"damaged")
+    said: list[str] = []
+    assert checkpoints.best(said.append)["state"]["step"] == 0
+    assert "step-00000001" in said[0]
+
+
 def test_a_checkpoint_without_its_record_does_not_count(store):
     checkpoints = Checkpoints(store, keep=3)
     checkpoints.save(state_of(1), 1, None)
@@ -73,7 +83,7 @@ def test_a_run_or_a_file_can_be_opened(store, tmp_path):
 
 
 def test_what_is_no_checkpoint_says_so(store, tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
         open_checkpoint(store.uri)
     torch.save({"other": 1}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="lacks"):

@@ -7,7 +7,7 @@ from torch import nn
 
 from hemodist.config import ModelConfig
 from hemodist.errors import ConfigError
-from hemodist.model import build, has_dropout, last_linear
+from hemodist.model import build, check, has_dropout, last_linear
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,28 @@ def test_local_weights_are_loaded_but_for_the_head(tmp_path):
 def test_what_cannot_be_built_says_why(tmp_path, monkeypatch, name, weights, message):
     monkeypatch.chdir(tmp_path)
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), "w.pt")
+    config = ModelConfig(name=name, weights=weights)
     with pytest.raises(ConfigError, match=message):
-        build(ModelConfig(name=name, weights=weights))
+        check(config)
+        build(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ModelConfig(name="alexnet", image_size=32), "cannot take images of 32 x 32"),
+        (ModelConfig(name="vit_b_32", image_size=256), "cannot take images of 256 x 256"),
+        (ModelConfig(name="googlenet", activation="silu"), "has no ReLU module"),
+    ],
+)
+def test_a_network_that_cannot_train_is_refused_before_it_is_built(config, message):
+    with pytest.raises(ConfigError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "densenet161", "efficientnet_b0", "convnext_tiny"])
+def test_checking_a_network_that_can_train_spends_no_memory(name):
+    check(ModelConfig(name=name, image_size=299 if name == "inception_v3" else 256))
 
 
 def test_weights_that_would_execute_code_are_refused(tmp_path):

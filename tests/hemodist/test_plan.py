@@ -69,6 +69,12 @@ def test_the_plan_has_no_state():
     assert all(np.array_equal(a, b) for a, b in zip(forwards, backwards, strict=True))
 
 
+def test_shards_are_named_in_the_order_in_which_they_are_needed():
+    plan = plan_of(1000, per_shard=50)
+    seen = dict.fromkeys((plan.order(2) // 3 // 50).tolist())
+    assert plan.shard_order(2) == list(seen)
+
+
 def test_epochs_and_seeds_have_orders_of_their_own():
     plan = plan_of(1000)
     orders = [plan.order(0), plan.order(1), plan_of(1000, seed=1).order(0)]

@@ -28,6 +28,8 @@ def start(arguments: list[object], cwd: Path, log: Path) -> tuple[subprocess.Pop
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            # Started in the background of a script, this process ignores SIGINT, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     return process, mark
 

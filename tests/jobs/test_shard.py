@@ -12,6 +12,7 @@ from hemodist.manifest import read_manifest
 from hemodist.store import Store
 from jobs import shard
 from shards import build, state
+from shards.config import ShardConfig
 from shards.verify import verify
 from tests.shards.files import KEY, content_of, write_source
 
@@ -67,6 +68,38 @@ def test_rejections_within_the_limit_end_with_0(tmp_path: Path, monkeypatch: pyt
     arguments = ["--source", str(source), "--workers", "0", "--size", "32", "--output"]
     assert run_here(monkeypatch, *arguments, str(tmp_path / "strict")) == 3
     assert run_here(monkeypatch, *arguments, str(tmp_path / "lenient"), "--max-rejected-fraction", "0.1") == 0
+
+
+def test_the_summary_is_a_wandb_run_on_request_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    source = write_source(tmp_path / "data", 6)
+    arguments = ["--source", str(source), "--workers", "0", "--size", "32", "--output"]
+    assert run_here(monkeypatch, *arguments, str(tmp_path / "silent")) == 0
+    assert not (tmp_path / "wandb").exists()
+    assert run_here(monkeypatch, *arguments, str(tmp_path / "told"), "--track") == 0
+    (logged,) = (tmp_path / "wandb").rglob("run-*.wandb")
+    content = logged.read_bytes()
+    assert b"slices/s" in content
+    assert b"source_sha256" in content
+    assert KEY.encode() not in content
+    assert content_of(tmp_path / "told") == content_of(tmp_path / "silent")
+
+
+def test_an_error_in_a_ray_task_is_one_line_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(state.KEY_VARIABLE, KEY)
+    source = write_source(tmp_path / "data", 4)
+    build.plan(ShardConfig(str(source), str(tmp_path / "out"), size=32))
+    (tmp_path / "out" / "shards").write_bytes(b"in the way")
+    command = [sys.executable, str(ROOT / "jobs" / "shard.py"), "--workers", "1", "--size", "32"]
+    done = subprocess.run(
+        [*command, "--source", str(source), "--output", str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot write ")
+    assert "check the path" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_missing_source_is_told_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
