@@ -258,18 +258,23 @@ def check(run: Run) -> None:
         )
     if not run.data.dataset:
         raise ConfigError("no data set given; add --data.dataset PATH (made by `python jobs/shard.py`)")
-    check_batch(run.batch.global_batch_size, run.batch.mix_group, max(run.scaling.workers, 1))
-    _check_accumulate(run)
+    check_shares(run.batch, max(run.scaling.workers, 1))
     for name, value, low, high in _ranges(run):
         if not low <= value <= high:
             raise ConfigError(f"{name} {value} is out of range; use {low:g} to {high:g}")
 
 
-def _check_accumulate(run: Run) -> None:
-    groups = run.batch.global_batch_size // run.batch.mix_group // max(run.scaling.workers, 1)
-    if run.batch.accumulate > groups:
+def check_shares(batch: BatchConfig, world: int) -> None:
+    """Check that a global batch can be dealt out to `world` ranks, and a share to its micro-batches.
+
+    Raises:
+        ConfigError: naming what works.
+    """
+    check_batch(batch.global_batch_size, batch.mix_group, world)
+    groups = batch.global_batch_size // batch.mix_group // world
+    if batch.accumulate > groups:
         raise ConfigError(
-            f"batch.accumulate {run.batch.accumulate}, but a worker reads as few as {groups} mix groups a step; "
+            f"batch.accumulate {batch.accumulate}, but a worker reads as few as {groups} mix groups a step; "
             f"use batch.accumulate {groups} or less, or a larger global_batch_size"
         )
 

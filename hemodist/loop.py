@@ -18,12 +18,12 @@ from hemodist import augment, cutmix, loss, model, optim
 from hemodist.cache import ShardCache
 from hemodist.checkpoint import Checkpoints
 from hemodist.conclude import Conclusion, conclude, score
-from hemodist.config import Run
+from hemodist.config import Run, check_shares
 from hemodist.errors import UserError
 from hemodist.evaluation import Predictions, autocast_for, predict
 from hemodist.philox import Purpose, words
 from hemodist.pipeline import Batch, Loader, Reader, Request
-from hemodist.plan import check_batch, share_bounds
+from hemodist.plan import share_bounds
 from hemodist.prepare import Prepared, check_resume, prepare
 from hemodist.store import Store, join
 from hemodist.tracking import Tracker, versions
@@ -72,7 +72,7 @@ class Training:
         self.run, self.world = run, world
         self.tell = tell
         self.prepared: Prepared = prepare(run)
-        check_batch(run.batch.global_batch_size, run.batch.mix_group * run.batch.accumulate, world.size)
+        check_shares(run.batch, world.size)
         self.total = self.prepared.total_steps
         self.store = Store.open(join(run.output, run.name))
         self.checkpoints = Checkpoints(self.store, run.checkpoint.keep)

@@ -6,13 +6,12 @@ more files were faulty than --max-rejected-fraction allows. 130: interrupted; th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-
 import tyro
 
 from hemodist.cluster import cluster, map_tasks
+from hemodist.config import TrackingConfig
 from hemodist.terminal import console, errors, facts_table, run_job
-from shards import build, estimate, pack
+from shards import build, estimate
 from shards.config import ShardConfig
 from shards.progress import Progress
 
@@ -31,7 +30,8 @@ def main() -> int:
         return work(todo, config, None, 1)
     with cluster(config.workers) as info:
         cpus = config.workers or info.cpus
-        return work(todo, config, lambda function, tasks: over_ray(function, tasks, 2 * cpus), cpus)
+        some = {"in_flight": 2 * cpus, "memory": TASK_MEMORY}
+        return work(todo, config, lambda run, tasks: (done for _, done in map_tasks(run, tasks, **some)), cpus)
 
 
 def work(todo: build.Plan, config: ShardConfig, mapper: build.Mapper | None, cpus: int) -> int:
@@ -41,18 +41,18 @@ def work(todo: build.Plan, config: ShardConfig, mapper: build.Mapper | None, cpu
         return 0
     with Progress(len(todo.tasks.files), len(todo.tasks), console) as progress:
         manifest, shared = build.run(todo, mapper, progress)
-    console.print(facts_table(todo.output.uri, build.summary(manifest, shared)))
+    console.print(facts_table(todo.output.uri, summary := build.summary(manifest, shared)))
+    if config.track:
+        from hemodist.tracking import Tracker  # W&B takes a second to import
+
+        name, where = f"shard-{todo.output.root.rpartition('/')[2]}", todo.output.uri
+        settings, facts = TrackingConfig(), todo.config
+        run = Tracker.start(settings, name=name, local=None, where=where, facts=facts, warn=errors.print)
+        run.finish(summary | progress.facts())
     faulty, allowed = build.faulty_fraction(manifest), config.max_rejected_fraction
     if faulty > allowed:
         errors.print(f"{faulty:.2%} of the files were faulty, {allowed:.2%} are allowed; see rejected.parquet")
     return build.EXIT_TOO_MANY_REJECTED if faulty > allowed else 0
-
-
-def over_ray(
-    function: Callable[[pack.Task], pack.TaskResult], tasks: Sequence[pack.Task], in_flight: int
-) -> Iterator[pack.TaskResult]:
-    """Run tasks on the cluster, in any order."""
-    return (result for _, result in map_tasks(function, tasks, in_flight=in_flight, memory=TASK_MEMORY))
 
 
 if __name__ == "__main__":

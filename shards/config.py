@@ -37,6 +37,7 @@ class ShardConfig:
         max_rejected_fraction: share of faulty files above which the exit code is 3.
         order_key: key of the order in which files are dealt to shards; not secret.
         synthetic: the source is `python -m shards phantom`'s; reports then say so.
+        track: log the summary as a W&B run, online with WANDB_API_KEY and otherwise in the folder `wandb`.
         dry_run: look at some files and say what would come out, how large and when; write nothing.
     """
 
@@ -57,6 +58,7 @@ class ShardConfig:
     max_rejected_fraction: float = 0.01
     order_key: str = "hemodist"
     synthetic: bool = False
+    track: bool = False
     dry_run: bool = False
 
 

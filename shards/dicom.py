@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom.config
 from pydicom import Dataset, dcmread
+from pydicom.filereader import read_dataset
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -128,9 +129,9 @@ def _read(content: bytes) -> Slice | Rejected:
         stored = pixels.undo_inversion(stored, form, slope, intercept)
     stored, slope, intercept = pixels.undo_rsna_fault(stored, form, slope, intercept)
     if padding is not None:
-        stored[padding] = clean.air_value(slope, intercept)
-    first = stored.flat[0]
-    if not (stored != first).any():
+        np.copyto(stored, clean.air_value(slope, intercept), where=padding)
+    first = stored[0, 0]
+    if stored[rows // 2, columns // 2] == first and not (stored != first).any():
         raise Fault(Reason.CONSTANT, f"{rows} x {columns} pixels of {first * slope + intercept:g} HU")
     return Slice(
         stored=stored,
@@ -156,6 +157,8 @@ def _parse(content: bytes) -> tuple[Dataset, UID | None]:
         if _DICOM_ROOT in content:
             raise Fault(Reason.DAMAGED_START, f"{len(content)} bytes, no element at byte 0")
         raise Fault(Reason.NOT_DICOM, f"{len(content)} bytes")
+    if prefixed and (found := _plain(content)) is not None:
+        return found
     try:
         dataset = dcmread(BytesIO(_inflated(content)), force=True)
     except (Fault, MemoryError):
@@ -166,6 +169,40 @@ def _parse(content: bytes) -> tuple[Dataset, UID | None]:
     if syntax is None and (prefixed or len(dataset.file_meta)):
         raise Fault(Reason.MISSING_TRANSFER_SYNTAX, f"{len(dataset.file_meta)} elements of file meta information")
     return dataset, None if syntax is None else UID(syntax)
+
+
+def _plain(content: bytes) -> tuple[Dataset, UID] | None:
+    """What pydicom's `dcmread` gives for a file whose meta information is as the standard has it; None for others.
+
+    It parses that group twice and looks for a third, which takes as long as the data set itself.
+    """
+    first, length = content[132:140], int.from_bytes(content[140:144], "little")
+    end, position = _META_LENGTH + length, _META_LENGTH
+    if first != b"\x02\x00\x00\x00UL\x04\x00" or content[end : end + 2] not in (b"\x08\x00", b"\x00\x08"):
+        return None
+    syntax = None
+    while position < end and content[position : position + 2] == b"\x02\x00":
+        number, kind = content[position + 2 : position + 4], content[position + 4 : position + 6]
+        wide = kind in (b"OB", b"UN", b"UT")
+        size = int.from_bytes(
+            content[position + 8 : position + 12] if wide else content[position + 6 : position + 8], "little"
+        )
+        position += 12 if wide else 8
+        if number == b"\x10\x00" and kind == b"UI":
+            syntax = UID(content[position : position + size].decode("ascii", "replace").rstrip(" \0"))
+        position += size
+    if position != end or syntax is None or not syntax.is_transfer_syntax or syntax.is_private or syntax.is_deflated:
+        return None
+    try:
+        file = BytesIO(content)
+        file.seek(end)
+        dataset = read_dataset(file, syntax.is_implicit_VR, syntax.is_little_endian)
+        dataset.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian, dataset._character_set)
+    except MemoryError:
+        raise
+    except Exception:  # Whatever it is, the general way names it.
+        return None
+    return dataset, syntax
 
 
 def _starts_a_dataset(content: bytes) -> bool:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
+from pydicom.tag import BaseTag, Tag
 
 from shards.reason import Fault, Reason
+
+_PLAIN = frozenset({"CS", "DS", "IS", "SS", "UI", "US"})
+"""Value representations whose values depend on nothing but their bytes: no character set, no other element."""
+
+_MAX_PLAIN = 64
+"""Bytes of a value that is worth keeping."""
 
 
 def raw(dataset: Dataset, keyword: str) -> Any:
@@ -17,7 +27,7 @@ def raw(dataset: Dataset, keyword: str) -> Any:
         Fault: the element is there and cannot be read.
     """
     try:
-        value = dataset.get(keyword)
+        value = _value(dataset, keyword)
         if (
             value is None
             or value == ""
@@ -27,6 +37,27 @@ def raw(dataset: Dataset, keyword: str) -> Any:
     except Exception as error:
         raise Fault(Reason.BAD_VALUE, f"{keyword} is malformed ({type(error).__name__})") from error
     return value
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    """What `dataset.get(keyword)` gives; the slices of a series share most values, so each is converted once."""
+    item: Any = dataset.get_item(_tag(keyword))
+    if isinstance(item, RawDataElement) and item.VR in _PLAIN and len(item.value or b"") <= _MAX_PLAIN:
+        return _converted(item.tag, item.VR, item.value, item.is_little_endian)
+    return None if item is None else dataset.get(keyword)
+
+
+@lru_cache(maxsize=512)
+def _tag(keyword: str) -> BaseTag:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return Tag(tag)
+
+
+@lru_cache(maxsize=4096)
+def _converted(tag: BaseTag, kind: str, value: bytes | None, little: bool) -> Any:
+    length = 0 if value is None else len(value)
+    return convert_raw_data_element(RawDataElement(tag, kind, length, value, 0, False, little)).value
 
 
 def integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:

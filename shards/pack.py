@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import dataclasses
 import hashlib
 import io
 import json
 import time
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from hemodist import store
 from hemodist.manifest import LABELS, UNKNOWN, sha256, shard_name
 from hemodist.store import Store, StoreError
 from shards import clean, dicom, record, window
@@ -27,11 +32,14 @@ Encoding = Literal["jpeg", "png"]
 EXTENSIONS: dict[str, str] = {"jpeg": "jpg", "png": "png"}
 """Extension of the image in a tar, by encoding."""
 
+_TABLE_STEP = 4096
+"""Sums by which the bounds of a window table are rounded; a power of two."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""mallopt(3): free memory above which some is given back; size from which memory is mapped, 32 MiB at most."""
+
 MAX_FILE_BYTES = 256 * 2**20
 """A larger source file is rejected unread: 500 times an uncompressed 512 x 512 slice."""
-
-_READ_TRIES = 4
-_FIRST_WAIT = 0.25  # s, doubled with each try
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,7 @@ def run_task(task: Task) -> TaskResult:
     Raises:
         StoreError: the source cannot be read or the output not written, also after some tries.
     """
+    _keep_freed_memory()
     output = Store.open(task.output)
     known = record.load(output, task.number, task.build_digest, task.files)
     if known is not None and record.holds(output, known):
@@ -146,37 +155,46 @@ def run_task(task: Task) -> TaskResult:
     return TaskResult(task.number, done.samples, len(task.files) - done.samples, done.bytes, resumed=False)
 
 
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next slice: the kernel's fresh pages cost as much time as all arithmetic.
+
+    An image is larger than what malloc keeps by default, so that each array would be mapped, cleared and unmapped.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt, and other habits
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 2**20)
+
+
 def index_name(tar_name: str) -> str:
     """Name of a tar's DALI index: beside it, ending in `.idx`."""
     return tar_name.removesuffix(".tar") + ".idx"
 
 
 def read_source(source: Store, file: File) -> bytes | Rejected:
-    """The bytes of a source file; a fault of the file is a `Rejected`, one of the store is raised after some tries.
+    """The bytes of a source file; a fault of the file is a `Rejected`, one of the store is raised.
 
     Raises:
         StoreError: it cannot be read, or is not what was listed.
     """
     if file.size > MAX_FILE_BYTES:
         return Rejected(Reason.ABSURD_SIZE, f"a file of {file.size} bytes, at most {MAX_FILE_BYTES} are read")
-    for attempt in range(_READ_TRIES):
+    for wait in (*store.WAITS, None):
         try:
             content = source.read(file.path)
         except StoreError as error:
             if isinstance(error.__cause__, PermissionError) and source.is_local:
                 return Rejected(Reason.NO_ACCESS, f"{file.size} bytes")
-            if attempt == _READ_TRIES - 1:
-                raise
-        else:
-            if len(content) == file.size:
-                return content
-            if attempt == _READ_TRIES - 1:
-                raise StoreError(
-                    f"{source.uri}/{file.path} held {file.size} bytes when listed and gives {len(content)} now; "
-                    "let the source rest while it is sharded, then run again"
-                )
-        time.sleep(_FIRST_WAIT * 2**attempt)
-    raise AssertionError("unreachable")
+            raise
+        if len(content) == file.size:
+            return content
+        if wait is not None:  # Network folders may show a size of some seconds ago.
+            time.sleep(wait)
+    raise StoreError(
+        f"{source.uri}/{file.path} held {file.size} bytes when listed and gives {len(content)} now; "
+        "let the source rest while it is sharded, then run again"
+    )
 
 
 def make_sample(content: bytes, path: str, labels: npt.NDArray[np.int8], task: Task) -> Sample | Rejected:
@@ -195,7 +213,8 @@ def make_sample(content: bytes, path: str, labels: npt.NDArray[np.int8], task: T
     fraction = clean.brain_fraction(found.stored, found.slope, found.intercept)
     if fraction < config.min_brain_fraction:
         return Rejected(Reason.LITTLE_BRAIN, f"brain fraction {fraction:.4f}, wanted {config.min_brain_fraction:g}")
-    image, box = render(found, config)
+    shown = with_square_pixels(found)
+    image, box = render(shown, config)
     key = key_of(path, config.key_style)
     label_values = {name: None if value == UNKNOWN else int(value) for name, value in zip(LABELS, labels, strict=True)}
     names = {kind: pseudonym(getattr(found, kind), kind, task.pseudonym_key) for kind in ("patient", "study", "series")}
@@ -205,7 +224,7 @@ def make_sample(content: bytes, path: str, labels: npt.NDArray[np.int8], task: T
         "labels": label_values,
         **names,
         "position_mm": found.position,
-        "spacing_mm": None if found.spacing is None else [side * scale for side in found.spacing],
+        "spacing_mm": None if shown.spacing is None else [side * scale for side in shown.spacing],
         "brain_fraction": fraction,
         "windows": list(config.windows),
         "box": [box.top, box.left, box.side],
@@ -224,6 +243,15 @@ def make_sample(content: bytes, path: str, labels: npt.NDArray[np.int8], task: T
     return Sample(encoded, json.dumps(described, sort_keys=True, allow_nan=False).encode(), row)
 
 
+def with_square_pixels(found: dicom.Slice) -> dicom.Slice:
+    """The slice with pixels as wide as high, where the file says that they are not."""
+    if found.spacing is None:
+        return found
+    stored = clean.square_pixels(found.stored, found.spacing)
+    side = max(found.spacing)
+    return found if stored is found.stored else dataclasses.replace(found, stored=stored, spacing=(side, side))
+
+
 def render(found: dicom.Slice, config: PackConfig) -> tuple[npt.NDArray[np.uint8], clean.Box]:
     """The windowed image, uint8 [size, size, channels], and the square of source pixels that it shows."""
     if config.crop_head:
@@ -231,8 +259,25 @@ def render(found: dicom.Slice, config: PackConfig) -> tuple[npt.NDArray[np.uint8
     else:
         box = clean.full_box(*found.stored.shape)
     square = clean.cut(found.stored, box, clean.air_value(found.slope, found.intercept))
-    hu = clean.to_hu(*clean.resample(square, config.size), found.slope, found.intercept)
-    return window.apply(hu, [window.parse(text) for text in config.windows]), box
+    sums, divisor = clean.resample(square, config.size)
+    low, high = int(sums.min()), int(sums.max())
+    if high - low >= sums.size:  # A table would cost more than it saves.
+        hu = clean.to_hu(sums, divisor, found.slope, found.intercept)
+        return window.apply(hu, [window.parse(text) for text in config.windows]), box
+    # Rounded outwards, so that the slices of a series share a table.
+    low, high = low & -_TABLE_STEP, high | (_TABLE_STEP - 1)
+    table = _window_table(low, high, divisor, found.slope, found.intercept, config.windows)
+    return table.take(sums - low, axis=0), box
+
+
+@lru_cache(maxsize=16)
+def _window_table(
+    low: int, high: int, divisor: int, slope: float, intercept: float, windows: tuple[str, ...]
+) -> npt.NDArray[np.uint8]:
+    """The channels of every sum from `low` to `high`, uint8 [sums, channels]: what `window.apply` gives for each."""
+    hu = clean.to_hu(np.arange(low, high + 1)[None], divisor, slope, intercept)
+    table: npt.NDArray[np.uint8] = window.apply(hu, [window.parse(text) for text in windows])[0]
+    return table
 
 
 def encode(image: npt.NDArray[np.uint8], config: PackConfig) -> bytes:
@@ -253,13 +298,24 @@ def pixel_digest(found: dicom.Slice) -> bytes:
     """
     values: npt.NDArray[np.int16 | np.float32]
     if found.slope.is_integer() and found.intercept.is_integer():
-        whole = found.stored * np.int64(found.slope) + np.int64(found.intercept)
-        small = whole.min() >= -(2**15) and whole.max() < 2**15
-        values = whole.astype(np.int16 if small else np.float32)
+        low = int(found.stored.min()) * int(found.slope) + int(found.intercept)
+        high = int(found.stored.max()) * int(found.slope) + int(found.intercept)
+        if min(low, high) >= -(2**15) and max(low, high) < 2**15:
+            # Every product and sum lies between these two; 16 bits wrap back into place even where a step does not.
+            narrow = found.stored.astype(np.int16)
+            if found.slope != 1:
+                narrow *= np.array(int(found.slope)).astype(np.int16)
+            narrow += np.array(int(found.intercept)).astype(np.int16)
+            values = narrow
+        else:
+            values = (found.stored * np.int64(found.slope) + np.int64(found.intercept)).astype(np.float32)
     else:
         values = found.hu().astype(np.float32)
     head = f"{values.dtype.str}{values.shape}".encode()
-    return hashlib.blake2b(head + np.ascontiguousarray(values).tobytes(), digest_size=16).digest()
+    # SHA-256 rather than BLAKE2: processors have instructions for it.
+    digest = hashlib.sha256(head)
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.digest()[:16]
 
 
 def pseudonym(identifier: str | None, kind: str, key: bytes) -> str | None:

@@ -133,10 +133,14 @@ def decode(dataset: Dataset, decoder: Decoder | None, form: Format) -> tuple[_St
         values = (cells.view(f"i{cells.dtype.itemsize}") if form.signed else bits).astype(np.int32)
     else:
         # Bits above HighBit may hold overlays or rubbish (PS3.5 8.1.1); the sign sits at HighBit.
-        values = (bits.astype(np.int32) >> (form.high - form.stored + 1)) & ((1 << form.stored) - 1)
+        values = bits.astype(np.int32)
+        if form.high >= form.stored:
+            values >>= form.high - form.stored + 1
+        values &= (1 << form.stored) - 1
         if form.signed:
             sign = 1 << (form.stored - 1)
-            values = (values ^ sign) - sign
+            values ^= sign
+            values -= sign
     return values, _padding(dataset, bits, values, form), form
 
 
@@ -151,7 +155,10 @@ def undo_rsna_fault(stored: _Stored, form: Format, slope: float, intercept: floa
     """
     if form.signed or form.stored != 12 or intercept <= RSNA_INTERCEPT:
         return stored, slope, intercept
-    return (stored + RSNA_SHIFT) % RSNA_MODULUS - RSNA_SHIFT, 1.0, 0.0
+    unwrapped = stored + RSNA_SHIFT
+    unwrapped &= RSNA_MODULUS - 1  # the remainder by a power of two, also of negative numbers
+    unwrapped -= RSNA_SHIFT
+    return unwrapped, 1.0, 0.0
 
 
 def undo_inversion(stored: _Stored, form: Format, slope: float, intercept: float) -> _Stored:

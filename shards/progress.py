@@ -69,7 +69,13 @@ class Progress:
             self._last_plain = time.monotonic()
             self._console.print(f"{self._done}/{self._files} slices, {self._info()}", markup=False)
 
+    def facts(self) -> dict[str, float]:
+        """Seconds since the start, and slices a second over the shards that were written."""
+        seconds = time.monotonic() - self._start
+        return {"seconds": seconds, "slices/s": self._written / max(1e-9, seconds)}
+
     def _info(self) -> str:
-        rate = self._written / max(1e-9, time.monotonic() - self._start)
-        text = f"{rate:.1f} slices/s, {self._rejected} rejected, shard {self._finished}/{self._shards}"
+        text = (
+            f"{self.facts()['slices/s']:.1f} slices/s, {self._rejected} rejected, shard {self._finished}/{self._shards}"
+        )
         return f"{text}, {self._resumed} there already" if self._resumed else text

@@ -48,11 +48,22 @@ def faulty_proxy(host: str, port: int) -> Iterator[Faulty]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             pass
 
+        def body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            chunks = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():  # trailers
+                pass
+            return b"".join(chunks)
+
         def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.body()
             with lock:
                 fault = state.choose(self.command, self.path, len(state.seen))
                 state.seen.append((self.command, self.path))
@@ -75,7 +86,8 @@ def faulty_proxy(host: str, port: int) -> Iterator[Faulty]:
 
         def answer(self, body: bytes, fault: Fault | None) -> None:
             upstream = http.client.HTTPConnection(host, port, timeout=30)
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            dropped = ("expect", "transfer-encoding", "content-length")
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
             upstream.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
             reply = upstream.getresponse()
             content = reply.read()
@@ -93,8 +105,8 @@ def faulty_proxy(host: str, port: int) -> Iterator[Faulty]:
             self.close_connection |= fault == "cut"
             upstream.close()
 
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any
-
+    for method in ("GET", "PUT", "HEAD", "POST", "DELETE"):
+        setattr(Handler, f"do_{method}", Handler.handle_any)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)

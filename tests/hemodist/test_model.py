@@ -55,6 +55,12 @@ def test_local_weights_are_loaded_but_for_the_head(tmp_path):
     assert model.fc.weight.shape == (6, 512)
 
 
+def check_and_build(config: ModelConfig) -> None:
+    """As the driver does, and then a worker."""
+    check(config)
+    build(config)
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [("resnet19", "none", "use one of"), ("resnet18", "missing.pt", "is no file"), ("resnet18", "w.pt", "missing")],
@@ -64,8 +70,7 @@ def test_what_cannot_be_built_says_why(tmp_path, monkeypatch, name, weights, mes
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), "w.pt")
     config = ModelConfig(name=name, weights=weights)
     with pytest.raises(ConfigError, match=message):
-        check(config)
-        build(config)
+        check_and_build(config)
 
 
 @pytest.mark.parametrize(

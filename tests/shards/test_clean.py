@@ -100,3 +100,10 @@ def test_the_head_is_found_beside_a_table_and_fills_its_box(table: bool) -> None
 
 def test_without_a_head_the_whole_image_is_kept() -> None:
     assert clean.head_box(np.full((100, 120), -1000, np.int32), 1.0, 0.0) == clean.full_box(100, 120)
+
+
+def test_sums_beyond_32_bits_are_exact() -> None:
+    square = np.full((512, 512), 10**9, np.int32)
+    sums, divisor = clean.resample(square, 256)
+    assert divisor == 4
+    assert (sums == 4 * 10**9).all()

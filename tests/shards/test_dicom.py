@@ -352,3 +352,18 @@ def test_a_real_file_cut_anywhere_gives_a_slice_or_a_rejection(shared_dicom: Pat
         content = (shared_dicom / "transfer_syntaxes" / f"{name}.dcm").read_bytes()
         for end in range(0, len(content), 16 * 1024):
             assert isinstance(dicom.read(content[:end]), Slice | Rejected)
+
+
+def test_the_short_way_reads_what_pydicom_reads(shared_dicom: Path) -> None:
+    short = 0
+    for path in sorted(shared_dicom.rglob("*.dcm")):
+        content = path.read_bytes()
+        found = dicom._plain(content) if content[128:132] == b"DICM" else None
+        if found is None:
+            continue
+        short += 1
+        reference = pydicom.dcmread(path, force=True)
+        assert found[1] == reference.file_meta.TransferSyntaxUID
+        assert found[0].original_encoding == reference.original_encoding
+        assert found[0] == pydicom.Dataset(reference)
+    assert short > 20

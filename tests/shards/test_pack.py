@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import zlib
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hemodist import store
 from hemodist.manifest import LABELS, UNKNOWN
 from hemodist.store import Store, StoreError
-from shards import dicom, pack
+from shards import clean, dicom, pack, window
+from shards.dicom import Slice
 from shards.pack import PackConfig, Sample, Task
 from shards.reason import Reason, Rejected
 from shards.source import File, key_of, key_style, stem
@@ -135,7 +138,7 @@ def test_stems_are_keys_where_they_are_unique() -> None:
 
 
 def test_a_source_that_changes_under_the_sharder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "_FIRST_WAIT", 0.0)
+    monkeypatch.setattr(store, "WAITS", (0.0, 0.0, 0.0))
     (tmp_path / "a.dcm").write_bytes(b"123")
     source = Store.open(tmp_path)
     assert pack.read_source(source, File("a.dcm", 3)) == b"123"
@@ -146,17 +149,16 @@ def test_a_source_that_changes_under_the_sharder_is_an_error(tmp_path: Path, mon
 
 
 def test_a_passing_read_error_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "_FIRST_WAIT", 0.0)
+    monkeypatch.setattr(store, "WAITS", (0.0, 0.0, 0.0))
     (tmp_path / "a.dcm").write_bytes(b"123")
-    fails = [StoreError("500"), StoreError("503")]
-    read = Store.read
+    fails, read = [errno.EIO, errno.ESTALE], Path.read_bytes
 
-    def flaky(self: Store, name: str) -> bytes:
+    def flaky(path: Path) -> bytes:
         if fails:
-            raise fails.pop()
-        return read(self, name)
+            raise OSError(fails.pop(), "the network folder is away")
+        return read(path)
 
-    monkeypatch.setattr(Store, "read", flaky)
+    monkeypatch.setattr(Path, "read_bytes", flaky)
     assert pack.read_source(Store.open(tmp_path), File("a.dcm", 3)) == b"123"
 
 
@@ -164,3 +166,33 @@ def test_a_huge_file_is_rejected_unread(tmp_path: Path) -> None:
     found = pack.read_source(Store.open(tmp_path), File("never-there", pack.MAX_FILE_BYTES + 1))
     assert isinstance(found, Rejected)
     assert found.reason == Reason.ABSURD_SIZE
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [("1", "-1024"), ("-1", "900"), ("0.5", "0.25")])
+@pytest.mark.parametrize("side", [48, 64, 100])
+def test_the_window_table_gives_what_the_windows_give(slope: str, intercept: str, side: int) -> None:
+    found = dicom.read(dicom_file(hu_image(side), RescaleSlope=slope, RescaleIntercept=intercept))
+    assert isinstance(found, Slice)
+    config = pack.PackConfig(32, ("brain", "bone", "stroke_narrow"), "png", 95, False, 0.0, "stem")
+    hu = clean.to_hu(*clean.resample(found.stored, 32), found.slope, found.intercept)
+    expected = window.apply(hu, [window.parse(name) for name in config.windows])
+    np.testing.assert_array_equal(pack.render(found, config)[0], expected)
+
+
+def test_pixels_that_are_not_square_give_the_head_its_shape_back() -> None:
+    """The same disc, sampled twice as densely along one axis, is stored as the same disc."""
+    image = hu_image(64)
+    plain = sample(dicom_file(image, PixelSpacing=["1", "1"]))
+    tall = sample(dicom_file(image.repeat(2, axis=0), PixelSpacing=["0.5", "1"]))
+    wide = sample(dicom_file(image.repeat(2, axis=1), PixelSpacing=["1", "0.5"]))
+    assert plain.image == tall.image == wide.image
+    spacings = [json.loads(made.json)["spacing_mm"] for made in (plain, tall, wide)]
+    assert spacings[0] == spacings[1] == spacings[2]
+
+
+@pytest.mark.parametrize("spacing", [("0.5", "0.5001"), ("0.001", "0.5")])
+def test_nearly_square_pixels_and_impossible_ones_are_left_as_they_are(spacing: tuple[str, str]) -> None:
+    image = hu_image(64)
+    made = sample(dicom_file(image, PixelSpacing=list(spacing)))
+    assert made.image == sample(dicom_file(image)).image
+    assert json.loads(made.json)["spacing_mm"] == pytest.approx([2 * float(side) for side in spacing])

@@ -1,0 +1,187 @@
+"""How fast the sharder is beside the machine's limit and beside a notebook's way, on the same files in one run.
+
+The limit reads the bytes, resamples, looks windows up in a table and encodes with libjpeg-turbo; it knows beforehand
+where the pixels lie and which rescale holds, checks nothing and writes nothing. The notebook's way is pydicom's pixel
+array, windows in floating point, PIL's resize and save. The sharder does its whole task: every check and repair,
+digests, the tar with its index and record, flushed to the disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from PIL import Image
+
+from hemodist.errors import ConfigError
+from hemodist.manifest import LABELS, UNKNOWN
+from shards import clean, pack, window
+from shards.source import File
+
+SIZE = 256
+QUALITY = 95
+WINDOWS = ("brain", "subdural", "soft_tissue")
+_CONFIG = pack.PackConfig(SIZE, WINDOWS, "jpeg", QUALITY, False, 0.0, "stem")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files for one process.
+
+    Attributes:
+        folder: the source.
+        files: paths below it and bytes.
+        formats: stored type, slope and intercept of each file, for the limit.
+        scratch: folder for what is written.
+        number: of the part.
+    """
+
+    folder: str
+    files: tuple[File, ...]
+    formats: tuple[tuple[str, float, float], ...]
+    scratch: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Slices a second of one way in one number of processes: the median of the rounds, the lowest, the highest."""
+
+    way: str
+    processes: int
+    median: float
+    low: float
+    high: float
+
+
+def hemodist(part: Part) -> None:
+    """The sharder's own task, from reading to the flushed record."""
+    with tempfile.TemporaryDirectory(dir=part.scratch) as output:
+        labels = np.full((len(part.files), len(LABELS)), UNKNOWN, np.int8).tobytes()
+        pack.run_task(pack.Task(part.number, part.folder, output, part.files, labels, _CONFIG, "bench", bytes(16)))
+
+
+def limit(part: Part) -> None:
+    """Nothing but what the pixels need."""
+    for file, form in zip(part.files, part.formats, strict=True):
+        limit_image((Path(part.folder) / file.path).read_bytes(), form)
+
+
+def limit_image(content: bytes, form: tuple[str, float, float]) -> bytes:
+    """One slice of 512 x 512 the shortest way: sums of four pixels, one table for all windows, JPEG."""
+    side = 2 * SIZE
+    start = len(content) - 2 * side * side
+    stored = np.frombuffer(content, form[0], side * side, start).reshape(side, side)
+    rows = np.add(stored[0::2], stored[1::2], dtype=np.int32)
+    sums = rows[:, 0::2] + rows[:, 1::2]
+    picture = io.BytesIO()
+    Image.fromarray(_table(*form).take(sums, axis=0)).save(picture, "JPEG", quality=QUALITY, subsampling="4:4:4")
+    return picture.getvalue()
+
+
+def notebook(part: Part) -> None:
+    """As notebooks do it: pydicom, windows in floating point, PIL's resize and save."""
+    with tempfile.TemporaryDirectory(dir=part.scratch) as output:
+        for number, file in enumerate(part.files):
+            read = pydicom.dcmread(Path(part.folder) / file.path)
+            hu = read.pixel_array.astype(np.float64) * float(read.RescaleSlope) + float(read.RescaleIntercept)
+            channels = []
+            for name in WINDOWS:
+                low = window.NAMED[name].center - window.NAMED[name].width / 2
+                channels.append(np.clip((hu - low) / window.NAMED[name].width, 0, 1) * 255)
+            image = Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).resize((SIZE, SIZE))
+            image.save(Path(output) / f"{number}.jpg", quality=QUALITY)
+
+
+WAYS: dict[str, Callable[[Part], None]] = {"hemodist": hemodist, "limit": limit, "notebook": notebook}
+
+
+def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2)) -> list[Rate]:
+    """Time every way on every file of a source, the ways in turn in each round, so that all meet the same machine.
+
+    Args:
+        source: folder of uncompressed little endian slices of 512 x 512.
+        rounds: that count; one before them warms caches and processes up.
+        processes: numbers of processes, one after the other.
+
+    Raises:
+        ConfigError: the files are of another kind.
+    """
+    files = sorted(path for path in source.rglob("*.dcm") if path.is_file())
+    if not files:
+        raise ConfigError(f"there is no .dcm file below {source}; `python -m shards phantom {source}` makes some")
+    formats = tuple(_format(path) for path in files)
+    listed = tuple(File(str(path.relative_to(source)), path.stat().st_size) for path in files)
+    rates = []
+    with tempfile.TemporaryDirectory(prefix="hemodist-bench-") as scratch:
+        whole = Part(str(source), listed, formats, scratch, 0)
+        for count in processes:
+            parts = [
+                dataclasses.replace(whole, files=listed[n::count], formats=formats[n::count], number=n)
+                for n in range(count)
+            ]
+            with multiprocessing.get_context("spawn").Pool(count) as pool:
+                seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+                for round_ in range(rounds + 1):
+                    for name, way in WAYS.items():
+                        start = time.perf_counter()
+                        pool.map(way, parts, chunksize=1)
+                        if round_:
+                            seconds[name].append(time.perf_counter() - start)
+            for name, taken in seconds.items():
+                per_second = [len(files) / value for value in taken]
+                middle = statistics.median(per_second)
+                rates.append(Rate(name, count, middle, min(per_second), max(per_second)))
+    return rates
+
+
+def ratios(rates: list[Rate]) -> dict[str, float]:
+    """The sharder's rate as a share of the limit's and as a multiple of the notebook's, by number of processes."""
+    found = {(rate.way, rate.processes): rate.median for rate in rates}
+    return {
+        f"{text}, {count} processes": found["hemodist", count] / found[way, count]
+        for count in sorted({rate.processes for rate in rates})
+        for way, text in (("limit", "share of the limit"), ("notebook", "times the notebook"))
+    }
+
+
+def machine() -> dict[str, str | int]:
+    """Processor and CPUs, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"processor": names[0] if names else "unknown", "cpus": os.cpu_count() or 0}
+
+
+def _format(path: Path) -> tuple[str, float, float]:
+    read = pydicom.dcmread(path)
+    native = not read.file_meta.TransferSyntaxUID.is_compressed and read.file_meta.TransferSyntaxUID.is_little_endian
+    if not native or (read.Rows, read.Columns, read.BitsAllocated) != (2 * SIZE, 2 * SIZE, 16):
+        raise ConfigError(f"{path} is not an uncompressed little endian slice of {2 * SIZE} x {2 * SIZE} in 16 bits")
+    if len(read.PixelData) != 8 * SIZE * SIZE or next(reversed(list(read.keys()))) != 0x7FE00010:
+        raise ConfigError(f"{path} does not end in its pixels")
+    kind = "<i2" if read.PixelRepresentation else "<u2"
+    return kind, float(read.RescaleSlope), float(read.RescaleIntercept)
+
+
+@lru_cache(maxsize=8)
+def _table(kind: str, slope: float, intercept: float) -> npt.NDArray[np.uint8]:
+    """Grey values by the sum of four stored values, uint8 [sums, 3]; negative sums count from the end."""
+    sums = np.arange(4 * 2**16, dtype=np.int64)
+    if kind == "<i2":
+        sums = np.where(sums < 2**17, sums, sums - 2**18)
+    hu = clean.to_hu(sums, 4, slope, intercept)[None]
+    table: npt.NDArray[np.uint8] = window.apply(hu, [window.NAMED[name] for name in WINDOWS])[0]
+    return table
