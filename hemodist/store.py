@@ -49,6 +49,8 @@ T = TypeVar("T")
 class StoreError(UserError):
     """A name cannot be read or written; the text says which, why, and what helps."""
 
+    transient = True
+
 
 @dataclass(frozen=True)
 class Store:
@@ -78,10 +80,12 @@ class Store:
         if "://" not in text:
             path = str(Path(text).expanduser().resolve())
             return cls(path, path, pafs.LocalFileSystem())
-        asked = text
-        if text.startswith("s3://") and "allow_delayed_open" not in text:
-            # One PUT for what is small, instead of the three requests of an upload in parts.
-            asked += ("&" if "?" in text else "?") + "allow_delayed_open=true"
+        if "?" in text:  # names are joined to the end of a URI
+            raise StoreError(
+                f"{text} carries options after '?'; give endpoint and region by AWS_ENDPOINT_URL and AWS_REGION instead"
+            )
+        # One PUT for what is small, instead of the three requests of an upload in parts.
+        asked = f"{text}?allow_delayed_open=true" if text.startswith("s3://") else text
         try:
             filesystem, root = pafs.FileSystem.from_uri(asked)
         except (OSError, ValueError) as error:
@@ -106,10 +110,6 @@ class Store:
         if not self.is_local:
             raise StoreError(f"{self.uri} is not a local folder")
         return Path(self.path(name))
-
-    def sub(self, name: str) -> Store:
-        """The store rooted at the folder `name`."""
-        return Store(f"{self.uri}/{name}", self.path(name), self.filesystem)
 
     def size(self, name: str) -> int | None:
         """Size of the file `name` in bytes, or None where there is no such file.

@@ -47,5 +47,5 @@ def test_both_optimizers_go_downhill():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert losses[-1] < 0.2 * losses[0]

@@ -49,6 +49,8 @@ def test_errors_name_the_place(tmp_path):
         Store.open(tmp_path / "file").check_writable()
     with pytest.raises(StoreError, match="use a local path"):
         Store.open("ftpx://host/path")
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
+        Store.open("s3://bucket/prefix?endpoint_override=localhost:9000")
 
 
 def test_joining_keeps_the_scheme():
