@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hemodist.prepare import divide
 from hemodist.store import Store
 from shards import build, finalise, pack, record, state
 from shards.config import ShardConfig
+from tests.memory import peak_bytes
 from tests.shards.files import KEY, dicom_file, hu_image
 
 ROWS = 752_803
@@ -74,7 +74,7 @@ def finalise_and_open(folder: str) -> tuple[float, float, int, int]:
     start = time.perf_counter()
     parts = divide(DataConfig(dataset=folder), DataSet.open(folder))
     opened = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     return finalised, opened, peak, len(parts.train) + len(parts.valid)
 
 
@@ -97,7 +97,7 @@ def peaks(source: str, output: str, per_shard: int) -> list[int]:
     found = []
     for task in todo.tasks:
         pack.run_task(task)
-        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        found.append(peak_bytes())
     return found
 
 
