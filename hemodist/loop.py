@@ -19,7 +19,7 @@ from hemodist.cache import ShardCache
 from hemodist.checkpoint import Checkpoints
 from hemodist.conclude import Conclusion, conclude, score
 from hemodist.config import Run, check_shares
-from hemodist.errors import UserError
+from hemodist.errors import ConfigError, UserError
 from hemodist.evaluation import Predictions, autocast_for, predict
 from hemodist.philox import Purpose, words
 from hemodist.pipeline import Batch, Loader, Reader, Request
@@ -81,6 +81,8 @@ class Training:
 
         network = model.build(run.model).to(world.device)
         if run.model.sync_batch_norm and world.size > 1:
+            if world.device.type == "cpu":
+                raise ConfigError("model.sync_batch_norm works on GPUs only; leave it out on CPUs, or use one worker")
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network
         self.ema = self._averaged() if run.model.ema_decay else None

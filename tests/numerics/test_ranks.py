@@ -19,6 +19,7 @@ from hemodist.config import (
     ScalingConfig,
     TrackingConfig,
 )
+from hemodist.errors import ConfigError
 from hemodist.loop import Training
 from hemodist.world import World
 from tests.dataset import make_dataset
@@ -105,3 +106,17 @@ def test_what_two_ranks_score_is_what_the_checkpoint_scores(folder):
     training.resume()
     assert training.step == 6
     assert np.allclose(training._predict().logits, logits, atol=1e-4)
+
+
+def refused(world: World, run: Run) -> str:
+    """What a rank says of a run that it cannot start."""
+    try:
+        Training(run, world, lambda event: None)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_synchronised_batch_norm_on_cpus_is_refused_by_every_rank(folder):
+    run = run_of(folder, model=ModelConfig(name="resnet18", image_size=32, sync_batch_norm=True))
+    assert all("GPUs only" in said for said in run_ranks(refused, 2, run))
