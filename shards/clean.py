@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+NARROW = (-(2**13), 2**13 - 1)
+"""Values of a narrow image: as HU beyond titanium, and four of them add up in 16 bits."""
+
 AIR = -1000.0
 """HU of air, by the definition of the Hounsfield scale."""
 
@@ -68,7 +71,7 @@ def full_box(rows: int, columns: int) -> Box:
     return Box(-((side - rows) // 2), -((side - columns) // 2), side)
 
 
-def head_box(stored: npt.NDArray[np.int32], slope: float, intercept: float) -> Box:
+def head_box(stored: npt.NDArray[np.integer], slope: float, intercept: float) -> Box:
     """The square around the largest solid thing in the image; the whole image where there is none.
 
     Args:
@@ -93,7 +96,7 @@ def head_box(stored: npt.NDArray[np.int32], slope: float, intercept: float) -> B
     return Box((top + bottom - side) // 2, (left + right - side) // 2, side)
 
 
-def square_pixels(stored: npt.NDArray[np.int32], spacing: tuple[float, float]) -> npt.NDArray[np.int32]:
+def square_pixels(stored: npt.NDArray[np.integer], spacing: tuple[float, float]) -> npt.NDArray[np.integer]:
     """The image with pixels as wide as high, so that no head is distorted; RSNA's slices are so and stay untouched.
 
     The finer direction is averaged to the spacing of the coarser one: nothing is invented, and nothing grows.
@@ -103,7 +106,7 @@ def square_pixels(stored: npt.NDArray[np.int32], spacing: tuple[float, float]) -
         spacing: mm between rows and between columns (PS3.3 10.7.1.1).
 
     Returns:
-        int32 [rows, columns], one of the two smaller; means are rounded to whole stored units.
+        Integers [rows, columns], one of the two smaller; means are rounded to whole stored units.
     """
     aspect = spacing[0] / spacing[1]
     if max(aspect, 1 / aspect) <= 1 + MAX_ASPECT_ERROR or max(aspect, 1 / aspect) > MAX_ASPECT:
@@ -116,8 +119,8 @@ def square_pixels(stored: npt.NDArray[np.int32], spacing: tuple[float, float]) -
     return means
 
 
-def cut(stored: npt.NDArray[np.int32], box: Box, air: int) -> npt.NDArray[np.int32]:
-    """The pixels of a box, `air` where it reaches beyond the image; int32 [side, side]."""
+def cut(stored: npt.NDArray[np.integer], box: Box, air: int) -> npt.NDArray[np.integer]:
+    """The pixels of a box, `air` where it reaches beyond the image; integers [side, side]."""
     rows, columns = stored.shape
     if (box.top, box.left, box.side) == (0, 0, rows) and rows == columns:
         return stored
@@ -130,11 +133,11 @@ def cut(stored: npt.NDArray[np.int32], box: Box, air: int) -> npt.NDArray[np.int
     return out
 
 
-def resample(square: npt.NDArray[np.int32], size: int) -> tuple[npt.NDArray[np.int32 | np.int64], int]:
+def resample(square: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[np.int32 | np.int64], int]:
     """Resample by area: each output pixel is the mean over the part of the source that it covers.
 
     Args:
-        square: int32 [side, side].
+        square: integers of 32 bits or fewer [side, side].
         size: rows and columns of the result, above or below `side`.
 
     Returns:
@@ -159,11 +162,73 @@ def to_hu(sums: npt.NDArray[np.integer], divisor: int, slope: float, intercept: 
     return hu
 
 
-def brain_fraction(stored: npt.NDArray[np.int32], slope: float, intercept: float) -> float:
+def in_hounsfield(
+    stored: npt.NDArray[np.integer], slope: float, intercept: float, bounds: tuple[int, int]
+) -> tuple[npt.NDArray[np.integer], float, float, tuple[int, int]]:
+    """The image as int16 HU where all are whole numbers that fit; unchanged where not.
+
+    Args:
+        stored: integers of 32 bits or fewer [rows, columns].
+        slope: HU a stored unit.
+        intercept: HU of stored value 0.
+        bounds: no stored value is below the first or above the second.
+
+    Returns:
+        Stored values, slope, intercept and bounds such that HU = stored x slope + intercept, with the same HU.
+    """
+    if not (slope.is_integer() and intercept.is_integer()):
+        return stored, slope, intercept, bounds
+    factor, offset = int(slope), int(intercept)
+    low, high = sorted(value * factor + offset for value in bounds)
+    if low < -(2**15) or high >= 2**15:
+        return stored, slope, intercept, bounds
+    # All results fit, so steps that wrap around 16 bits come back into place.
+    values = stored.view(np.uint16) if stored.itemsize == 2 else stored.astype(np.uint16)
+    if factor != 1:
+        values = values * np.uint16(factor % 2**16)
+    if offset:
+        values = values + np.uint16(offset % 2**16)
+    return values.view(np.int16), 1.0, 0.0, (low, high)
+
+
+def narrow(stored: npt.NDArray[np.integer], bounds: tuple[int, int]) -> npt.NDArray[np.int16] | None:
+    """The stored values in 16 bits, each in `NARROW`; None where they do not fit.
+
+    Args:
+        stored: integers of 32 bits or fewer [rows, columns].
+        bounds: no value is below the first or above the second.
+    """
+    if bounds[0] < NARROW[0] or bounds[1] > NARROW[1]:
+        bounds = (int(stored.min()), int(stored.max()))  # The given ones may still hold padding that is air by now.
+    if bounds[0] < NARROW[0] or bounds[1] > NARROW[1]:
+        return None
+    return stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
+
+
+def sums_of_four(image: npt.NDArray[np.int16]) -> npt.NDArray[np.uint32]:
+    """Resample to half the size: the 16 bits of the sums of 2 x 2 narrow values, uint32 [rows / 2, columns / 2]."""
+    rows = image[0::2] + image[1::2]
+    # Neighbours lie in the two halves of 32 bits; shifted up and added, the upper half holds their sum.
+    pairs = rows.view(np.uint32)
+    sums = pairs << np.uint32(16)
+    sums += pairs
+    sums >>= np.uint32(16)
+    return sums
+
+
+def brain_fraction(stored: npt.NDArray[np.integer], slope: float, intercept: float) -> float:
     """Share of the pixels with 0 to 80 HU, both included."""
     lowest, highest = sorted((value - intercept) / slope for value in BRAIN_RANGE)
-    inside = np.count_nonzero((stored >= math.ceil(lowest)) & (stored <= math.floor(highest)))
-    return inside / stored.size
+    bits = 8 * stored.itemsize
+    least = -(1 << (bits - 1)) if stored.dtype.kind == "i" else 0
+    low, high = max(math.ceil(lowest), least), min(math.floor(highest), least + (1 << bits) - 1)
+    if low > high:
+        return 0.0
+    # What lies below `low` wraps to the top, so that one comparison serves for two.
+    above = stored.view(f"u{stored.itemsize}")
+    if low:
+        above = above - above.dtype.type(low % (1 << bits))
+    return int(np.count_nonzero(above <= above.dtype.type(high - low))) / stored.size
 
 
 def _add(values: npt.NDArray[Any], factor: int, axis: int, kind: type[np.integer]) -> npt.NDArray[Any]:

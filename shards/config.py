@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hemodist.errors import ConfigError
-from shards import pack, source, window
+from shards import render, source, window
 from shards.source import File
 
-_VERSIONED = ("hemodist", "numpy", "pillow", "pyarrow", "pydicom", "scipy")
+_VERSIONED = ("hemodist", "numpy", "pillow", "pyarrow", "pydicom", "scipy", "xxhash")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ShardConfig:
     samples_per_shard: int = 1024
     size: int = 256
     windows: tuple[str, ...] = ("brain", "subdural", "soft_tissue")
-    encoding: pack.Encoding = "jpeg"
+    encoding: render.Encoding = "jpeg"
     quality: int = 95
     crop_head: bool = False
     min_brain_fraction: float = 0.0

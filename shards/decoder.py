@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-MAX_CPU_SECONDS = 5
+MAX_CPU_SECONDS = 2
 """A frame of 512 x 512 takes 0.01 to 0.1 s. CPU time and not the clock's, so that a busy machine changes nothing."""
 
 MAX_BYTES = 768 * 2**20

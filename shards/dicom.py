@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import warnings
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import pydicom.config
-from pydicom import Dataset, dcmread
-from pydicom.filereader import read_dataset
+from pydicom import Dataset
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -25,19 +25,13 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from shards import clean, elements, pixels
+from shards import clean, container, elements, padding, pixels, plain
 from shards.reason import Fault, Reason, Rejected
-
-MAX_INFLATED = 256 * 2**20
-"""Bytes that a deflated data set may grow to."""
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 """SOP class of CT images (PS3.4 B.5)."""
 
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
-_PREFIX = slice(128, 132)
-_DICOM_ROOT = b"1.2.840.10008."  # begins every UID that the standard defines (PS3.5 9)
-_META_LENGTH = 12 + 132  # end of (0002,0000), the first element after the prefix (PS3.10 7.1)
 _LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW"})
 _DERIVED = frozenset(
     {"REFORMATTED", "MPR", "MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "CURVED", "VOLUME", "VRT", "SSD"}
@@ -55,9 +49,11 @@ class Slice:
     """One CT slice after repair: `HU = stored * slope + intercept`.
 
     Attributes:
-        stored: int32 [rows, columns]; padding is air, inversions and wraps are undone.
+        stored: integers of 32 bits or fewer [rows, columns], perhaps read-only: HU where all are whole numbers of 16
+            bits; padding is air, inversions and wraps are undone.
         slope: HU a stored unit.
         intercept: HU of stored value 0.
+        bounds: no stored value is below the first or above the second.
         spacing: mm between rows and between columns; None where the file does not say.
         position: mm along the slice's normal; None where the file does not say.
         patient: Patient ID (0010,0020) as the file has it: to be made a pseudonym, never to be written.
@@ -66,9 +62,10 @@ class Slice:
         uid: SOP Instance UID, likewise.
     """
 
-    stored: npt.NDArray[np.int32]
+    stored: pixels.Stored
     slope: float
     intercept: float
+    bounds: tuple[int, int]
     spacing: tuple[float, float] | None
     position: float | None
     patient: str | None
@@ -82,6 +79,27 @@ class Slice:
         return hu
 
 
+@dataclass(frozen=True)
+class _Header:
+    """How an image is to be read, all of it checked.
+
+    Attributes:
+        form: the sample format.
+        decoder: of the transfer syntax; None where the pixels are not encapsulated.
+        inverted: MONOCHROME1.
+        slope: HU a stored unit.
+        intercept: HU of stored value 0.
+        padding: which stored values are none.
+    """
+
+    form: pixels.Format
+    decoder: Decoder | None
+    inverted: bool
+    slope: float
+    intercept: float
+    padding: padding.Padding | None
+
+
 def read(content: bytes) -> Slice | Rejected:
     """Read one file.
 
@@ -92,6 +110,8 @@ def read(content: bytes) -> Slice | Rejected:
         The slice, or why it cannot be used. Only a lack of memory is raised.
     """
     try:
+        if (found := _read_plain(content)) is not None:
+            return found
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
             return _read(content)
@@ -105,10 +125,72 @@ def read(content: bytes) -> Slice | Rejected:
         return Rejected(Reason.UNREADABLE, type(error).__name__)
 
 
-def _read(content: bytes) -> Slice | Rejected:
-    dataset, syntax = _parse(content)
+def _read(content: bytes) -> Slice:
+    """The whole way."""
+    dataset, syntax = container.parse(content)
     if "PixelData" not in dataset:
         raise Fault(Reason.NO_PIXELS, f"{len(content)} bytes, {len(dataset)} elements")
+    header = _header(dataset, syntax, lambda: len(dataset.PixelData))
+    form = header.form
+    cells: npt.NDArray[np.integer]
+    if header.decoder is None:
+        little = dataset.original_encoding[1] is not False
+        cells = pixels.native(dataset.PixelData, form, little=little)
+    else:
+        cells, form = pixels.decompress(dataset, header.decoder, form)
+    return Slice(
+        *_repaired(cells, form, header),
+        spacing=_spacing(elements.numbers(dataset, "PixelSpacing", 2)),
+        position=_position(
+            elements.numbers(dataset, "ImagePositionPatient", 3),
+            elements.numbers(dataset, "ImageOrientationPatient", 6),
+        ),
+        patient=elements.text(dataset, "PatientID"),
+        study=elements.text(dataset, "StudyInstanceUID"),
+        series=elements.text(dataset, "SeriesInstanceUID"),
+        uid=elements.text(dataset, "SOPInstanceUID"),
+    )
+
+
+def _read_plain(content: bytes) -> Slice | None:
+    """The short way (`shards.plain`), for files without any fault; None for others."""
+    found = plain.scan(content)
+    header = None if found is None else _known_header(found.common, found.syntax, found.length)
+    if found is None or header is None:
+        return None
+    own = found.own.get
+    try:
+        spacing = _spacing(plain.decimals(own("PixelSpacing"), 2))
+        position = _position(
+            plain.decimals(own("ImagePositionPatient"), 3), plain.decimals(own("ImageOrientationPatient"), 6)
+        )
+        patient, study = plain.identifier(own("PatientID")), plain.identifier(own("StudyInstanceUID"))
+        series, uid = plain.identifier(own("SeriesInstanceUID")), plain.identifier(own("SOPInstanceUID"))
+    except plain.OddError:
+        return None
+    cells = pixels.native(content, header.form, start=found.start)
+    return Slice(*_repaired(cells, header.form, header), spacing, position, patient, study, series, uid)
+
+
+@lru_cache(maxsize=1024)
+def _known_header(common: tuple[plain.Element, ...], syntax: UID, length: int) -> _Header | None:
+    """The header that these elements make; None where they hold a fault."""
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            return _header(plain.dataset(common, syntax), syntax, lambda: length)
+    except MemoryError:
+        raise
+    except Exception:  # Whatever it is, the whole way names it.
+        return None
+
+
+def _header(dataset: Dataset, syntax: UID | None, pixel_bytes: Callable[[], int]) -> _Header:
+    """Check how the image is to be read, from the container inwards.
+
+    Raises:
+        Fault: the first thing that is wrong.
+    """
     rows, columns, frames = pixels.image_size(dataset)
     samples = elements.integer(dataset, "SamplesPerPixel", 1)
     photometric = (elements.words(dataset, "PhotometricInterpretation") or ("",))[0]
@@ -120,117 +202,44 @@ def _read(content: bytes) -> Slice | Rejected:
         raise Fault(Reason.MULTI_FRAME, f"{frames} frames")
     decoder = None if syntax is None or syntax in _NATIVE else pixels.find_decoder(syntax)
     if decoder is None:
-        pixels.check_length(dataset, rows, columns)
+        pixels.check_length(dataset, rows, columns, pixel_bytes())
     _check_kind(dataset)
     form = pixels.pixel_format(dataset, rows, columns)
     slope, intercept = _rescale(dataset)
-    stored, padding, form = pixels.decode(dataset, decoder, form)
-    if photometric == "MONOCHROME1":
+    return _Header(form, decoder, photometric == "MONOCHROME1", slope, intercept, padding.find(dataset, form))
+
+
+def _repaired(
+    cells: npt.NDArray[np.integer], form: pixels.Format, header: _Header
+) -> tuple[pixels.Stored, float, float, tuple[int, int]]:
+    """Stored values with everything undone that scanners and archives do to them, slope, intercept and bounds.
+
+    Args:
+        cells: as stored or decoded [rows, columns].
+        form: the format that they really have.
+        header: of the image.
+
+    Raises:
+        Fault: the image is constant.
+    """
+    slope, intercept = header.slope, header.intercept
+    stored, bounds = pixels.stored_values(cells, form)
+    masked = None if header.padding is None else padding.mask(header.padding, cells, stored, form, bounds)
+    if header.inverted:
         stored = pixels.undo_inversion(stored, form, slope, intercept)
     stored, slope, intercept = pixels.undo_rsna_fault(stored, form, slope, intercept)
-    if padding is not None:
-        np.copyto(stored, clean.air_value(slope, intercept), where=padding)
+    if header.inverted or slope != header.slope or intercept != header.intercept:
+        bounds = pixels.extremes(stored)
+    stored, slope, intercept, bounds = clean.in_hounsfield(stored, slope, intercept, bounds)
+    if masked is not None:
+        mask, single = masked
+        air = clean.air_value(slope, intercept)
+        stored = padding.replaced(stored, mask, air, single=single)
+        bounds = (min(air, bounds[0]), max(air, bounds[1]))
     first = stored[0, 0]
-    if stored[rows // 2, columns // 2] == first and not (stored != first).any():
-        raise Fault(Reason.CONSTANT, f"{rows} x {columns} pixels of {first * slope + intercept:g} HU")
-    return Slice(
-        stored=stored,
-        slope=slope,
-        intercept=intercept,
-        spacing=_spacing(dataset),
-        position=_position(dataset),
-        patient=elements.text(dataset, "PatientID"),
-        study=elements.text(dataset, "StudyInstanceUID"),
-        series=elements.text(dataset, "SeriesInstanceUID"),
-        uid=elements.text(dataset, "SOPInstanceUID"),
-    )
-
-
-def _parse(content: bytes) -> tuple[Dataset, UID | None]:
-    """The data set and its transfer syntax; None for a data set without file meta information."""
-    if not content:
-        raise Fault(Reason.EMPTY, "0 bytes")
-    prefixed = content[_PREFIX] == b"DICM"
-    if not prefixed and content[:4] == b"DICM":  # The prefix without its preamble.
-        content, prefixed = bytes(128) + content, True
-    if not prefixed and not _starts_a_dataset(content):
-        if _DICOM_ROOT in content:
-            raise Fault(Reason.DAMAGED_START, f"{len(content)} bytes, no element at byte 0")
-        raise Fault(Reason.NOT_DICOM, f"{len(content)} bytes")
-    if prefixed and (found := _plain(content)) is not None:
-        return found
-    try:
-        dataset = dcmread(BytesIO(_inflated(content)), force=True)
-    except (Fault, MemoryError):
-        raise
-    except Exception as error:
-        raise Fault(Reason.UNREADABLE, type(error).__name__) from error
-    syntax = elements.text(dataset.file_meta, "TransferSyntaxUID")
-    if syntax is None and (prefixed or len(dataset.file_meta)):
-        raise Fault(Reason.MISSING_TRANSFER_SYNTAX, f"{len(dataset.file_meta)} elements of file meta information")
-    return dataset, None if syntax is None else UID(syntax)
-
-
-def _plain(content: bytes) -> tuple[Dataset, UID] | None:
-    """What pydicom's `dcmread` gives for a file whose meta information is as the standard has it; None for others.
-
-    It parses that group twice and looks for a third, which takes as long as the data set itself.
-    """
-    first, length = content[132:140], int.from_bytes(content[140:144], "little")
-    end, position = _META_LENGTH + length, _META_LENGTH
-    if first != b"\x02\x00\x00\x00UL\x04\x00" or content[end : end + 2] not in (b"\x08\x00", b"\x00\x08"):
-        return None
-    syntax = None
-    while position < end and content[position : position + 2] == b"\x02\x00":
-        number, kind = content[position + 2 : position + 4], content[position + 4 : position + 6]
-        wide = kind in (b"OB", b"UN", b"UT")
-        size = int.from_bytes(
-            content[position + 8 : position + 12] if wide else content[position + 6 : position + 8], "little"
-        )
-        position += 12 if wide else 8
-        if number == b"\x10\x00" and kind == b"UI":
-            syntax = UID(content[position : position + size].decode("ascii", "replace").rstrip(" \0"))
-        position += size
-    if position != end or syntax is None or not syntax.is_transfer_syntax or syntax.is_private or syntax.is_deflated:
-        return None
-    try:
-        file = BytesIO(content)
-        file.seek(end)
-        dataset = read_dataset(file, syntax.is_implicit_VR, syntax.is_little_endian)
-        dataset.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian, dataset._character_set)
-    except MemoryError:
-        raise
-    except Exception:  # Whatever it is, the general way names it.
-        return None
-    return dataset, syntax
-
-
-def _starts_a_dataset(content: bytes) -> bool:
-    """Whether the first eight bytes are an element of group 0002 or 0008 that fits into the file."""
-    explicit = content[4:6].isalpha() and content[4:6].isupper()
-    if content[:2] in (b"\x02\x00", b"\x08\x00"):
-        return explicit or int.from_bytes(content[4:8], "little") <= len(content) - 8
-    return content[:2] == b"\x00\x08" and explicit
-
-
-def _inflated(content: bytes) -> bytes:
-    """A deflated file as the explicit little endian file that it stands for; other files as they are.
-
-    pydicom would inflate without a limit, and a small file can grow a thousandfold.
-    """
-    deflated = DeflatedExplicitVRLittleEndian.encode()
-    if deflated not in content[:4096]:
-        return content
-    start = _META_LENGTH + int.from_bytes(content[_META_LENGTH - 4 : _META_LENGTH], "little")
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        body = inflater.decompress(content[start:], MAX_INFLATED)
-    except zlib.error as error:
-        raise Fault(Reason.UNREADABLE, "the deflated data set is damaged") from error
-    if inflater.unconsumed_tail:
-        raise Fault(Reason.ABSURD_SIZE, f"the deflated data set is larger than {MAX_INFLATED} bytes")
-    plain = ExplicitVRLittleEndian.encode().ljust(len(deflated), b"\0")
-    return content[:start].replace(deflated, plain) + body
+    if stored[form.rows // 2, form.columns // 2] == first and not (stored != first).any():
+        raise Fault(Reason.CONSTANT, f"{form.rows} x {form.columns} pixels of {first * slope + intercept:g} HU")
+    return stored, slope, intercept, bounds
 
 
 def _check_kind(dataset: Dataset) -> None:
@@ -265,15 +274,12 @@ def _rescale(dataset: Dataset) -> tuple[float, float]:
     return slope, intercept
 
 
-def _spacing(dataset: Dataset) -> tuple[float, float] | None:
-    found = elements.numbers(dataset, "PixelSpacing", 2)
+def _spacing(found: tuple[float, ...] | None) -> tuple[float, float] | None:
     return (found[0], found[1]) if found is not None and min(found) > 0 else None
 
 
-def _position(dataset: Dataset) -> float | None:
+def _position(origin: tuple[float, ...] | None, axes: tuple[float, ...] | None) -> float | None:
     """The slice's place along its normal: its position (0020,0032) times the cross product of rows and columns."""
-    origin = elements.numbers(dataset, "ImagePositionPatient", 3)
-    axes = elements.numbers(dataset, "ImageOrientationPatient", 6)
     if origin is None or axes is None:
         return None
     a, b, c, d, e, f = axes

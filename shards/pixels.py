@@ -1,4 +1,4 @@
-"""Stored values of one image: decoded, masked, sign-extended, with padding found and known faults undone."""
+"""Stored values of one image: decoded, masked, sign-extended, with known faults undone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ RSNA_SHIFT = 1000
 RSNA_INTERCEPT = -100
 """HU; files with an intercept above it hold HU already, which an unsigned format cannot, hence the wrap."""
 
-_Stored = npt.NDArray[np.int32]
-_Mask = npt.NDArray[np.bool_]
+Stored = npt.NDArray[np.integer]
+"""Stored values: integers of 32 bits or fewer."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,15 @@ def pixel_format(dataset: Dataset, rows: int, columns: int) -> Format:
     return Format(rows, columns, allocated, stored, high, bool(signed))
 
 
-def check_length(dataset: Dataset, rows: int, columns: int) -> None:
+def check_length(dataset: Dataset, rows: int, columns: int, given: int) -> None:
     """Compare the bytes of an uncompressed frame with its size.
 
     Raises:
         Fault: there are fewer than needed.
     """
     needed = rows * columns * (elements.integer(dataset, "BitsAllocated") // 8)
-    if len(dataset.PixelData) < needed:
-        raise Fault(Reason.TRUNCATED_PIXELS, f"{len(dataset.PixelData)} bytes of {needed}")
+    if given < needed:
+        raise Fault(Reason.TRUNCATED_PIXELS, f"{given} bytes of {needed}")
 
 
 def find_decoder(syntax: UID) -> Decoder:
@@ -110,41 +110,62 @@ def find_decoder(syntax: UID) -> Decoder:
     return decoder
 
 
-def decode(dataset: Dataset, decoder: Decoder | None, form: Format) -> tuple[_Stored, _Mask | None, Format]:
-    """Stored values and which of them are padding.
+def native(
+    content: bytes, form: Format, *, start: int = 0, little: bool = True
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """The cells of an uncompressed frame [rows, columns], without a copy where they are little endian.
 
     Args:
-        dataset: with PixelData.
-        decoder: of the transfer syntax; None where the pixels are not encapsulated.
+        content: bytes that hold the frame.
         form: the sample format by the DICOM header.
-
-    Returns:
-        int32 [rows, columns]; bool [rows, columns] or None; and the format that the values really have.
+        start: of the frame in them.
+        little: the byte order.
 
     Raises:
-        Fault: the pixels cannot be decoded.
+        Fault: there are too few.
     """
-    if decoder is None:
-        cells = _native(dataset, form)
-    else:
-        cells, form = _decompress(dataset, decoder, form)
+    count = form.rows * form.columns
+    if form.allocated == 16:
+        words = np.frombuffer(content, "<u2" if little else ">u2", count, start).astype(np.uint16, copy=False)
+        return words.reshape(form.rows, form.columns)
+    if little:
+        return np.frombuffer(content, np.uint8, count, start).reshape(form.rows, form.columns)
+    # Big endian pixels are 16-bit words, so that bytes come in swapped pairs (PS3.5 7.3, A.3).
+    even = np.frombuffer(content, np.uint16, (len(content) - start) // 2, start).byteswap().view(np.uint8)
+    if even.size < count:
+        raise Fault(Reason.TRUNCATED_PIXELS, f"{even.size} bytes of {count}")
+    return even[:count].reshape(form.rows, form.columns)
+
+
+def stored_values(cells: npt.NDArray[np.integer], form: Format) -> tuple[Stored, tuple[int, int]]:
+    """The values that the cells of 8 or 16 bits hold, in as many bits; the cells themselves where they hold no more.
+
+    Returns:
+        Integers [rows, columns], and the smallest and the largest of them.
+    """
+    width = 8 * cells.dtype.itemsize
     bits = cells.view(f"u{cells.dtype.itemsize}")
-    if (form.stored, form.high) == (8 * cells.dtype.itemsize, 8 * cells.dtype.itemsize - 1):
-        values = (cells.view(f"i{cells.dtype.itemsize}") if form.signed else bits).astype(np.int32)
-    else:
-        # Bits above HighBit may hold overlays or rubbish (PS3.5 8.1.1); the sign sits at HighBit.
-        values = bits.astype(np.int32)
-        if form.high >= form.stored:
-            values >>= form.high - form.stored + 1
-        values &= (1 << form.stored) - 1
-        if form.signed:
-            sign = 1 << (form.stored - 1)
-            values ^= sign
-            values -= sign
-    return values, _padding(dataset, bits, values, form), form
+    values: Stored = cells.view(f"i{cells.dtype.itemsize}") if form.signed else bits
+    bounds = extremes(values)
+    # Bits above HighBit may hold overlays or rubbish (PS3.5 8.1.1); the sign sits at HighBit.
+    kind, shift, mask = bits.dtype.type, form.high - form.stored + 1, (1 << form.stored) - 1
+    if form.stored == width or (shift == 0 and bounds[0] >= 0 and bounds[1] <= mask >> form.signed):
+        return values, bounds
+    values = bits >> kind(shift) & kind(mask)
+    if form.signed:
+        sign = kind(1 << (form.stored - 1))
+        values ^= sign
+        values -= sign  # wraps into two's complement
+        values = values.view(f"i{cells.dtype.itemsize}")
+    return values, extremes(values)
 
 
-def undo_rsna_fault(stored: _Stored, form: Format, slope: float, intercept: float) -> tuple[_Stored, float, float]:
+def extremes(values: Stored) -> tuple[int, int]:
+    """The smallest and the largest value."""
+    return int(np.minimum.reduce(values, axis=None)), int(np.maximum.reduce(values, axis=None))
+
+
+def undo_rsna_fault(stored: Stored, form: Format, slope: float, intercept: float) -> tuple[Stored, float, float]:
     """Unwrap the values of RSNA's faulty 12-bit files; others pass through.
 
     Their values are HU that were written into 12 unsigned bits, with a rescale that does not say so. The fault is
@@ -155,13 +176,13 @@ def undo_rsna_fault(stored: _Stored, form: Format, slope: float, intercept: floa
     """
     if form.signed or form.stored != 12 or intercept <= RSNA_INTERCEPT:
         return stored, slope, intercept
-    unwrapped = stored + RSNA_SHIFT
+    unwrapped = stored.astype(np.int16) + np.int16(RSNA_SHIFT)
     unwrapped &= RSNA_MODULUS - 1  # the remainder by a power of two, also of negative numbers
     unwrapped -= RSNA_SHIFT
     return unwrapped, 1.0, 0.0
 
 
-def undo_inversion(stored: _Stored, form: Format, slope: float, intercept: float) -> _Stored:
+def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float) -> Stored:
     """The values of a MONOCHROME1 image, turned round where they were stored inverted.
 
     By PS3.3 C.7.6.3.1.2 MONOCHROME1 concerns the display only, and the rescale gives HU all the same. But files exist
@@ -174,25 +195,20 @@ def undo_inversion(stored: _Stored, form: Format, slope: float, intercept: float
     middle = float(np.median(border))
     as_it_is = abs(middle * slope + intercept - clean.AIR)
     turned = abs((low + high - middle) * slope + intercept - clean.AIR)
-    return low + high - stored if turned < as_it_is else stored
+    return low + high - stored.astype(np.int32) if turned < as_it_is else stored
 
 
-def _native(dataset: Dataset, form: Format) -> npt.NDArray[np.integer]:
-    content, count = dataset.PixelData, form.rows * form.columns
-    little = dataset.original_encoding[1] is not False
-    if form.allocated == 16:
-        words = np.frombuffer(content, "<u2" if little else ">u2", count).astype(np.uint16, copy=False)
-        return words.reshape(form.rows, form.columns)
-    cells = np.frombuffer(content, np.uint8, count)
-    if not little:  # Big endian pixels are 16-bit words, so that bytes come in swapped pairs (PS3.5 7.3, A.3).
-        even = np.frombuffer(content[: len(content) // 2 * 2], np.uint16).byteswap().view(np.uint8)
-        if even.size < count:
-            raise Fault(Reason.TRUNCATED_PIXELS, f"{even.size} bytes of {count}")
-        cells = even[:count]
-    return cells.reshape(form.rows, form.columns)
+def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:
+    """The cells of an encapsulated frame [rows, columns], and the format that they really have.
 
+    Args:
+        dataset: with PixelData.
+        decoder: of the transfer syntax.
+        form: the sample format by the DICOM header.
 
-def _decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:
+    Raises:
+        Fault: the pixels cannot be decoded.
+    """
     syntax = decoder.UID
     if syntax in (*JPEG2000TransferSyntaxes, *JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
         own = _check_codestream(dataset, form)
@@ -242,30 +258,3 @@ def _check_codestream(dataset: Dataset, form: Format) -> Header:
             f"header {form.rows} x {form.columns} x 1 of {form.allocated}",
         )
     return own
-
-
-def _padding(dataset: Dataset, bits: npt.NDArray[np.integer], values: _Stored, form: Format) -> _Mask | None:
-    """Which pixels are padding (PS3.3 C.7.5.1.1.2), found by value or, beyond BitsStored, by the cell's whole bits."""
-    if elements.raw(dataset, "PixelPaddingValue") is None:
-        return None
-    pattern = _cell(dataset, "PixelPaddingValue", form)
-    padding = _signed(pattern, form)
-    if elements.raw(dataset, "PixelPaddingRangeLimit") is None:
-        found: _Mask = values == padding
-    else:
-        low, high = sorted((padding, _signed(_cell(dataset, "PixelPaddingRangeLimit", form), form)))
-        found = (values >= low) & (values <= high)
-    if pattern >> (form.high + 1) and not form.signed:
-        found |= bits == pattern
-    return found
-
-
-def _cell(dataset: Dataset, keyword: str, form: Format) -> int:
-    """The element as the bits of one cell; files write it signed or unsigned as they like."""
-    value = elements.raw(dataset, keyword)
-    number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else elements.integer(dataset, keyword)
-    return number & ((1 << form.allocated) - 1)
-
-
-def _signed(pattern: int, form: Format) -> int:
-    return pattern - (1 << form.allocated) if form.signed and pattern >> (form.allocated - 1) else pattern

@@ -19,6 +19,7 @@ class Reason(StrEnum):
         return member
 
     EMPTY = "empty", "the file holds no byte"
+    NOT_A_FILE = "not_a_file", "a link to nothing, a pipe, a socket or a device"
     NO_ACCESS = "no_access", "the file's rights do not allow reading it"
     NOT_DICOM = "not_dicom", "no DICM prefix, no data set at the start, and no DICOM identifier anywhere"
     DAMAGED_START = (

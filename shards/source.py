@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hemodist.errors import ConfigError
-from hemodist.store import Store
+from hemodist.store import Store, StoreError
 
 MAX_KEY = 90
 """Characters of a key: with the longest extension it fits into a ustar name."""
@@ -20,16 +21,22 @@ _SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
 
 
-@dataclass(frozen=True)
+NO_FILE = -1
+"""Size of a name that stands for no readable bytes: a link to nothing, a pipe, a socket, a device."""
+
+
+@dataclass(frozen=True, slots=True)
 class File:
-    """A source file: its path below the source, and its size in bytes."""
+    """A source file: its path below the source, and its size in bytes or `NO_FILE`."""
 
     path: str
     size: int
 
 
 def list_files(source: Store, without: str | None = None) -> list[File]:
-    """Every regular file below the source, except hidden ones and the label file in use, sorted by path.
+    """Every file below the source, except hidden ones and the label file in use, sorted by path.
+
+    What is neither file nor folder is listed too, so that it is counted: a copy that broke off leaves such links.
 
     Args:
         source: the root.
@@ -40,14 +47,40 @@ def list_files(source: Store, without: str | None = None) -> list[File]:
         StoreError: the source cannot be listed.
     """
     skip = None if without is None else without.removeprefix(f"{source.uri}/")
+    found = source.list()
+    if source.is_local:
+        found = sorted([*found, *((name, NO_FILE) for name in _no_files(str(source.local())))])
     files = [
         File(name, size)
-        for name, size in source.list()
+        for name, size in found
         if name != skip and not any(part.startswith(".") for part in name.split("/"))
     ]
     if not files:
         raise ConfigError(f"there is no file below the source {source.uri}; give the folder that holds the DICOM files")
     return files
+
+
+def _no_files(root: str) -> Iterator[str]:
+    """Names below a local folder that are neither files nor folders; linked folders are not entered."""
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(f"{root}/{folder}") as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(f"{folder}{entry.name}/")
+                    elif not entry.is_file(follow_symlinks=False) and not _leads_somewhere(entry):
+                        yield f"{folder}{entry.name}"
+        except OSError as error:
+            raise StoreError(f"cannot list {root}/{folder}: {error}; check the rights") from error
+
+
+def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file() or entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def stem(path: str) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from shards import record
 BUILD = "build.json"
 KEY_FILE = ".pseudonym-key"
 KEY_VARIABLE = "HEMODIST_PSEUDONYM_KEY"
+STALE_SECONDS = 600.0
+"""Age of a half-written file whose writer is dead for sure: a shard is written in seconds."""
+
 MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
 """Of the pseudonym key: 128 bits at least, and no more than blake2b takes."""
 
@@ -48,8 +52,19 @@ def begin(output: Store, described: dict[str, Any], check: str) -> None:
         raise ConfigError(
             f"{output.uri} holds {len(foreign)} files that are no data set ({foreign[0]}, ...); choose an empty folder"
         )
+    sweep(output)
     # The same bytes when going on: it shows before any work that the output can be written.
     output.write(BUILD, json.dumps(wanted, sort_keys=True, indent=2).encode())
+
+
+def sweep(output: Store) -> None:
+    """Remove files that killed writers left half-written; recent ones may belong to a writer that is still at work."""
+    if output.is_local:
+        before = time.time() - STALE_SECONDS
+        for path in output.local().rglob(f"*{PARTIAL_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
 
 def compare(output: Store, earlier: dict[str, Any], now: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ INDEX_VERSION = "v1.2"
 MAX_NAME = 100
 """Bytes of a member's name in a ustar header; the key is shortened to fit, so the prefix field stays empty."""
 
+_FIRST = 2**20  # bytes of a writer's buffer before it grows
 _MAX_SIZE = 8**11 - 1
 
 
@@ -39,7 +41,9 @@ class TarWriter:
 
     def __init__(self) -> None:
         self.members: list[Member] = []
-        self._content = bytearray()
+        self._content = bytearray(_FIRST)
+        self._size = 0
+        self._digest = hashlib.sha256()
 
     def add(self, name: str, content: bytes) -> Member:
         """Append a file.
@@ -49,17 +53,26 @@ class TarWriter:
         """
         if len(name) > MAX_NAME or not name.isascii() or len(content) > _MAX_SIZE:
             raise TarError(f"{name}: a name holds {MAX_NAME} ASCII characters and a file {_MAX_SIZE} bytes at most")
-        self._content += _header(name, len(content))
-        member = Member(name, len(self._content), len(content))
-        self._content += content
-        self._content += bytes(-len(content) % BLOCK)
+        self._append(_header(name, len(content)))
+        member = Member(name, self._size, len(content))
+        self._append(content)
+        self._append(bytes(-len(content) % BLOCK))
         self.members.append(member)
         return member
 
-    def finish(self) -> bytes:
-        """The whole tar: what was added, and two empty blocks."""
-        self._content += bytes(2 * BLOCK)
-        return bytes(self._content)
+    def finish(self) -> tuple[memoryview, str]:
+        """The whole tar (what was added, and two empty blocks) and its SHA-256 in hexadecimal digits."""
+        self._append(bytes(2 * BLOCK))
+        return memoryview(self._content)[: self._size], self._digest.hexdigest()
+
+    def _append(self, content: bytes) -> None:
+        # One buffer, which grows by doubling: kept apart, the contents would split the memory that slices reuse.
+        end = self._size + len(content)
+        if end > len(self._content):
+            self._content += bytes(end)
+        self._content[self._size : end] = content
+        self._size = end
+        self._digest.update(content)  # while the processor's caches still hold it
 
 
 def index_file(members: list[Member]) -> bytes:
@@ -109,18 +122,29 @@ def read_members(content: bytes) -> Iterator[Member]:
 
 
 def _header(name: str, size: int) -> bytes:
+    header = bytearray(_PLAIN_HEADER)
+    header[: len(name)] = name.encode("ascii")
+    header[124:135] = b"%011o" % size
+    header[148:156] = b"%06o\0 " % (_PLAIN_SUM + sum(header[: len(name)]) + sum(header[124:135]))
+    return bytes(header)
+
+
+def _plain_header() -> bytes:
     # A plain file, mode 0644, owner and time 0: nothing that depends on who writes when.
     fields = [
-        name.encode("ascii").ljust(100, b"\0"),
+        bytes(100),
         b"0000644\0" + b"0000000\0" * 2,
-        b"%011o\0" % size,
+        bytes(11) + b"\0",
         b"00000000000\0",
         b" " * 8,
         b"0".ljust(101, b"\0"),
         b"ustar\x0000",
     ]
-    header = b"".join(fields).ljust(BLOCK, b"\0")
-    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
+    return b"".join(fields).ljust(BLOCK, b"\0")
+
+
+_PLAIN_HEADER = _plain_header()
+_PLAIN_SUM = sum(_PLAIN_HEADER)
 
 
 def _checksum(header: bytes) -> int:

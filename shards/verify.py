@@ -32,8 +32,9 @@ from hemodist.manifest import (
 )
 from hemodist.store import Store, StoreError
 from shards import finalise
-from shards.pack import EXTENSIONS, index_name
+from shards.pack import index_name
 from shards.reason import Reason
+from shards.render import EXTENSIONS
 from shards.tar import TarError, index_file, read_members
 
 MAX_PROBLEMS = 1000

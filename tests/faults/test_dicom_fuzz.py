@@ -14,6 +14,7 @@ from shards import dicom
 from shards.decoder import SHARED
 from shards.dicom import Slice
 from shards.reason import Rejected
+from tests.shards.test_dicom import assert_both_ways_agree
 
 MAX_SECONDS = 5.0
 MAX_BYTES = 2**30
@@ -70,3 +71,17 @@ def test_real_files_cut_at_every_kilobyte_give_a_slice_or_a_rejection(shared_dic
         content = path.read_bytes()
         for end in range(0, len(content), 1024):
             assert isinstance(dicom.read(content[:end]), Slice | Rejected), (path.name, end)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_thousands_of_damaged_plain_files_are_read_alike_by_both_ways(shared_dicom: Path) -> None:
+    draw, short = random.Random(2), 0
+    folder = shared_dicom / "head_ct"
+    seeds = [(folder / f"{number:02d}.dcm").read_bytes() for number in (1, 14, 28)]
+    for _ in range(4000):
+        content = bytearray(draw.choice(seeds))
+        for _ in range(draw.choice([1, 1, 2, 4])):
+            content[128 + draw.randrange(4000)] = draw.choice([0, 127, 128, 255, draw.randrange(256)])
+        short += assert_both_ways_agree(bytes(content))
+    assert short > 100

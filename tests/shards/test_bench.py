@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hemodist.errors import ConfigError
-from shards import bench, dicom, pack
+from shards import bench, clean, dicom, render
 from shards.dicom import Slice
 from tests.shards.files import dicom_file, hu_image
 
@@ -19,20 +19,20 @@ def test_the_limit_makes_the_very_image_of_the_sharder(slope: str, intercept: st
     path.write_bytes(dicom_file(hu_image(512), RescaleSlope=slope, RescaleIntercept=intercept))
     found = dicom.read(path.read_bytes())
     assert isinstance(found, Slice)
-    image, _ = pack.render(found, bench._CONFIG)
+    image, _ = render.render(found, clean.narrow(found.stored, found.bounds), bench._CONFIG)
     made = bench.limit_image(path.read_bytes(), bench._format(path))
-    assert made == pack.encode(image, bench._CONFIG)
+    assert made == bench.kernels_image(path.read_bytes(), bench._format(path)) == render.encode(image, bench._CONFIG)
     assert np.asarray(Image.open(io.BytesIO(made))).shape == (256, 256, 3)
 
 
 def test_a_bench_times_every_way_and_relates_the_medians(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.dcm").write_bytes(dicom_file(hu_image(512, seed=number)))
-    rates = bench.measure(tmp_path, rounds=1, processes=(1,))
-    assert [rate.way for rate in rates] == ["hemodist", "limit", "notebook"]
+    rates = bench.measure(tmp_path, rounds=1, processes=(1,), copies=2)
+    assert [rate.way for rate in rates] == ["hemodist", "limit", "kernels", "notebook"]
     assert all(0 < rate.low <= rate.median <= rate.high for rate in rates)
-    ours, limit, notebook = (rate.median for rate in rates)
-    assert list(bench.ratios(rates).values()) == [ours / limit, ours / notebook]
+    ours, *others = (rate.median for rate in rates)
+    assert list(bench.ratios(rates).values()) == [ours / other for other in others]
 
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:

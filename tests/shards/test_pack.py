@@ -13,7 +13,7 @@ from PIL import Image
 from hemodist import store
 from hemodist.manifest import LABELS, UNKNOWN
 from hemodist.store import Store, StoreError
-from shards import clean, dicom, pack, window
+from shards import clean, dicom, pack, render
 from shards.dicom import Slice
 from shards.pack import PackConfig, Sample, Task
 from shards.reason import Reason, Rejected
@@ -30,6 +30,10 @@ def task(**changes: object) -> Task:
     }  # fmt: skip
     config = PackConfig(**(defaults | changes))  # type: ignore[arg-type]
     return Task(0, "", "", (), b"", config, "", b"k" * 16)
+
+
+def rendered(found: Slice, config: PackConfig) -> render.Picture:
+    return render.render(found, clean.narrow(found.stored, found.bounds), config)[0]
 
 
 def sample(content: bytes, **changes: object) -> Sample:
@@ -68,7 +72,7 @@ def test_png_holds_the_windows_exactly() -> None:
     content = dicom_file()
     found = dicom.read(content)
     assert isinstance(found, dicom.Slice)
-    expected, _ = pack.render(found, task().config)
+    expected = render.channels(rendered(found, task().config))
     with Image.open(io.BytesIO(sample(content, encoding="png").image)) as picture:
         np.testing.assert_array_equal(np.asarray(picture), expected)
 
@@ -166,17 +170,6 @@ def test_a_huge_file_is_rejected_unread(tmp_path: Path) -> None:
     found = pack.read_source(Store.open(tmp_path), File("never-there", pack.MAX_FILE_BYTES + 1))
     assert isinstance(found, Rejected)
     assert found.reason == Reason.ABSURD_SIZE
-
-
-@pytest.mark.parametrize(("slope", "intercept"), [("1", "-1024"), ("-1", "900"), ("0.5", "0.25")])
-@pytest.mark.parametrize("side", [48, 64, 100])
-def test_the_window_table_gives_what_the_windows_give(slope: str, intercept: str, side: int) -> None:
-    found = dicom.read(dicom_file(hu_image(side), RescaleSlope=slope, RescaleIntercept=intercept))
-    assert isinstance(found, Slice)
-    config = pack.PackConfig(32, ("brain", "bone", "stroke_narrow"), "png", 95, False, 0.0, "stem")
-    hu = clean.to_hu(*clean.resample(found.stored, 32), found.slope, found.intercept)
-    expected = window.apply(hu, [window.parse(name) for name in config.windows])
-    np.testing.assert_array_equal(pack.render(found, config)[0], expected)
 
 
 def test_pixels_that_are_not_square_give_the_head_its_shape_back() -> None:

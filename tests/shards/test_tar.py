@@ -21,7 +21,7 @@ def pack(contents: list[bytes]) -> tuple[bytes, list[Member]]:
     writer = TarWriter()
     for number, content in enumerate(contents):
         writer.add(f"{number}.bin", content)
-    return writer.finish(), writer.members
+    return bytes(writer.finish()[0]), writer.members
 
 
 @given(CONTENTS)
@@ -75,7 +75,7 @@ def shard(tmp_path: Path) -> Path:
     for number, image in enumerate(images(5)):
         writer.add(f"folder/ID_{number}.jpg", image)
         writer.add(f"folder/ID_{number}.json", b'{"number": %d}' % number)
-    (tmp_path / "000000.tar").write_bytes(writer.finish())
+    (tmp_path / "000000.tar").write_bytes(writer.finish()[0])
     (tmp_path / "000000.idx").write_bytes(index_file(writer.members))
     return tmp_path / "000000.tar"
 

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hemodist.errors import ConfigError
+from hemodist.store import Store
+from shards import build, pack, state
+from shards.verify import verify
+from tests.shards.builds import config, make
+from tests.shards.files import KEY, content_of, write_source
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the rename", "after the rename"])
+def test_a_run_killed_at_any_write_goes_on_to_the_same_bytes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    make(source, tmp_path / "undisturbed")
+    expected = content_of(tmp_path / "undisturbed")
+    original = Store.write
+    writes = 0
+    dies_at = 0
+
+    def dying(self: Store, name: str, content: bytes | memoryview) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == dies_at:
+            if after:
+                original(self, name, content)
+            else:
+                self.local(name).parent.mkdir(parents=True, exist_ok=True)
+                self.local(f"{name}.0.partial").write_bytes(bytes(content)[: len(content) // 2])
+            raise Killed
+        original(self, name, content)
+
+    monkeypatch.setattr(Store, "write", dying)
+    survived = False
+    while not survived:
+        dies_at, writes = dies_at + 1, 0
+        output = tmp_path / f"out_{dies_at}"
+        try:
+            make(source, output)
+            survived = True
+        except Killed:
+            assert not (output / "manifest.json").exists() or after
+            writes = -1000
+            make(source, output)
+        assert content_of(output) == expected, dies_at
+    assert dies_at > 3 * 4 + 3
+
+
+def test_a_resumed_run_makes_only_what_is_missing_or_damaged(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    todo = build.plan(config(source, output))
+    assert isinstance(todo, build.Plan)
+    for task in todo.tasks:
+        pack.run_task(task)
+    tar = output / "shards" / "000001.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:700] + b"x" + whole[701:])
+    (output / "shards" / "000002.idx").unlink()
+    (output / "records" / "000003.parquet").write_bytes(b"PAR1")
+    results: list[pack.TaskResult] = []
+    again = build.plan(config(source, output))
+    assert isinstance(again, build.Plan)
+    build.run(again, None, results.append)
+    assert [result.resumed for result in results] == [True, False, False, False]
+    assert tar.read_bytes() == whole
+    assert not verify(Store.open(output)).problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"size": 48}, "size was 32, is 48"),
+        ({"windows": ("bone",)}, "windows was"),
+        ({"labels": None, "selection": "balanced"}, "selection was"),
+        ({"samples_per_shard": 5}, "samples_per_shard was 8, is 5"),
+    ],
+)
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_changed_configuration_is_an_error_that_names_it(
+    source: Path, tmp_path: Path, changes: dict[str, Any], named: str, finished: bool
+) -> None:
+    todo = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(todo, build.Plan)
+    if finished:
+        build.run(todo)
+    before = content_of(tmp_path / "out")
+    with pytest.raises(ConfigError, match=named):
+        build.plan(config(source, tmp_path / "out", **changes))
+    assert content_of(tmp_path / "out") == before
+
+
+def test_a_changed_source_or_key_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_source(tmp_path / "data", 4)
+    build.plan(config(source, tmp_path / "out"))
+    monkeypatch.setenv(state.KEY_VARIABLE, KEY[::-1])
+    with pytest.raises(ConfigError, match="another pseudonym key"):
+        build.plan(config(source, tmp_path / "out"))
+    monkeypatch.setenv(state.KEY_VARIABLE, KEY)
+    (source / "stage_2_train" / "more.dcm").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="source_files was 4, is 5"):
+        build.plan(config(source, tmp_path / "out"))
+
+
+def test_a_finished_data_set_is_left_as_it_is_and_cleared_of_leftovers(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "out")
+    before = content_of(tmp_path / "out")
+    (tmp_path / "out" / "build.json").write_text("{}")
+    (tmp_path / "out" / "shards" / "000000.tar.1.partial").write_text("half")
+    assert isinstance(build.plan(config(source, tmp_path / "out")), build.Finished)
+    assert content_of(tmp_path / "out") == before
+
+
+def test_other_library_versions_may_look_at_a_finished_data_set_but_not_go_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(source, tmp_path / "finished")
+    build.plan(config(source, tmp_path / "begun"))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0")
+    assert isinstance(build.plan(config(source, tmp_path / "finished")), build.Finished)
+    with pytest.raises(ConfigError, match="versions was"):
+        build.plan(config(source, tmp_path / "begun"))
+
+
+def test_a_fresh_key_is_kept_while_unfinished_and_gone_afterwards(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(state.KEY_VARIABLE)
+    output = tmp_path / "out"
+    todo = build.plan(config(source, output))
+    assert isinstance(todo, build.Plan)
+    fresh = (output / state.KEY_FILE).read_text()
+    assert stat.S_IMODE((output / state.KEY_FILE).stat().st_mode) == 0o600
+    pack.run_task(todo.tasks[0])
+    again = build.plan(config(source, output))
+    assert isinstance(again, build.Plan)
+    assert again.tasks[0] == todo.tasks[0]
+    build.run(again)
+    assert not any(fresh.encode() in content for content in content_of(output).values())
+    other = make(source, tmp_path / "other")
+    assert other.index_sha256 != make(source, output).index_sha256
+
+
+def test_old_half_written_files_are_swept_at_the_start_and_recent_ones_left(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    build.plan(config(source, output))
+    (output / "shards").mkdir()
+    old, recent = (output / "shards" / f"000000.tar.{name}.partial" for name in ("old", "recent"))
+    for path in (old, recent):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - state.STALE_SECONDS - 60,) * 2)
+    build.plan(config(source, output))
+    assert (old.exists(), recent.exists()) == (False, True)
+    make(source, output)
+    assert not list(output.rglob("*.partial"))
