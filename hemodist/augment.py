@@ -34,7 +34,13 @@ class Augmentation:
     contrast: Floats
 
 
-def draw(config: AugmentConfig, seed: int, epochs: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Augmentation:
+def draw(
+    config: AugmentConfig,
+    seed: int,
+    epochs: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    copies: npt.NDArray[np.int64] | int = 0,
+) -> Augmentation:
     """Draw the augmentation of each sample.
 
     Args:
@@ -42,8 +48,10 @@ def draw(config: AugmentConfig, seed: int, epochs: npt.NDArray[np.int64], rows: 
         seed: of the run.
         epochs: int64 [b], the epoch that each sample is read for.
         rows: int64 [b], its row in the index.
+        copies: int64 [b], how often the epoch has read it already, so that a repeated sample looks new.
     """
-    u = np.concatenate([uniform(words(seed, Purpose.AUGMENT, rows, epochs, block=block)) for block in range(3)], axis=1)
+    drawn = [words(seed, Purpose.AUGMENT, rows, epochs, copies, block=block) for block in range(3)]
+    u = uniform(np.concatenate(drawn, axis=1))
     # A square crop of a share of the area, placed anywhere inside the image.
     side = np.sqrt(config.min_crop_area + (1.0 - config.min_crop_area) * u[:, 0])
     left, top = u[:, 1] * (1.0 - side), u[:, 2] * (1.0 - side)
@@ -64,12 +72,6 @@ def draw(config: AugmentConfig, seed: int, epochs: npt.NDArray[np.int64], rows: 
         brightness=(config.brightness * (2.0 * u[:, 7] - 1.0)).astype(np.float32),
         contrast=(1.0 + config.contrast * (2.0 * u[:, 8] - 1.0)).astype(np.float32),
     )
-
-
-def identity(samples: int) -> Augmentation:
-    """No augmentation, for evaluation."""
-    affine = np.tile(np.eye(2, 3, dtype=np.float32), (samples, 1, 1))
-    return Augmentation(affine, np.zeros(samples, np.float32), np.ones(samples, np.float32))
 
 
 def in_pixels(affine: Floats, size: int) -> Floats:

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     MIX = 3
     FOLD = 4
     NETWORK = 5
+    SAMPLE = 6
 
 
 def words(seed: int, purpose: Purpose, *counter: npt.ArrayLike, block: int = 0) -> npt.NDArray[np.uint32]:

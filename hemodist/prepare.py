@@ -6,17 +6,19 @@ since all of it is a pure function of the configuration and the data set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.config import DataConfig, Run, check
+from hemodist import sampling
+from hemodist.cache import check_room
+from hemodist.config import BatchConfig, DataConfig, Run, check
 from hemodist.errors import ConfigError
 from hemodist.manifest import UNKNOWN, DataSet
 from hemodist.plan import Plan, share_bounds
-from hemodist.split import Split, label_report, split
+from hemodist.split import Split, fold_report, label_report, split
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +52,41 @@ class Prepared:
             "data set digest": self.dataset.manifest.digest,
             "samples": self.dataset.manifest.samples,
             "split digest": self.split.digest,
-            "split": label_report(self.labels, {"train": self.split.train, "valid": self.split.valid}),
+            "split": label_report(self.labels, self.parts()),
+            "fold": fold_report(
+                self.labels,
+                self.dataset.column("group"),
+                usable(self.dataset),
+                folds=run.data.folds,
+                seed=run.data.fold_seed,
+            ),
+            "sampling": self._sampling(run.batch),
             "groups": len(np.unique(self.dataset.column("group"))),
             "steps": self.total_steps,
             "samples a step": batch.global_batch_size,
             "samples a step and worker": " or ".join(map(str, sizes)),
         }
 
+    def parts(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Rows of the split by name; `test` only where a fold is held out."""
+        named = {"train": self.split.train, "valid": self.split.valid, "test": self.split.test}
+        return {name: rows for name, rows in named.items() if len(rows)}
+
+    def _sampling(self, batch: BatchConfig) -> str:
+        if self.plan.weights is None:
+            return "every training slice once an epoch"
+        times = self.plan.weights * (len(self.plan.weights) / self.plan.weights.sum())
+        return f"{batch.sampling}: a training slice {times.min():.3g} to {times.max():.3g} times an epoch"
+
+
+def usable(dataset: DataSet) -> npt.NDArray[np.bool_]:
+    """What a split may use, bool [samples]: no second copies of a slice, and none without any known label."""
+    result: npt.NDArray[np.bool_] = (dataset.labels() != UNKNOWN).any(axis=1) & ~dataset.column("duplicate")
+    return result
+
 
 def divide(config: DataConfig, dataset: DataSet) -> Split:
-    """The split of a data set: second copies of a slice and slices without any known label take no part.
+    """The split of the `usable` samples of a data set.
 
     Raises:
         ConfigError: nothing is left, or a side would be empty.
@@ -72,12 +99,27 @@ def divide(config: DataConfig, dataset: DataSet) -> Split:
         )
     return split(
         dataset.column("group"),
-        labelled & ~dataset.column("duplicate"),
+        usable(dataset) & selected(config, dataset.labels()),
         folds=config.folds,
         valid_fold=config.valid_fold,
+        test_fold=config.test_fold,
         seed=config.fold_seed,
         subset=config.subset,
     )
+
+
+def selected(config: DataConfig, labels: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    """What `data.selection` leaves, bool [samples]; with balanced, a slice whose `any` is unknown is left out.
+
+    Args:
+        config: the selection.
+        labels: int8 [samples, 6], in shard order, which is a random order.
+    """
+    if config.selection == "all":
+        return np.ones(len(labels), np.bool_)
+    positive, negative = labels[:, 0] == 1, labels[:, 0] == 0
+    chosen: npt.NDArray[np.bool_] = positive | (negative & (np.cumsum(negative) <= positive.sum()))
+    return chosen
 
 
 def prepare(run: Run) -> Prepared:
@@ -103,13 +145,36 @@ def prepare(run: Run) -> Prepared:
         global_batch_size=run.batch.global_batch_size,
         mix_group=run.batch.mix_group,
         block_shards=run.batch.block_shards,
+        weights=_weights(run.batch, labels[parts.train]),
     )
+    if not dataset.store.is_local and run.data.cache_bytes is not None:
+        check_room(dataset.manifest.shards, plan.windows(), run.data.cache_bytes, run.data.cache)
     known = (labels[parts.train] != UNKNOWN).sum(axis=0)
     positive = (labels[parts.train] == 1).sum(axis=0)
     return Prepared(dataset, labels, parts, plan, plan.steps(run.optim.epochs), positive / np.maximum(known, 1))
 
 
-DECIDES = ("seed", "batch", "augment", "mix", "model", "optim")
+def fold_runs(run: Run) -> list[Run]:
+    """The runs of a cross-validation: each fold but the test fold validates once; their names end in the fold's."""
+    return [
+        replace(run, name=f"{run.name}-fold{fold}", data=replace(run.data, valid_fold=fold))
+        for fold in range(run.data.folds)
+        if fold != run.data.test_fold
+    ]
+
+
+def _weights(batch: BatchConfig, labels: npt.NDArray[np.int8]) -> npt.NDArray[np.int64] | None:
+    if batch.sampling == "balanced":
+        return sampling.balanced(labels)
+    if batch.sampling == "weighted":
+        weights = sampling.weighted(labels, batch.label_weights)
+        if not weights.any():
+            raise ConfigError(f"batch.label_weights {batch.label_weights} leave no training slice; use one above 0")
+        return weights
+    return None
+
+
+DECIDES = ("seed", "batch", "augment", "mix", "model", "optim", "stop")
 """What a run computes; the rest says where and how fast it runs, and may change when it goes on."""
 
 FREE = frozenset({"batch.eval_batch_size", "batch.accumulate", "model.compile", "model.weights"})
@@ -128,7 +193,8 @@ def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str
     Raises:
         ConfigError: naming what differs.
     """
-    before, now = _decisive(saved["run"]), _decisive(run.to_dict())
+    # Through `Run`, so that fields that are younger than the checkpoint have their defaults.
+    before, now = _decisive(Run.from_dict(saved["run"]).to_dict()), _decisive(run.to_dict())
     before |= {"dataset": saved["state"]["dataset"], "split": saved["state"]["split"]}
     now |= {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))

@@ -1,4 +1,4 @@
-"""Which samples train and which validate: folds of groups, and nested subsets. Pure.
+"""Which samples train, validate and test: folds of groups, and nested subsets. Pure.
 
 Splits are decided when a run starts, not when shards are written. A group (a patient joined with every patient who
 shares an identical image) falls into a fold by a keyed hash of its number, so no group is ever on both sides, and any
@@ -31,11 +31,13 @@ class Split:
     Attributes:
         train: int64 [n_train], increasing, so in shard order.
         valid: int64 [n_valid], increasing.
+        test: int64 [n_test], increasing; empty where no fold is held out.
         digest: SHA-256 of roles and rows; a resumed run must have the same.
     """
 
     train: Rows
     valid: Rows
+    test: Rows
     digest: str
 
 
@@ -59,6 +61,7 @@ def split(
     *,
     folds: int,
     valid_fold: int,
+    test_fold: int | None = None,
     seed: int = 0,
     subset: int | None = None,
 ) -> Split:
@@ -69,9 +72,11 @@ def split(
         usable: bool [n]; second copies of a slice and wholly unlabelled samples are not.
         folds: number of folds, 2 or more.
         valid_fold: the fold that validates, 0 to `folds` - 1; the others train.
+        test_fold: a fold that neither trains nor validates; None for none.
         seed: key of the fold hash; another seed gives other folds.
-        subset: total number of samples to keep, or None for all: the first ones in shard order of either side, in the
-            proportion 1,238 to 262 of the original study. A larger subset contains every smaller one.
+        subset: total number of samples that train and validate, or None for all: the first ones in shard order of
+            either side, in the proportion 1,238 to 262 of the original study. A larger subset contains every smaller
+            one. The test fold stays whole, so that scores of different subsets can be compared.
 
     Raises:
         ConfigError: folds out of range, or a side that would be empty or too small for the subset.
@@ -80,9 +85,15 @@ def split(
         raise ConfigError(
             f"data.valid_fold {valid_fold} of data.folds {folds}: use 2 or more folds and a fold from 0 to folds - 1"
         )
+    if test_fold is not None and (not 0 <= test_fold < folds or test_fold == valid_fold or folds < 3):
+        raise ConfigError(
+            f"data.test_fold {test_fold} beside data.valid_fold {valid_fold} of data.folds {folds}: "
+            "use 3 or more folds and two different ones from 0 to folds - 1"
+        )
     fold = fold_of(groups, folds, seed)
-    train = np.flatnonzero(usable & (fold != valid_fold))
+    train = np.flatnonzero(usable & (fold != valid_fold) & (fold != (-1 if test_fold is None else test_fold)))
     valid = np.flatnonzero(usable & (fold == valid_fold))
+    test = train[:0] if test_fold is None else np.flatnonzero(usable & (fold == test_fold))
     if subset is not None:
         numerator, denominator = SUBSET_TRAIN_SHARE
         wanted_train = round(subset * numerator / denominator)
@@ -100,12 +111,17 @@ def split(
             f"{int(usable.sum())} usable ones in {len(np.unique(groups))} groups; use another data.valid_fold, "
             "fewer data.folds, or a data set with more patients and labels"
         )
-    return Split(train, valid, _digest(train, valid))
+    if test_fold is not None and not len(test):
+        raise ConfigError(
+            f"data.test_fold {test_fold} of {folds} holds no usable slice; use another data.test_fold, "
+            "fewer data.folds, or a data set with more patients and labels"
+        )
+    return Split(train, valid, test, _digest(train, valid, *([test] if len(test) else [])))
 
 
-def _digest(train: Rows, valid: Rows) -> str:
+def _digest(*parts: Rows) -> str:
     digest = hashlib.sha256()
-    for rows in (train, valid):
+    for rows in parts:
         digest.update(json.dumps(len(rows)).encode())
         digest.update(rows.astype("<i8").tobytes())
     return digest.hexdigest()
@@ -125,3 +141,29 @@ def label_report(labels: npt.NDArray[np.int8], parts: dict[str, Rows]) -> dict[s
         name: {"slices": len(rows)} | {label: int((labels[rows, i] == 1).sum()) for i, label in enumerate(LABELS)}
         for name, rows in parts.items()
     }
+
+
+def fold_report(
+    labels: npt.NDArray[np.int8],
+    groups: npt.NDArray[np.int32],
+    usable: npt.NDArray[np.bool_],
+    *,
+    folds: int,
+    seed: int = 0,
+) -> dict[str, dict[str, int]]:
+    """Positive counts by fold and label, beside the numbers of slices and groups: how evenly a hash has divided.
+
+    Args:
+        labels: int8 [n, 6].
+        groups: int32 [n].
+        usable: bool [n], see `split`.
+        folds: number of folds.
+        seed: key of the fold hash.
+
+    Returns:
+        For each fold, by its number as text, `{"slices": ..., "any": ..., ..., "groups": ...}`.
+    """
+    fold = fold_of(groups, folds, seed)
+    parts = {str(number): np.flatnonzero(usable & (fold == number)) for number in range(folds)}
+    counts = label_report(labels, parts)
+    return {name: counts[name] | {"groups": len(np.unique(groups[rows]))} for name, rows in parts.items()}

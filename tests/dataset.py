@@ -46,9 +46,15 @@ def make_dataset(
     per_shard: int = 25,
     size: int = 32,
     seed: int = 0,
+    positive: float = 0.4,
     encoding: str = "PNG",
+    windows: int = 3,
+    json: bool = False,
 ) -> Path:
-    """Write a data set whose `any` is visible; a patient has both positive and negative slices."""
+    """Write a data set whose `any` is visible, in a share `positive` of the slices; a patient has both kinds.
+
+    One window makes grey images; `json` gives each sample the second member that the sharder writes.
+    """
     rng = np.random.default_rng(seed)
     store = Store.open(folder)
     rows: dict[str, list] = {name: [] for name in INDEX_SCHEMA.names}
@@ -59,17 +65,22 @@ def make_dataset(
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for i in range(count):
                 key = f"s{number * per_shard + i:05d}"
-                positive = bool(rng.random() < 0.4)
+                bleeds = bool(rng.random() < positive)
                 encoded = io.BytesIO()
                 options = {"quality": 95, "subsampling": 0} if encoding == "JPEG" else {}
-                Image.fromarray(picture(rng, positive, size)).save(encoded, encoding, **options)
+                drawn = picture(rng, bleeds, size)
+                Image.fromarray(drawn if windows == 3 else drawn[..., 0]).save(encoded, encoding, **options)
                 content = encoded.getvalue()
                 info = tarfile.TarInfo(f"{key}.{'jpg' if encoding == 'JPEG' else 'png'}")
                 info.size = len(content)
                 rows["offset"].append(buffer.tell() + 512)
                 tar.addfile(info, io.BytesIO(content))
+                if json:
+                    described = tarfile.TarInfo(f"{key}.json")
+                    described.size = 400
+                    tar.addfile(described, io.BytesIO(b'{"key": "' + key.encode().ljust(389) + b'"}'))
                 patient = int(rng.integers(patients))
-                labels = [int(positive), *(int(positive and rng.random() < 0.4) for _ in LABELS[1:])]
+                labels = [int(bleeds), *(int(bleeds and rng.random() < 0.4) for _ in LABELS[1:])]
                 for label, value in zip(LABELS, labels, strict=True):
                     rows[label].append(value)
                 values = {
@@ -94,7 +105,11 @@ def make_dataset(
     index, rejected = _parquet(pa.table(rows, schema=INDEX_SCHEMA)), _parquet(REJECTED_SCHEMA.empty_table())
     store.write(INDEX, index)
     store.write(REJECTED, rejected)
-    config = {"size": size, "windows": [{"name": "brain", "center": 40.0, "width": 80.0}] * 3, "encoding": encoding}
+    config = {
+        "size": size,
+        "windows": [{"name": "brain", "center": 40.0, "width": 80.0}] * windows,
+        "encoding": encoding,
+    }
     labels = np.array([rows[label] for label in LABELS])
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-Fault = Literal["500", "503", "cut", "short", "drop"]
-"""An answer of 500 or 503; a body that ends before its length; a body that is half and says so; no answer at all."""
+Fault = Literal["500", "503", "cut", "short", "drop", "slow"]
+"""An answer of 500 or 503; a body that ends before its length; a body that is half and says so; no answer at all; a
+whole answer after `SLOW`."""
+
+SLOW = 0.5
+"""Seconds."""
 
 Chooser = Callable[[str, str, int], Fault | None]
 """Of method, path and the number of the request: how it fails, or None."""
@@ -28,16 +33,18 @@ class Faulty:
         choose: how a request fails; replaced by the tests.
         failed: method and fault of every request that has failed.
         seen: method and path of every request.
+        served: method and path of every request that the store has answered well and whole.
     """
 
     url: str = ""
     choose: Chooser = lambda method, path, number: None
     failed: list[tuple[str, Fault]] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
+    served: list[tuple[str, str]] = field(default_factory=list)
 
     def begin(self, choose: Chooser) -> None:
         """Forget what was, and fail as `choose` says from now on."""
-        self.failed, self.seen, self.choose = [], [], choose
+        self.failed, self.seen, self.served, self.choose = [], [], [], choose
 
 
 @contextlib.contextmanager
@@ -69,6 +76,8 @@ def faulty_proxy(host: str, port: int) -> Iterator[Faulty]:
                 state.seen.append((self.command, self.path))
                 if fault is not None:
                     state.failed.append((self.command, fault))
+            if fault == "slow":
+                time.sleep(SLOW)
             if fault == "drop":
                 self.close_connection = True
                 return
@@ -103,6 +112,9 @@ def faulty_proxy(host: str, port: int) -> Iterator[Faulty]:
             if self.command != "HEAD":
                 self.wfile.write(shown)
             self.close_connection |= fault == "cut"
+            if reply.status < 300 and len(shown) == len(content):
+                with lock:
+                    state.served.append((self.command, self.path))
             upstream.close()
 
     for method in ("GET", "PUT", "HEAD", "POST", "DELETE"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from PIL import Image
 from hemodist.augment import draw, in_pixels
 from hemodist.cache import ShardCache
 from hemodist.config import AugmentConfig
-from hemodist.manifest import LABELS, DataSet
-from hemodist.pipeline import MEAN, STD, CorruptSampleError, Loader, Reader, Request
+from hemodist.errors import ConfigError
+from hemodist.manifest import LABELS, DataSet, DatasetError
+from hemodist.pipeline import MEAN, STD, Loader, Request
 from hemodist.plan import Plan
+from hemodist.reader import CorruptSampleError, Reader
 from tests.dataset import make_dataset
 
 SIZE = 32
@@ -169,3 +172,140 @@ def test_a_batch_outlives_the_next_ones(folder, tmp_path):
     for request, batch in zip(requests, kept, strict=True):
         (again,) = load(dataset, reader_of(dataset, tmp_path), [request])
         assert torch.equal(again.images, batch.images)
+
+
+def grey_levels(images: torch.Tensor) -> torch.Tensor:
+    return (images.float() * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
+
+
+UPRIGHT = AugmentConfig(0.3, 0.5, 0.5, 0.0, 0.0, 0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("config", "upright"), [(STRONG, False), (replace(STRONG, min_crop_area=0.2), False), (UPRIGHT, True)]
+)
+@pytest.mark.parametrize("size", [96, 48, 60, 128])
+def test_decoding_the_part_that_is_shown_gives_the_pixels_of_the_whole(large, tmp_path, config, upright, size):
+    dataset = DataSet.open(str(large))
+    rows = np.arange(24)
+    drawn = draw(config, 5, np.zeros(24, np.int64), rows)
+    request = Request(rows, in_pixels(drawn.affine, size), drawn.brightness, drawn.contrast)
+    part, whole = (
+        load(dataset, reader_of(dataset, tmp_path), [request], image_size=size, upright=upright, regions_only=only)[0]
+        for only in (True, False)
+    )
+    difference = (grey_levels(part.images) - grey_levels(whole.images)).abs()
+    assert difference.max() <= 1.3  # one grey level of a resize, spread by the contrast
+    assert (difference > 0.01).float().mean() < 0.02
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("large"), samples=24, size=96, encoding="JPEG")
+
+
+def test_an_upright_crop_is_the_map_of_it_where_nothing_is_made_smaller(large, tmp_path):
+    dataset = DataSet.open(str(large))
+    rows = np.arange(24)
+    drawn = draw(UPRIGHT, 5, np.zeros(24, np.int64), rows)
+    request = Request(rows, in_pixels(drawn.affine, 96), drawn.brightness, drawn.contrast)
+    crop, mapped = (
+        load(dataset, reader_of(dataset, tmp_path), [request], image_size=96, upright=upright)[0]
+        for upright in (True, False)
+    )
+    inner = (grey_levels(crop.images) - grey_levels(mapped.images)).abs()[:, :, 2:-2, 2:-2]
+    assert inner.max() <= 1.3  # beside a border the map reads air, the crop repeats the border
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 24), (torch.float16, 10), (torch.bfloat16, 7)])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_images_have_the_dtype_and_the_layout_that_are_asked_for(folder, tmp_path, dtype, bits, channels_last):
+    dataset = DataSet.open(str(folder))
+    options = {"dtype": dtype, "channels_last": channels_last}
+    (batch,) = load(dataset, reader_of(dataset, tmp_path), [still(range(6))], **options)
+    (plain,) = load(dataset, reader_of(dataset, tmp_path), [still(range(6))])
+    assert batch.images.dtype == dtype
+    assert batch.images.shape == (6, 3, SIZE, SIZE)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert batch.images.is_contiguous(memory_format=layout)
+    assert torch.allclose(batch.images.float(), plain.images, atol=1e-6, rtol=2.0**-bits)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": torch.float64}, "cannot be torch.float64"),
+        ({"decoder": "mixed"}, "data.decoder mixed decodes on a GPU"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(folder, tmp_path, options, message):
+    dataset = DataSet.open(str(folder))
+    with pytest.raises(ConfigError, match=message):
+        load(dataset, reader_of(dataset, tmp_path), [still([1])], **options)
+
+
+def test_torch_sees_the_very_memory_that_dali_wrote(folder, tmp_path):
+    dataset = DataSet.open(str(folder))
+    requests = [still(range(4)), still(range(4, 8))]
+    loader = Loader(dataset, reader_of(dataset, tmp_path), requests.__getitem__, start=0, stop=2, max_batch=4,
+                    image_size=SIZE, device="cpu")  # fmt: skip
+    run, given = loader._pipeline.run, []
+
+    def watched():
+        outputs = run()
+        given.append(outputs[0].as_tensor())
+        return outputs
+
+    loader._pipeline.run = watched
+    for batch, tensor in zip(loader, given, strict=False):
+        assert batch.images.data_ptr() == tensor.data_ptr()
+
+
+@pytest.mark.parametrize("encoding", ["JPEG", "PNG"])
+def test_a_grey_data_set_fills_three_channels(tmp_path, encoding):
+    folder = make_dataset(tmp_path / "data", samples=12, encoding=encoding, windows=1)
+    dataset = DataSet.open(str(folder))
+    (batch,) = load(dataset, reader_of(dataset, tmp_path), [still(range(12))])
+    grey = grey_levels(batch.images)
+    assert torch.allclose(grey[:, 0], grey[:, 1], atol=1e-3)
+    assert torch.allclose(grey[:, 0], grey[:, 2], atol=1e-3)
+    stored = Image.open(io.BytesIO(reader_of(dataset, tmp_path).read(3).tobytes()))
+    assert stored.mode == "L"
+    assert np.abs(grey[3, 0].numpy() - np.asarray(stored, np.float32)).max() <= 1.5
+
+
+def test_a_data_set_of_two_windows_is_refused(folder, tmp_path):
+    dataset = DataSet.open(str(folder))
+    manifest = replace(dataset.manifest, config=dataset.manifest.config | {"windows": [{}, {}]})
+    with pytest.raises(DatasetError, match="images of 2 windows; shard again with one or three"):
+        load(replace(dataset, manifest=manifest), reader_of(dataset, tmp_path), [still([1])])
+
+
+def test_a_flipped_bit_anywhere_in_a_shard_changes_no_pixel_in_silence(tmp_path):
+    """In an image: an error that names it. In a header, a JSON member or the padding: no other pixels."""
+    folder = make_dataset(tmp_path / "data", samples=24, per_shard=24, encoding="JPEG", json=True)
+    dataset = DataSet.open(str(folder))
+    (plain,) = load(dataset, reader_of(dataset, tmp_path), [still(range(24))])
+    shard = folder / "shards/000000.tar"
+    content = shard.read_bytes()
+    offset, size = dataset.column("offset"), dataset.column("size")
+    rng = np.random.default_rng(0)
+    caught = 0
+    for position in rng.integers(0, len(content), 100):
+        spoilt = bytearray(content)
+        spoilt[position] ^= 1 << int(rng.integers(8))
+        shard.write_bytes(spoilt)
+        inside = np.flatnonzero((offset <= position) & (position < offset + size))
+        reader = reader_of(dataset, tmp_path)
+        if len(inside):
+            with pytest.raises(CorruptSampleError, match=rf"sample s{inside[0]:05d} in .*shards/000000.tar"):
+                [reader.read(row) for row in range(24)]
+            caught += 1
+        else:
+            assert [bytes(reader.read(row)) for row in range(24)] == [
+                content[start : start + length] for start, length in zip(offset, size, strict=True)
+            ]
+    assert 20 < caught < 80
+    (last,) = load(dataset, reader_of(dataset, tmp_path, "mask"), [still(range(24))])
+    kept = last.weights > 0
+    assert torch.equal(last.images[kept], plain.images[kept])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemodist.errors import ConfigError
-from hemodist.split import fold_of, label_report, split
+from hemodist.split import fold_of, fold_report, label_report, split
 
 
 def groups_of(n: int, groups: int, seed: int) -> np.ndarray:
@@ -51,6 +51,49 @@ def test_a_larger_subset_contains_the_smaller_one(small, more):
     assert set(inner.valid) <= set(outer.valid)
 
 
+@pytest.mark.parametrize(("small", "large"), [(1500, 10_000), (100, 1500), (1500, 15_000), (10_000, 15_000)])
+def test_the_subsets_of_the_usual_sizes_are_nested_and_divided_in_the_studys_proportion(small, large):
+    group = groups_of(20_000, 600, 3)
+    inner, outer = (split(group, np.ones(20_000, bool), folds=5, valid_fold=2, subset=s) for s in (small, large))
+    assert set(inner.train) < set(outer.train)
+    assert set(inner.valid) < set(outer.valid)
+    for parts, size in ((inner, small), (outer, large)):
+        assert len(parts.train) == round(size * 1238 / 1500)
+        assert len(parts.train) + len(parts.valid) == size
+
+
+@given(n=st.integers(200, 2000), folds=st.integers(3, 8), seed=st.integers(0, 1000), data=st.data())
+def test_a_test_fold_neither_trains_nor_validates_and_no_group_is_in_two_parts(n, folds, seed, data):
+    valid, test = data.draw(st.permutations(range(folds)))[:2]
+    group = groups_of(n, 150, seed)
+    usable = np.ones(n, bool)
+    parts = split(group, usable, folds=folds, valid_fold=valid, test_fold=test, seed=seed)
+    sides = [set(group[rows]) for rows in (parts.train, parts.valid, parts.test)]
+    assert not any(one & other for i, one in enumerate(sides) for other in sides[:i])
+    assert sorted([*parts.train, *parts.valid, *parts.test]) == list(range(n))
+    without = split(group, usable, folds=folds, valid_fold=valid, seed=seed)
+    assert without.digest != parts.digest
+    assert len(without.test) == 0
+
+
+def test_the_test_fold_is_whole_whatever_the_subset():
+    group = groups_of(20_000, 600, 4)
+    options = {"folds": 5, "valid_fold": 0, "test_fold": 4}
+    few, many = (split(group, np.ones(20_000, bool), subset=size, **options) for size in (1500, None))
+    assert np.array_equal(few.test, many.test)
+    assert len(few.train) + len(few.valid) == 1500
+
+
+def test_the_report_of_the_folds_counts_every_usable_slice_once():
+    group, usable = groups_of(1000, 100, 5), np.random.default_rng(0).random(1000) < 0.9
+    labels = (np.random.default_rng(1).random((1000, 6)) < 0.3).astype(np.int8)
+    report = fold_report(labels, group, usable, folds=4, seed=2)
+    assert list(report) == ["0", "1", "2", "3"]
+    assert sum(fold["slices"] for fold in report.values()) == usable.sum()
+    assert sum(fold["any"] for fold in report.values()) == labels[usable, 0].sum()
+    assert sum(fold["groups"] for fold in report.values()) == len(np.unique(group[usable]))
+
+
 def test_another_seed_gives_other_folds_and_another_digest():
     group = groups_of(1000, 200, 0)
     usable = np.ones(1000, bool)
@@ -64,6 +107,9 @@ def test_another_seed_gives_other_folds_and_another_digest():
     [
         ({"folds": 1, "valid_fold": 0}, "2 or more folds"),
         ({"folds": 5, "valid_fold": 5}, "from 0 to folds - 1"),
+        ({"folds": 5, "valid_fold": 1, "test_fold": 1}, "two different ones"),
+        ({"folds": 5, "valid_fold": 1, "test_fold": 5}, "two different ones"),
+        ({"folds": 2, "valid_fold": 1, "test_fold": 0}, "3 or more folds"),
         ({"folds": 5, "valid_fold": 0, "subset": 5000}, "has"),
         ({"folds": 5, "valid_fold": 0, "subset": 1}, "smaller subset"),
     ],
