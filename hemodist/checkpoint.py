@@ -1,15 +1,17 @@
 """Checkpoints: written whole, verified when read, never executing code.
 
 A checkpoint is two files below the run: `step-00000123.pt` (torch's format) and, written after it, `step-00000123.json`
-with its size and SHA-256, the step and the score. One without the other does not count.
+with its size and SHA-256, the step, the score and what decides whether a run may go on from it. One without the other
+does not count.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -33,13 +35,17 @@ class Record:
         step: optimizer updates made.
         sha256: of the `.pt` file.
         bytes: of the `.pt` file.
-        score: weighted log loss on the validation split (less is better), None where not scored.
+        score: on the validation split, less is better; None where not scored.
+        origin: the run's configuration and the digests of data set and split, as in the `.pt` file's `run` and `state`;
+            so that nobody needs to read the large file to find out whether it is of the same run. Empty in records of
+            version 0.1.0.
     """
 
     step: int
     sha256: str
     bytes: int
     score: float | None
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -59,6 +65,8 @@ class Checkpoints:
         """
         self._store = store
         self._keep = keep
+        self._writing: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     def records(self) -> list[Record]:
         """What is there, oldest first. Records that cannot be read are left out."""
@@ -77,12 +85,46 @@ class Checkpoints:
         Args:
             state: tensors and plain values only, so that it can be read without executing code.
             step: optimizer updates made.
-            score: weighted log loss, or None.
+            score: less is better; None where not scored.
         """
+        self.wait()
+        return self._save(state, step, score)
+
+    def save_behind(self, state: dict[str, Any], step: int, score: float | None) -> None:
+        """As `save`, on a thread: only the copying of the tensors into this process's memory is waited for.
+
+        An earlier one is waited for first, so that there is never more than one; what it failed with is raised then.
+        """
+        self.wait()
+        copied = _copied(state, {})
+        self._writing = threading.Thread(target=self._save_and_keep_failure, args=(copied, step, score))
+        self._writing.start()
+
+    def wait(self) -> None:
+        """Return when what `save_behind` began is written.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _save_and_keep_failure(self, state: dict[str, Any], step: int, score: float | None) -> None:
+        try:
+            self._save(state, step, score)
+        except BaseException as failure:  # raised where somebody waits
+            self._failure = failure
+
+    def _save(self, state: dict[str, Any], step: int, score: float | None) -> Record:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
-        record = Record(step, sha256(content), len(content), score)
+        origin = {"run": state["run"], "state": {k: state["state"].get(k) for k in ("dataset", "split")}}
+        record = Record(step, sha256(content), len(content), score, origin)
         self._store.write(f"{record.name}.pt", content)
         self._store.write(f"{record.name}.json", (json.dumps(asdict(record)) + "\n").encode())
         self._prune()
@@ -96,6 +138,17 @@ class Checkpoints:
             except (StoreError, CheckpointError) as error:
                 warn(f"{error}; going on with the one before")
         return None
+
+    def newest_origin(self) -> dict[str, Any] | None:
+        """What the newest checkpoint was made of, without reading it; None where there is none or it does not say."""
+        records = self.records()
+        return (records[-1].origin or None) if records else None
+
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint by its record alone, else of the newest; None where there is none."""
+        records = self.records()
+        best = _best(records) or (records[-1] if records else None)
+        return best.step if best else None
 
     def at(self, step: int) -> dict[str, Any]:
         """The state of a step.
@@ -115,13 +168,22 @@ class Checkpoints:
             CheckpointError: there is none.
         """
         records = self.records()
-        scored = sorted((r for r in records if r.score is not None), key=lambda r: (r.score, -r.step))
+        scored = sorted((r for r in records if r.score is not None), key=lambda r: (r.score or 0.0, r.step))
         for record in [*scored, *(r for r in reversed(records) if r.score is None)]:
             try:
                 return self._read(record)
             except (StoreError, CheckpointError) as error:
                 warn(f"{error}; taking the next best")
         raise CheckpointError(f"{self._store.uri} holds no whole checkpoint; train first, or name another run")
+
+    def content(self, step: int) -> tuple[str, bytes]:
+        """File name and bytes of the checkpoint of a step.
+
+        Raises:
+            StoreError: there is none.
+        """
+        name = f"{FOLDER}/step-{step:08d}.pt"
+        return name.rpartition("/")[2], bytes(self._store.read(name))
 
     def _read(self, record: Record) -> dict[str, Any]:
         content = self._store.read(f"{record.name}.pt")
@@ -162,7 +224,7 @@ def open_checkpoint(where: str, warn: Callable[[str], None] = lambda text: None)
 
 def _best(records: list[Record]) -> Record | None:
     scored = [record for record in records if record.score is not None]
-    return min(scored, key=lambda record: record.score or 0.0) if scored else None
+    return min(scored, key=lambda record: (record.score or 0.0, record.step)) if scored else None
 
 
 def _load(content: bytes, where: str) -> dict[str, Any]:
@@ -173,3 +235,17 @@ def _load(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"model", "scored", "run", "state"} <= state.keys():
         raise CheckpointError(f"{where} is no checkpoint of hemodist: it lacks model, scored, run or state")
     return state
+
+
+def _copied(value: Any, known: dict[Any, torch.Tensor]) -> Any:
+    """The same with every tensor copied into this process's memory; tensors that are one memory stay one."""
+    if isinstance(value, torch.Tensor):
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
+        if key not in known or not value.numel():
+            known[key] = value.detach().to("cpu", copy=True)
+        return known[key]
+    if isinstance(value, dict):
+        return {name: _copied(item, known) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item, known) for item in value)
+    return value

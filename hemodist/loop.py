@@ -5,29 +5,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
-from hemodist import augment, cutmix, loss, model, optim
+from hemodist import model, optim
+from hemodist.average import Average
 from hemodist.cache import ShardCache
 from hemodist.checkpoint import Checkpoints
 from hemodist.conclude import Conclusion, conclude, score
 from hemodist.config import Run, check_shares
 from hemodist.errors import ConfigError, UserError
-from hemodist.evaluation import Predictions, autocast_for, predict
+from hemodist.evaluation import Predictions, predict
+from hemodist.gradient import backward, distributed
+from hemodist.journal import Journal
+from hemodist.ledger import Ledger
+from hemodist.loader import TrainingLoader
+from hemodist.meter import Meter
+from hemodist.metrics import plain_json
 from hemodist.philox import Purpose, words
-from hemodist.pipeline import Batch, Loader, Reader, Request
-from hemodist.plan import share_bounds
+from hemodist.pipeline import Batch, Reader
 from hemodist.prepare import Prepared, check_resume, prepare
+from hemodist.stopping import badness, should_stop
 from hemodist.store import Store, join
-from hemodist.tracking import Tracker, versions
-from hemodist.world import Tell, World
+from hemodist.world import LeavingError, Lookout, Tell, World
 
 HISTORY = "history.json"
 
@@ -46,17 +50,26 @@ def train(run: Run, world: World, tell: Tell) -> Conclusion:
 
     Raises:
         UserError: something that the user can mend; the text says what.
+        LeavingError: a node is about to be taken away; the last step is saved, and another call goes on after it.
     """
     training = Training(run, world, tell)
-    training.resume()
-    for batch in training.batches():
-        training.update(batch)
-        epoch = training.epoch_ended()
-        if epoch is not None:
-            training.validate(epoch)
-        if epoch is not None or training.save_is_due():
-            training.save()
-    return training.conclude()
+    try:
+        training.resume()
+        for batch in training.batches():
+            training.update(batch)
+            epoch = training.epoch_ended()
+            if epoch is not None:
+                training.validate(epoch)
+            leaving = training.must_leave(epoch)
+            if epoch is not None or leaving or training.save_is_due():
+                training.save()
+            if leaving:
+                raise LeavingError(training.step)
+            if training.stopped():
+                break
+        return training.conclude()
+    finally:
+        training.checkpoints.wait()
 
 
 class Training:
@@ -79,31 +92,33 @@ class Training:
         torch.manual_seed(run.seed)
         torch.use_deterministic_algorithms(run.scaling.deterministic)
 
-        network = model.build(run.model).to(world.device)
+        network = model.build(replace(run.model, weights="none")).to(world.device)
+        if run.scaling.deterministic and world.device.type == "cuda":
+            model.make_deterministic(network)
         if run.model.sync_batch_norm and world.size > 1:
             if world.device.type == "cpu":
                 raise ConfigError("model.sync_batch_norm works on GPUs only; leave it out on CPUs, or use one worker")
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network
-        self.ema = self._averaged() if run.model.ema_decay else None
-        self.scored = self.ema.module if self.ema is not None else network
+        self._average_from_here()
         self.optimizer = optim.build(network, run.optim)
         self.draws = model.has_dropout(network)
 
         self.step, self.history = 0, list[dict[str, Any]]()
-        self.updates = 0
         self.predictions: Predictions | None = None
-        self.nonfinite = 0
+        self.nonfinite, self.skipped = 0, 0
         # Summed over this rank's samples of the epoch; on the device, so that no step waits for it.
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=world.device)
         self.epoch_seconds, self.epoch_clock = 0.0, time.monotonic()
-        self.log_step, self.log_clock, self.wait_seconds = 0, time.monotonic(), 0.0
-        self.cache = ShardCache(self.prepared.dataset, run.data.cache)
+        self.meter = Meter(run, world)
+        self.saved_at, self.clock_says_save = time.monotonic(), False
+        self.cache = ShardCache(self.prepared.dataset, run.data.cache, limit=run.data.cache_bytes)
         self.reader = Reader(self.prepared.dataset, self.cache, run.data.on_corrupt)
         self.corrupt: set[int] = set()
 
     def resume(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one; then wrap the network for its ranks."""
+        """Go on from the newest whole checkpoint, or begin with the pretrained weights; then wrap the network."""
+        rows: list[dict[str, Any]] = []
         world = self.world
         # The chief chooses, so that all ranks agree; the others read the same one.
         newest = self.checkpoints.newest(self._note) if world.is_chief else None
@@ -119,60 +134,82 @@ class Training:
             if world.is_chief:  # the sum over all ranks, carried on by one of them
                 self.epoch_loss += saved["state"]["epoch_loss"]
             self.epoch_seconds = saved["state"]["epoch_seconds"]
+            self.nonfinite, self.skipped = saved["state"]["nonfinite"], saved["state"]["skipped"]
+            rows = saved["state"]["logged"]
             self._note(f"going on at step {self.step} of {self.total}")
+        elif world.is_chief:
+            model.load_pretrained(self.network, self.run.model)
         module: nn.Module = torch.compile(self.network) if self.run.model.compile else self.network  # type: ignore[assignment]
-        self.wrapped = _distributed(module, world) if world.size > 1 else module
-        self.tracker = self._start_tracker()
+        self.wrapped = distributed(module, world)  # which gives all ranks the chief's weights
+        if step is None:
+            self._average_from_here()
+        self.journal = Journal(self.run, self.prepared, self.store, rows, self._note) if world.is_chief else None
+        self.lookout = Lookout(world, self.step)
+        self.ledger: Ledger | None = None
+        if self.run.tracking.ledger:
+            keys = self.prepared.dataset.index.column("key").to_pylist()
+            self.ledger = Ledger(self.store, world, self.step, keys, len(self.prepared.plan.rows))
+        self.tell({"kind": "started", "step": self.step, "total": self.total, "workers": world.size})
         self.epoch_clock = time.monotonic()
-        self._restart_log()
+        self.meter.restart(self.step)
 
     def batches(self) -> Iterator[Batch]:
         """The rank's shares of the remaining global batches, augmented and mixed; counts the time spent waiting."""
-        loader = iter(self._loader())
-        mix_group = self.run.batch.mix_group
-        start, _ = share_bounds(self.run.batch.global_batch_size, mix_group, self.world.rank, self.world.size)
+        if self.stopped():
+            return
+        world = self.world
+        loader = iter(
+            TrainingLoader(
+                self.prepared,
+                self.run,
+                self.reader,
+                rank=world.rank,
+                world=world.size,
+                start=self.step,
+                device=world.device,
+            )
+        )
         while True:
-            before = time.monotonic()
-            batch = next(loader, None)
-            self.wait_seconds += time.monotonic() - before
+            with self.meter.waiting():
+                batch = next(loader, None)
             if batch is None:
                 return
-            first_group = (batch.number * self.run.batch.global_batch_size + start) // mix_group
-            mix = cutmix.draw(
-                self.run.mix,
-                self.run.seed,
-                first_group,
-                len(batch.rows) // mix_group,
-                mix_group=mix_group,
-                size=self.run.model.image_size,
-            )
-            images, targets, weights = cutmix.apply(batch.images, batch.targets, batch.weights, mix, mix_group)
-            yield Batch(images, targets, weights, batch.rows, batch.number)
+            yield batch
 
-    def update(self, batch: Batch) -> None:
-        """One optimizer step on the mean gradient over the global batch."""
+    def update(self, batch: Batch, lr: float | None = None) -> torch.Tensor:
+        """One optimizer step on the mean gradient over the global batch.
+
+        Args:
+            batch: this rank's share.
+            lr: instead of the schedule's.
+
+        Returns:
+            The sum of the losses of this rank's samples, float32 scalar on its device.
+        """
         run = self.run
         if self.draws:  # keyed by seed, step and rank, so that a restart repeats it
             torch.manual_seed(int(words(run.seed, Purpose.NETWORK, batch.number, self.world.rank)[0, 0]))
-        lr = optim.lr_at(batch.number, self.total, run.optim)
+        lr = optim.lr_at(batch.number, self.total, run.optim) if lr is None else lr
         optim.set_lr(self.optimizer, lr)
         self.wrapped.train()
-        loss_sum = self._backward(batch)
+        loss_sum = backward(self.wrapped, batch, run, self.world)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), run.optim.clip_norm or float("inf"))
         # The gradient is already averaged over the ranks, so they all see the same norm and decide alike.
         if torch.isfinite(norm):
             self.optimizer.step()
             if self.ema is not None:
-                self.updates = self.step
-                self.ema.update_parameters(self.network)
+                self.ema.follow(self.network, self.step)
             self.epoch_loss += loss_sum
             self.nonfinite = 0
         else:
             self._skip(batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.step = batch.number + 1
+        if self.ledger is not None:
+            self.ledger.note(batch.rows)
         if self.step % run.tracking.log_every == 0 or self.step == self.total:
             self._log(loss_sum, lr, norm)
+        return loss_sum
 
     def epoch_ended(self) -> int | None:
         """The number of the epoch that the last step completed (from 0), or None."""
@@ -180,42 +217,57 @@ class Training:
         return epoch if epoch >= 0 and self.prepared.plan.steps(epoch + 1) == self.step else None
 
     def save_is_due(self) -> bool:
-        """True where a checkpoint within the epoch is wanted now."""
+        """True where a checkpoint within the epoch is wanted now; the same on every rank."""
         every = self.run.checkpoint.every_steps
-        return bool(every) and self.step % every == 0
+        return self.clock_says_save or (bool(every) and self.step % every == 0)
+
+    def stopped(self) -> bool:
+        """True where the run may end before its last epoch; after a restart too."""
+        return should_stop(self.history, self.run.stop)
+
+    def must_leave(self, epoch: int | None) -> bool:
+        """Whether a node is about to be taken away; asked every few seconds, and after each epoch's validation."""
+        return self.lookout.must_leave(self.step, at_once=epoch is not None)
 
     def validate(self, epoch: int) -> None:
-        """Score the validation split and add the epoch's row to the history."""
+        """Score the validation split and add the epoch's row to the history: the average's scores and the raw ones."""
         seconds_training = self._seconds_of_epoch()
-        self.predictions = self._predict()
-        scores = score(self.prepared.dataset, self.predictions, self.prepared.train_prevalence, bootstrap=0)
-        steps = self.step - self.prepared.plan.steps(epoch)
-        images = steps * self.run.batch.global_batch_size
-        seconds = self._seconds_of_epoch()
+        self.predictions = self._predict(self.scored)
+        scores = self._scores(self.predictions)
+        raw = self._scores(self._predict(self.network)) if self.ema is not None else {}
+        images = (self.step - self.prepared.plan.steps(epoch)) * self.run.batch.global_batch_size
         row = {
             "epoch": epoch + 1,
             "step": self.step,
             "train_loss": self.world.sum(self.epoch_loss).item() / images,
-            "valid_loss": scores.weighted_log_loss.value,
-            "accuracy_multi": scores.accuracy_multi.value,
-            "weighted_log_loss": scores.weighted_log_loss.value,
-            "auc_any": scores.auc_any.value,
-            "lr": optim.lr_at(self.step - 1, self.total, self.run.optim),
-            "seconds": seconds,
+            "valid_loss": scores["weighted_log_loss"],
+            **scores,
+            **{f"raw_{name}": value for name, value in raw.items()},
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": self._seconds_of_epoch(),
             "images_per_s": images / seconds_training,
         }
+        row = self.world.broadcast(row)  # the chief's, so that all ranks stop and choose alike
         self.history.append(row)
         self.epoch_loss.zero_()
         self.epoch_seconds, self.epoch_clock = 0.0, time.monotonic()
-        self._restart_log()
-        self.tracker.log(self.step, {f"epoch/{name}": value for name, value in row.items()})
+        self.meter.restart(self.step)
+        if self.journal is not None:
+            self.journal.log_epoch(self.step, row, self.predictions)
         self.tell({"kind": "epoch", "row": row})
+        if self.stopped():
+            config = self.run.stop
+            self._note(f"{config.patience} epochs without a better {config.score}; stopping after epoch {epoch + 1}")
 
     def save(self) -> None:
-        """Write a checkpoint of this step; the score is that of an epoch's end."""
+        """Write a checkpoint of this step, beside the training that follows; the score is that of an epoch's end."""
         scored = self.history[-1] if self.history and self.history[-1]["step"] == self.step else None
         epoch_loss = self.world.sum(self.epoch_loss.clone()).item()
-        if not self.world.is_chief:
+        if self.ledger is not None:
+            self.ledger.commit()
+        self.saved_at, self.clock_says_save = time.monotonic(), False
+        self.tell({"kind": "saved", "step": self.step})
+        if self.journal is None:  # the chief has one
             return
         state = {
             "dataset": self.prepared.dataset.manifest.digest,
@@ -225,6 +277,9 @@ class Training:
             "history": self.history,
             "epoch_loss": epoch_loss,
             "epoch_seconds": self._seconds_of_epoch(),
+            "nonfinite": self.nonfinite,
+            "skipped": self.skipped,
+            "logged": self.journal.state(),
         }
         content = {
             "model": self.network.state_dict(),
@@ -236,18 +291,20 @@ class Training:
             "prevalence": self.prepared.train_prevalence.tolist(),
             "state": state,
         }
-        self.checkpoints.save(content, self.step, scored["weighted_log_loss"] if scored else None)
-        self.store.write(HISTORY, (json.dumps(self.history, indent=2) + "\n").encode())
+        self.checkpoints.save_behind(content, self.step, badness(scored, self.run.stop.score) if scored else None)
+        self.store.write(HISTORY, (json.dumps([plain_json(row) for row in self.history], indent=2) + "\n").encode())
 
     def conclude(self) -> Conclusion:
         """Score the best checkpoint, write scores, predictions and report, close the tracker."""
-        chosen = self.checkpoints.best(self._note) if self.world.is_chief else None
-        best = self.world.broadcast(chosen["state"]["step"] if chosen else None)
+        self.checkpoints.wait()
+        best = self.world.broadcast(self.checkpoints.best_step() if self.world.is_chief else None)
         if self.predictions is None or best != self.step:
+            chosen = self.checkpoints.best(self._note) if self.world.is_chief else None
+            best = self.world.broadcast(chosen["state"]["step"] if chosen else None)
             self.scored.load_state_dict((chosen or self.checkpoints.at(best))["scored"])
-            self.predictions = self._predict()
+            self.predictions = self._predict(self.scored)
         self.cache.close()
-        if not self.world.is_chief:
+        if self.journal is None:
             return Conclusion.elsewhere(self.store.uri)
         conclusion = conclude(
             self.store,
@@ -257,60 +314,20 @@ class Training:
             history=self.history,
             train_prevalence=self.prepared.train_prevalence,
             config=self.run.to_dict(),
-            facts=self.prepared.facts(self.run) | {"corrupt training samples masked out": len(self.corrupt)},
-            notes=[f"Scored: the checkpoint of step {best}, the best of this run on this very validation split."],
+            facts=self.prepared.facts(self.run)
+            | {"corrupt training samples masked out": len(self.corrupt), "steps without an update": self.skipped},
+            notes=[f"Scored: the checkpoint of step {best}, the best of this run on this very validation split."]
+            + [f"Stopped early, at step {self.step} of {self.total}."] * self.stopped(),
         )
-        self.tracker.finish(conclusion.summary())
+        self.journal.finish(conclusion, self.predictions, lambda: self.checkpoints.content(best))
         return conclusion
 
-    def _loader(self) -> Loader:
-        run, world, prepared = self.run, self.world, self.prepared
-        epoch = self.step * run.batch.global_batch_size // len(prepared.plan.rows)
-        self.cache.prefetch(prepared.plan.shard_order(epoch))
-
-        def request_at(step: int) -> Request:
-            share = prepared.plan.at(step, world.rank, world.size)
-            drawn = augment.draw(run.augment, run.seed, share.epochs, share.rows)
-            affine = augment.in_pixels(drawn.affine, run.model.image_size)
-            return Request(share.rows, affine, drawn.brightness, drawn.contrast)
-
-        start, stop = share_bounds(run.batch.global_batch_size, run.batch.mix_group, world.rank, world.size)
-        return Loader(
-            prepared.dataset,
-            self.reader,
-            request_at,
-            start=self.step,
-            stop=self.total,
-            max_batch=stop - start,
-            image_size=run.model.image_size,
-            device=world.device,
-            threads=run.data.decode_threads,
-            prefetch=run.data.prefetch,
-        )
-
-    def _backward(self, batch: Batch) -> torch.Tensor:
-        """Gradient of the global mean loss; returns the local sum of losses, float32 scalar."""
-        groups = len(batch.rows) // self.run.batch.mix_group
-        parts = np.array_split(np.arange(groups), self.run.batch.accumulate)
-        loss_sum = torch.zeros((), device=self.world.device)
-        # DDP averages over the ranks, so the local sum is scaled by ranks / global batch: exact for uneven shares too.
-        scale = self.world.size / self.run.batch.global_batch_size
-        for number, part in enumerate(parts):
-            chosen = slice(int(part[0]) * self.run.batch.mix_group, (int(part[-1]) + 1) * self.run.batch.mix_group)
-            with _no_sync(self.wrapped, last=number == len(parts) - 1):
-                with autocast_for(self.run, self.world):
-                    logits = self.wrapped(batch.images[chosen])
-                losses = loss.per_sample(logits, batch.targets[chosen]) * batch.weights[chosen]
-                (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
-            loss_sum += losses.detach().sum()
-        return loss_sum
-
     def _skip(self, batch: Batch) -> None:
-        self.nonfinite += 1
+        self.nonfinite, self.skipped = self.nonfinite + 1, self.skipped + 1
         if not all(torch.isfinite(buffer).all() for buffer in self.network.buffers()):
             raise DivergedError(
                 f"step {batch.number}: the forward pass has made batch statistics non-finite, which no later step "
-                f"mends; lower optim.lr (now {self.run.optim.lr:g}) or set optim.clip_norm, under another name"
+                f"mends; lower optim.lr (now {self.run.optim.peak:g}) or set optim.clip_norm, under another name"
             )
         keys = self.prepared.dataset.index.column("key").take(batch.rows).to_pylist()
         listed = ", ".join(keys[:8]) + (" ..." if len(keys) > 8 else "")
@@ -318,72 +335,53 @@ class Training:
         if self.nonfinite >= self.run.optim.max_nonfinite:
             raise DivergedError(
                 f"the gradient was not finite for {self.nonfinite} steps in a row, up to step {batch.number}; "
-                f"lower optim.lr (now {self.run.optim.lr:g}) or set optim.clip_norm; the last samples were {listed}"
+                f"lower optim.lr (now {self.run.optim.peak:g}) or set optim.clip_norm; the last samples were {listed}"
             )
 
     def _log(self, loss_sum: torch.Tensor, lr: float, norm: torch.Tensor) -> None:
-        steps = self.step - self.log_step
-        seconds = max(time.monotonic() - self.log_clock, 1e-9)
-        mean_loss = self.world.sum(loss_sum.clone()).item() / self.run.batch.global_batch_size
-        rate = steps * self.run.batch.global_batch_size / seconds
-        row = {"loss": mean_loss, "lr": lr, "gradient_norm": norm.item(), "images_per_s": rate}
+        figures = self.meter.read(self.step)
+        minutes = self.run.checkpoint.every_minutes
+        due = self.world.is_chief and 0 < minutes <= (time.monotonic() - self.saved_at) / 60
+        # The chief's clock travels with the loss, so that asking it costs nothing.
+        summed = self.world.sum(torch.stack([loss_sum, torch.full_like(loss_sum, float(due))])).tolist()
+        mean_loss, self.clock_says_save = summed[0] / self.run.batch.global_batch_size, summed[1] > 0
+        row = {"loss": mean_loss, "lr": lr, "gradient_norm": norm.item(), "skipped_steps": self.skipped} | figures
         corrupt = set().union(*self.world.gather(self.reader.corrupt)) if self.run.data.on_corrupt == "mask" else set()
         for new in sorted(corrupt - self.corrupt):
             self._note(f"{self.reader.describe(new)} does not match its checksum and is masked out")
         self.corrupt |= corrupt
-        row |= {"data_wait_share": self.wait_seconds / seconds, "corrupt_samples": len(self.corrupt)}
-        self.tracker.log(self.step, row)
-        self.tell({"kind": "step", "step": self.step, "total": self.total, "loss": mean_loss, "images_per_s": rate})
-        self._restart_log()
+        if self.journal is not None:
+            self.journal.log(self.step, row | {"corrupt_samples": len(self.corrupt)})
+        told = {"step": self.step, "total": self.total, "loss": mean_loss, "corrupt_samples": len(self.corrupt)}
+        self.tell({"kind": "step"} | told | figures)
 
-    def _restart_log(self) -> None:
-        self.log_step, self.log_clock, self.wait_seconds = self.step, time.monotonic(), 0.0
-
-    def _predict(self) -> Predictions:
+    def _predict(self, network: nn.Module) -> Predictions:
         rows = self.prepared.split.valid
-        predictions = predict(self.scored, self.prepared.dataset, rows, self.run, self.world, self.tell)
+        self.reader.close()  # what validation reads may need the room
+        predictions = predict(network, self.prepared.dataset, rows, self.run, self.world, self.tell)
         if not np.isfinite(predictions.logits).all():
             raise DivergedError(
-                f"the network's outputs at step {self.step} are not finite; lower optim.lr (now {self.run.optim.lr:g}) "
-                "or set optim.clip_norm, and start under another name"
+                f"the network's outputs at step {self.step} are not finite; lower optim.lr "
+                f"(now {self.run.optim.peak:g}) or set optim.clip_norm, and start under another name"
             )
         return predictions
 
-    def _averaged(self) -> AveragedModel:
-        """An exponential moving average of weights and batch statistics, which forgets its start the faster."""
+    def _scores(self, predictions: Predictions) -> dict[str, float]:
+        scores = score(self.prepared.dataset, predictions, self.prepared.train_prevalence, bootstrap=0)
+        return {
+            "accuracy_multi": scores.accuracy_multi.value,
+            "weighted_log_loss": scores.weighted_log_loss.value,
+            "auc_any": scores.auc_any.value,
+        }
+
+    def _average_from_here(self) -> None:
+        """Start the moving average, if there is one, from the network as it is; `scored` is what is validated."""
         decay = self.run.model.ema_decay
-
-        def average(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-            # The step is known here; torch's own count lies on the device and would have to be waited for.
-            weight = min(decay, (1 + self.updates) / (10 + self.updates))
-            return torch.lerp(value.to(mean.dtype), mean, weight) if mean.is_floating_point() else value
-
-        return AveragedModel(self.network, avg_fn=average, use_buffers=True)
+        self.ema = Average(self.network, decay) if decay else None
+        self.scored: nn.Module = self.ema.module if self.ema is not None else self.network
 
     def _seconds_of_epoch(self) -> float:
         return self.epoch_seconds + time.monotonic() - self.epoch_clock
 
-    def _start_tracker(self) -> Tracker:
-        if not self.world.is_chief:
-            return Tracker(None, self._note)
-        return Tracker.start(
-            self.run.tracking,
-            name=self.run.name,
-            local=self.store.local() if self.store.is_local else None,
-            where=f"{self.store.uri} {self.prepared.dataset.manifest.digest}",
-            facts=self.run.to_dict() | {"facts": self.prepared.facts(self.run), "versions": versions()},
-            warn=self._note,
-        )
-
     def _note(self, text: str) -> None:
         self.tell({"kind": "note", "text": text})
-
-
-def _distributed(module: nn.Module, world: World) -> nn.Module:
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
-
-
-def _no_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """DDP's gradient exchange only after the last micro-batch."""
-    return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()

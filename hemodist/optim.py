@@ -19,8 +19,10 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+        return torch.optim.SGD(
+            groups, lr=config.peak, momentum=config.momentum, nesterov=config.momentum > 0, fused=True
+        )
+    return torch.optim.AdamW(groups, lr=config.peak, betas=(config.momentum, 0.999), fused=True)
 
 
 def warmup_steps(config: OptimConfig, total: int) -> int:
@@ -42,13 +44,13 @@ def lr_at(step: int, total: int, config: OptimConfig) -> float:
     if step < warmup:
         progress = (step + 1) / warmup
         if config.schedule == "one_cycle":
-            return config.lr * (_ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * (1 - math.cos(math.pi * progress)) / 2)
-        return config.lr * progress
+            return config.peak * (_ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * (1 - math.cos(math.pi * progress)) / 2)
+        return config.peak * progress
     if config.schedule == "constant":
-        return config.lr
+        return config.peak
     progress = (step - warmup) / max(total - 1 - warmup, 1)
     floor = config.final_lr_fraction
-    return config.lr * (floor + (1 - floor) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2)
+    return config.peak * (floor + (1 - floor) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

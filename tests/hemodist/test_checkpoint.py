@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hemodist.checkpoint import CheckpointError, Checkpoints, open_checkpoint
-from hemodist.store import Store
+from hemodist.store import Store, StoreError
 
 
 def state_of(step: int) -> dict:
@@ -102,3 +102,36 @@ def test_loading_never_executes_code(tmp_path):
     with pytest.raises(CheckpointError):
         open_checkpoint(str(tmp_path / "evil.pt"))
     assert not (tmp_path / "executed").exists()
+
+
+def test_what_is_written_behind_the_training_is_what_was_there_when_it_was_asked_for(store):
+    checkpoints = Checkpoints(store, keep=3)
+    state = state_of(3) | {"shared": None}
+    state["shared"] = state["model"]
+    checkpoints.save_behind(state, 3, None)
+    state["model"]["w"].fill_(-1.0)  # the next update
+    checkpoints.wait()
+    back = checkpoints.newest(pytest.fail)
+    assert torch.equal(back["model"]["w"], torch.full((50,), 3.0))
+    assert back["shared"]["w"].data_ptr() == back["model"]["w"].data_ptr()  # stored once
+
+
+def test_a_checkpoint_that_could_not_be_written_behind_is_said_where_it_is_waited_for(store, tmp_path):
+    checkpoints = Checkpoints(store, keep=3)
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    checkpoints.save_behind(state_of(1), 1, None)
+    with pytest.raises(StoreError):
+        checkpoints.wait()
+    checkpoints.wait()  # once
+
+
+def test_the_record_says_what_run_it_is_of_without_the_large_file(store):
+    checkpoints = Checkpoints(store, keep=3)
+    assert checkpoints.newest_origin() is None
+    assert checkpoints.best_step() is None
+    checkpoints.save(state_of(1), 1, 0.2)
+    checkpoints.save(state_of(2) | {"state": {"step": 2, "dataset": "d", "split": "s"}}, 2, 0.3)
+    store.delete("checkpoints/step-00000002.pt")
+    assert checkpoints.newest_origin() == {"run": {"name": "x"}, "state": {"dataset": "d", "split": "s"}}
+    assert checkpoints.best_step() == 1

@@ -36,6 +36,9 @@ def test_a_run_survives_the_way_through_json_values():
         ({"optim": replace(RUN.optim, lr=-1.0)}, "optim.lr -1.0 is out of range"),
         ({"augment": replace(RUN.augment, flip_horizontal=1.5)}, "augment.flip_horizontal 1.5"),
         ({"seed": -1}, "seed -1"),
+        ({"stop": replace(RUN.stop, patience=-1)}, "stop.patience -1"),
+        ({"checkpoint": replace(RUN.checkpoint, every_minutes=-1.0)}, "checkpoint.every_minutes -1.0"),
+        ({"tracking": replace(RUN.tracking, images=5000)}, "tracking.images 5000"),
     ],
 )
 def test_bad_configuration_is_named_with_the_remedy(change, message):
@@ -46,3 +49,11 @@ def test_bad_configuration_is_named_with_the_remedy(change, message):
 def test_debug_runs_in_one_process_without_tracking():
     assert debug().scaling.workers == 0
     assert debug().tracking.mode == "disabled"
+
+
+def test_a_learning_rate_that_is_to_be_found_is_no_number_before_it_is():
+    run = replace(RUN, optim=replace(RUN.optim, lr="found"))
+    check(run)
+    with pytest.raises(ConfigError, match="find_lr"):
+        _ = run.optim.peak
+    assert RUN.optim.peak == RUN.optim.lr

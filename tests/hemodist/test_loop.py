@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,17 @@ import pytest
 import torch
 
 from hemodist import loop
-from hemodist.config import AugmentConfig, BatchConfig, MixConfig, ModelConfig, OptimConfig, Run, ScalingConfig
+from hemodist.config import (
+    AugmentConfig,
+    BatchConfig,
+    CheckpointConfig,
+    MixConfig,
+    ModelConfig,
+    OptimConfig,
+    Run,
+    ScalingConfig,
+    StopConfig,
+)
 from hemodist.config import TrackingConfig as Tracking
 from hemodist.errors import ConfigError
 from hemodist.loop import DivergedError, Training
@@ -27,7 +38,7 @@ def run_of(folder: Path, **changes) -> Run:
         batch=BatchConfig(global_batch_size=16, mix_group=8, block_shards=2),
         augment=AugmentConfig(min_crop_area=0.6, flip_horizontal=0.5),
         mix=MixConfig("cutmix", probability=0.5),
-        model=ModelConfig(name="resnet18", image_size=32, ema_decay=0.9),
+        model=ModelConfig(name="shufflenet_v2_x0_5", image_size=32, ema_decay=0.9),  # batch norm, and small files
         optim=OptimConfig(lr=1e-3, epochs=2),
         scaling=ScalingConfig(workers=0),
         tracking=Tracking(mode="disabled", log_every=3),
@@ -85,7 +96,7 @@ def test_a_run_that_was_killed_gives_the_undisturbed_weights_bit_for_bit(folder,
     [
         ({"batch": BatchConfig(global_batch_size=32, mix_group=8, block_shards=2)}, "batch.global_batch_size was 16"),
         ({"optim": OptimConfig(lr=9.0, epochs=2)}, "optim.lr was 0.001, is 9.0"),
-        ({"model": ModelConfig(name="resnet34", image_size=32)}, "model.name was resnet18"),
+        ({"model": ModelConfig(name="resnet34", image_size=32)}, "model.name was shufflenet_v2_x0_5"),
         ({"seed": 5}, "seed was 0, is 5"),
     ],
 )
@@ -95,6 +106,7 @@ def test_a_changed_run_does_not_go_on_in_silence(folder, change, message):
     training.resume()
     training.update(next(training.batches()))
     training.save()
+    training.checkpoints.wait()
     with pytest.raises(ConfigError, match=message):
         loop.train(replace(run, **change), World.alone(), silent)
 
@@ -144,3 +156,90 @@ def test_dropout_is_repeated_after_a_restart(folder):
         losses.append(training.epoch_loss.item())
     assert losses[0] == losses[1]
     assert np.isfinite(losses[0])
+
+
+def test_a_run_stops_early_scores_both_weights_and_stays_stopped(folder):
+    # A learning rate near 0 changes the weights, but no epoch's accuracy.
+    run = run_of(
+        folder, name="early", optim=OptimConfig(lr=1e-9, epochs=6), mix=MixConfig("none"),
+        model=ModelConfig(name="squeezenet1_1", image_size=32, ema_decay=0.9),
+        stop=StopConfig(score="accuracy_multi", patience=2),
+    )  # fmt: skip
+    said = []
+    loop.train(run, World.alone(), said.append)
+    history = json.loads((folder / "runs/early/history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert any("2 epochs without a better accuracy_multi" in event.get("text", "") for event in said)
+    for name in ("weighted_log_loss", "auc_any", "accuracy_multi"):
+        assert {name, f"raw_{name}"} <= history[0].keys()
+    assert "Stopped early" in (folder / "runs/early/report.html").read_text()
+    again = []
+    loop.train(run, World.alone(), again.append)
+    assert not [event for event in again if event["kind"] == "epoch"]
+
+
+def test_the_raw_scores_are_those_of_the_raw_weights(folder):
+    training = Training(run_of(folder, name="raw"), World.alone(), silent)
+    training.resume()
+    for batch in training.batches():
+        training.update(batch)
+        if training.epoch_ended() is not None:
+            break
+    training.validate(0)
+    row = training.history[0]
+    assert row["raw_weighted_log_loss"] == training._scores(training._predict(training.network))["weighted_log_loss"]
+    assert row["weighted_log_loss"] == training._scores(training._predict(training.ema.module))["weighted_log_loss"]
+    assert row["raw_weighted_log_loss"] != row["weighted_log_loss"]
+
+
+def test_checkpoints_by_the_clock_fall_on_logged_steps(folder):
+    run = run_of(folder, name="clock", checkpoint=CheckpointConfig(every_minutes=1e-6, keep=100))
+    loop.train(run, World.alone(), silent)
+    steps = {record.step for record in loop.Checkpoints(Training(run, World.alone(), silent).store, 1).records()}
+    assert {3, 6, 9} <= steps  # log_every 3, and each epoch's end
+
+
+def test_a_score_that_is_not_defined_is_null_in_the_history(tmp_path):
+    make_dataset(tmp_path / "data", samples=60, positive=0.0)
+    loop.train(run_of(tmp_path, optim=OptimConfig(lr=1e-4, epochs=1)), World.alone(), silent)
+    text = (tmp_path / "runs/x/history.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)[0]["auc_any"] is None
+
+
+def test_pretrained_weights_are_not_asked_for_when_a_run_goes_on(folder, tmp_path):
+    donor = Training(run_of(folder, name="donor"), World.alone(), silent).network.state_dict()
+    torch.save(donor, tmp_path / "w.pt")
+    run = run_of(folder, name="pretrained")
+    run = replace(run, model=replace(run.model, weights=str(tmp_path / "w.pt")))
+    training = Training(run, World.alone(), silent)
+    training.resume()
+    assert torch.equal(training.network.conv1[0].weight, donor["conv1.0.weight"])
+    assert torch.equal(training.ema.module.conv1[0].weight, donor["conv1.0.weight"])
+    training.update(next(training.batches()))
+    training.save()
+    training.checkpoints.wait()
+    (tmp_path / "w.pt").unlink()
+    again = Training(run, World.alone(), silent)
+    again.resume()
+    assert again.step == 1
+    assert torch.equal(again.network.conv1[0].weight, training.network.conv1[0].weight)
+
+
+def test_steps_without_an_update_are_counted_and_after_some_in_a_row_the_samples_are_named(folder):
+    run = run_of(folder, name="nonfinite", model=ModelConfig(name="alexnet", image_size=64))
+    run = replace(run, optim=OptimConfig(lr=1e-5, max_nonfinite=2))
+    said = []
+    training = Training(run, World.alone(), said.append)
+    training.resume()
+    batches = training.batches()
+    first, second, third = (next(batches) for _ in range(3))
+    weights_before = [p.detach().clone() for p in training.network.parameters()]
+    training.update(replace(first, images=first.images * float("inf")))
+    assert all(torch.equal(p, q) for p, q in zip(training.network.parameters(), weights_before, strict=True))
+    training.update(second)
+    assert (training.skipped, training.nonfinite) == (1, 0)
+    training.update(replace(third, images=third.images * float("inf")))
+    keys = training.prepared.dataset.index.column("key").take(third.rows).to_pylist()
+    with pytest.raises(DivergedError, match=f"2 steps in a row.*{keys[0]}"):
+        training.update(replace(third, images=third.images * float("inf"), number=3))
+    assert any(keys[0] in event.get("text", "") for event in said)

@@ -7,7 +7,7 @@ from torch import nn
 
 from hemodist.config import ModelConfig
 from hemodist.errors import ConfigError
-from hemodist.model import build, check, has_dropout, last_linear
+from hemodist.model import MatrixPool, bare, build, check, has_dropout, last_linear, load_pretrained, make_deterministic
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,60 @@ def test_weights_that_would_execute_code_are_refused(tmp_path):
     torch.save({"x": Evil()}, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match="cannot be read"):
         build(ModelConfig(weights=str(tmp_path / "w.pt")))
+
+
+def test_a_network_of_one_channel_reads_the_first_window_and_takes_three_channel_weights(tmp_path):
+    donor = torchvision.models.resnet18(weights=None).eval()
+    torch.save(donor.state_dict(), tmp_path / "w.pt")
+    model = build(ModelConfig(channels=1, weights=str(tmp_path / "w.pt"))).eval()
+    assert model.conv1.weight.shape == (64, 1, 7, 7)
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(images), model(images[:, :1]))
+    grey = images[:, :1].expand(-1, 3, -1, -1)
+    assert torch.allclose(model.conv1(grey), donor.conv1(grey), atol=1e-4)
+    check(ModelConfig(channels=1, name="densenet121"))
+
+
+def test_pretrained_weights_are_read_when_asked_for_and_not_before(tmp_path, monkeypatch):
+    asked = []
+    weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    donor = torchvision.models.resnet18(weights=None).state_dict()
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda self, **options: asked.append(self) or donor)
+    config = ModelConfig(weights="IMAGENET1K_V1")
+    check(config)
+    network = bare(config)
+    assert not asked
+    load_pretrained(network, config)
+    assert asked == [weights]
+    assert torch.equal(network.conv1.weight, donor["conv1.weight"])
+
+
+def test_weights_that_cannot_be_downloaded_say_so(monkeypatch):
+    def failing(self, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", failing)
+    with pytest.raises(ConfigError, match="could not download the weights IMAGENET1K_V1 of resnet18"):
+        build(ModelConfig(weights="imagenet"))
+
+
+def test_a_checkpoint_of_hemodist_can_be_the_start_of_another_run(tmp_path):
+    donor = build(ModelConfig()).state_dict()
+    torch.save({"scored": donor, "run": {}}, tmp_path / "step.pt")
+    assert torch.equal(build(ModelConfig(weights=str(tmp_path / "step.pt"))).conv1.weight, donor["conv1.weight"])
+
+
+@pytest.mark.parametrize(("size", "cells"), [(7, (6, 6)), (8, (7, 7)), (3, (6, 6)), (12, (5, 3))])
+def test_pooling_by_matrices_is_adaptive_average_pooling(size, cells):
+    features = torch.randn(2, 5, size, size + 2, dtype=torch.float64)
+    expected = nn.functional.adaptive_avg_pool2d(features, cells)
+    assert torch.allclose(MatrixPool(*cells)(features), expected, atol=1e-6)
+
+
+def test_what_has_no_deterministic_gradient_on_a_gpu_is_replaced():
+    model = build(ModelConfig(name="alexnet")).eval()
+    images = torch.randn(1, 3, 96, 96)
+    before = model(images)
+    assert make_deterministic(model) == 1
+    assert torch.allclose(model(images), before, atol=1e-5)
+    assert make_deterministic(build(ModelConfig(name="resnet18"))) == 0
