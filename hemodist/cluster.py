@@ -25,6 +25,9 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",  # a clinic's machines report to nobody
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise print() shows twice
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU keeps CUDA_VISIBLE_DEVICES as it is
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # seconds until a dead worker is noticed
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # seconds until the notice of a node's end is noticed
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # workers that hang in a collective are killed after so long
 }.items():
     os.environ.setdefault(_name, _value)
 

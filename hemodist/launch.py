@@ -17,6 +17,7 @@ from hemodist.conclude import Conclusion
 from hemodist.config import Run, ScalingConfig
 from hemodist.evaluate import Evaluation, check_evaluation
 from hemodist.evaluate import evaluate as evaluate_on_ranks
+from hemodist.found_lr import with_found_lr
 from hemodist.loop import train as train_on_ranks
 from hemodist.model import check as check_model
 from hemodist.prepare import check_resume, prepare
@@ -40,10 +41,10 @@ def train(run: Run) -> Conclusion:
     check_model(run.model)
     store = Store.open(join(run.output, run.name))
     store.check_writable()
-    run = _absolute(run)
-    saved = Checkpoints(store, run.checkpoint.keep).newest(lambda text: None)
-    if saved is not None:
-        check_resume(saved, prepared, run, store.uri)
+    run = with_found_lr(absolute(run), prepared)
+    origin = Checkpoints(store, run.checkpoint.keep).newest_origin()
+    if origin is not None:
+        check_resume(origin, prepared, run, store.uri)
     mode = resolve_mode(run.tracking)
     facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
     console.print(facts_table(f"Run {run.name}", facts))
@@ -65,6 +66,10 @@ def evaluate(evaluation: Evaluation, scaling: ScalingConfig) -> Conclusion:
     store = Store.open(evaluation.output)
     store.check_writable()
     evaluation = replace(evaluation, output=store.uri, dataset=dataset.store.uri)
+    masks = evaluation.options.masks
+    if masks:
+        options = replace(evaluation.options, masks=Store.open(masks).uri)
+        evaluation = replace(evaluation, options=options)
     if "://" not in evaluation.checkpoint:
         evaluation = replace(evaluation, checkpoint=str(Path(evaluation.checkpoint).resolve()))
     conclusion: Conclusion = run_ranks(
@@ -89,13 +94,13 @@ def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, 
         return run_on_workers(function, argument, scaling, gpu=gpu, tell=view, name=name, storage=storage)
 
 
-def _absolute(run: Run) -> Run:
+def absolute(run: Run) -> Run:
     """The same run with absolute paths, since workers have another working directory."""
     data = replace(
         run.data, dataset=Store.open(run.data.dataset).uri, cache=str(Path(run.data.cache).expanduser().resolve())
     )
     weights = run.model.weights
-    if weights not in {"none", "imagenet"}:
+    if Path(weights).expanduser().is_file():  # not the name of one of torchvision's
         weights = str(Path(weights).expanduser().resolve())
     return replace(run, output=Store.open(run.output).uri, data=data, model=replace(run.model, weights=weights))
 
@@ -114,5 +119,6 @@ def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
 def show(conclusion: Conclusion) -> None:
     """Print the scores beside the trivial baselines, and where the report is."""
     if conclusion.scores is not None:
-        console.print(scores_table(conclusion.scores, conclusion.extra_baselines()))
+        extras = conclusion.extras
+        console.print(scores_table(conclusion.scores, conclusion.extra_baselines(), extras.pooled, extras.pointing))
     console.print(f"report: {conclusion.report}", soft_wrap=True)

@@ -1,11 +1,15 @@
-"""Ranks under Ray Train: one function on every worker, or in the calling process, and what they tell the terminal."""
+"""Ranks under Ray Train: one function on every worker, or in the calling process, started again until it is done."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,7 +23,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hemodist.config import ScalingConfig
 from hemodist.errors import ConfigError, UserError
-from hemodist.world import Tell, World
+from hemodist.losses import Losses, LossReporter
+from hemodist.mailbox import Mailbox, Posted
+from hemodist.observe import Observed
+from hemodist.room import Growth, Waiting
+from hemodist.world import LeavingError, Tell, World
 
 logging.getLogger("ray.train").setLevel(logging.WARNING)  # the terminal says what happens
 
@@ -30,39 +38,57 @@ RankFunction = Callable[[Any, World, Tell], Any]
 """What every rank runs: (argument, world, tell) -> result; defined in the library, so that workers can import it."""
 
 
+@dataclass(frozen=True)
+class Left:
+    """What the ranks return when they have left before the end; another attempt goes on.
+
+    Attributes:
+        step: the last one, which is saved.
+        reason: why they have left.
+    """
+
+    step: int
+    reason: str
+
+
 def uses_gpu(scaling: ScalingConfig, gpus: int) -> bool:
     """Whether the ranks compute on GPUs.
 
     Args:
-        scaling: `device` and `workers`.
+        scaling: `device`, `workers` and `min_workers`.
         gpus: how many there are.
 
     Raises:
         ConfigError: GPUs are asked for that are not there.
     """
-    wanted = max(scaling.workers, 1)
     if scaling.device == "cpu" or (scaling.device == "auto" and gpus == 0):
         return False
-    if gpus < wanted:
+    if gpus < scaling.fewest:
         raise ConfigError(
-            f"scaling.workers {scaling.workers} need {wanted} GPUs, one each, and there are {gpus}; "
+            f"{_asked(scaling)} need {scaling.fewest} GPUs, one each, and there are {gpus}; "
             f"use --scaling.workers {gpus}, --scaling.device cpu, or a larger cluster"
         )
     return True
 
 
 def check_cpus(scaling: ScalingConfig, cpus: int) -> None:
-    """Check that the workers fit.
+    """Check that the workers fit, or with `min_workers` at least so many.
 
     Raises:
         ConfigError: they would wait for CPUs for ever.
     """
-    needed = scaling.workers * scaling.cpus_per_worker
+    needed = scaling.fewest * scaling.cpus_per_worker
     if needed > cpus:
         raise ConfigError(
-            f"scaling.workers {scaling.workers} x scaling.cpus_per_worker {scaling.cpus_per_worker} = {needed} CPUs, "
+            f"{_asked(scaling)} x scaling.cpus_per_worker {scaling.cpus_per_worker} = {needed} CPUs, "
             f"and there are {cpus}; use fewer workers, fewer CPUs each, or a larger cluster"
         )
+
+
+def _asked(scaling: ScalingConfig) -> str:
+    if scaling.fewest < scaling.workers:
+        return f"scaling.min_workers {scaling.fewest}"
+    return f"scaling.workers {scaling.workers}"
 
 
 def run_in_process(function: RankFunction, argument: Any, *, gpu: bool, tell: Tell) -> Any:
@@ -80,6 +106,9 @@ def run_on_workers(
 ) -> Any:
     """Run a function on every rank under Ray Train and return the chief's result. Ray must be up.
 
+    Lost workers are started again, on other nodes and with fewer or more of them where `scaling` allows it, until the
+    function is done or gets no further.
+
     Args:
         function: what every rank runs.
         argument: its first argument.
@@ -90,26 +119,61 @@ def run_on_workers(
         storage: path or URI for Ray's own files; the same after a restart of the driver.
 
     Raises:
-        UserError: as a rank raised it.
-        ray.train.TrainingFailedError: any other failure that outlasted the retries.
+        UserError: as a rank raised it, or the workers were lost too often.
+        ray.train.TrainingFailedError: Ray itself could not go on.
     """
     # On the driver's node, so that it lives as long as the driver.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+    # How long Ray waits for the places of all workers before it counts again how many there are.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(scaling.wait_seconds)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if gpu else {})
-    trainer = TorchTrainer(
-        _rank,
-        train_loop_config={"function": function, "argument": argument, "gpu": gpu, "tell": Posted(mailbox)},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.workers, use_gpu=gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name=name, storage_path=storage, failure_config=FailureConfig(max_failures=scaling.max_failures)
-        ),
-    )
-    # Off the main thread, so that Ctrl-C reaches this one at once and Ray installs no handler of its own.
+    elastic = scaling.fewest < scaling.workers
+    losses, waiting, growth = Losses(scaling.max_failures), Waiting(scaling, resources), Growth(scaling, resources)
+    try:
+        while True:
+            trainer = TorchTrainer(
+                _rank,
+                train_loop_config={"function": function, "argument": argument, "gpu": gpu, "tell": Posted(mailbox)},
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=(scaling.fewest, scaling.workers) if elastic else scaling.workers,
+                    use_gpu=gpu,
+                    resources_per_worker=resources,
+                    # Ray kills the workers to start more of them; `growth` asks them to save and leave instead.
+                    elastic_resize_monitor_interval_s=math.inf,
+                ),
+                # Ray starts lost workers again without end; `losses` counts, and knows which attempts got further.
+                run_config=RunConfig(
+                    name=name,
+                    storage_path=storage,
+                    failure_config=FailureConfig(max_failures=-1),
+                    callbacks=[LossReporter(mailbox)],
+                ),
+            )
+            result = _fit(trainer, mailbox, losses, waiting, growth, tell)
+            if not isinstance(result, Left):
+                return result
+            tell({"kind": "note", "text": f"{result.reason}: step {result.step} is saved, and the run starts again"})
+            ray.get(mailbox.ask_to_leave.remote(False))
+            waiting.begin()
+    except BaseException:
+        with contextlib.suppress(ray.exceptions.RayError):  # already gone
+            mailbox.close.remote()  # Ray would go on to start workers
+        raise
+
+
+def _fit(trainer: TorchTrainer, mailbox: Any, losses: Losses, waiting: Waiting, growth: Growth, tell: Tell) -> Any:
+    """Run Ray Train and pass on what is told meanwhile; returns the chief's result."""
     outcome: list[Any] = []
-    thread = threading.Thread(target=_fit, args=(trainer, outcome), daemon=True)
+
+    def fit() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except BaseException as error:  # handed to the thread that waits
+            outcome.append(error)
+
+    # Off the main thread, so that Ctrl-C reaches this one at once and Ray installs no handler of its own.
+    thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     ended = False
     while not ended:
@@ -118,48 +182,18 @@ def run_on_workers(
         for event in ray.get(mailbox.take.remote()):
             if event["kind"] == "failed":  # a user's mistake stays one when the workers are started again
                 raise event["error"]
+            for note in (losses.hear(event), waiting.hear(event)):
+                if note:
+                    tell({"kind": "note", "text": note})
+            growth.hear(event)
             tell(event)
+        if note := waiting.look():
+            tell({"kind": "note", "text": note})
+        if growth.wanted():
+            mailbox.ask_to_leave.remote(True)
     if isinstance(outcome[0], BaseException):
         raise _cause(outcome[0])
     return outcome[0].return_value
-
-
-class Mailbox:
-    """An actor that holds what the chief tells until the driver asks for it."""
-
-    def __init__(self) -> None:
-        """Empty."""
-        self._events: list[Mapping[str, Any]] = []
-
-    def put(self, event: Mapping[str, Any]) -> None:
-        """Keep an event."""
-        self._events.append(event)
-
-    def take(self) -> list[Mapping[str, Any]]:
-        """All events since the last call."""
-        taken, self._events = self._events, []
-        return taken
-
-
-class Posted:
-    """A `Tell` that posts to a mailbox and never waits for it."""
-
-    def __init__(self, mailbox: Any) -> None:
-        """Keep the actor's handle."""
-        self._mailbox = mailbox
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Post an event; only a failure waits until it has arrived, since the worker ends after it."""
-        posted = self._mailbox.put.remote(event)
-        if event["kind"] == "failed":
-            ray.get(posted, timeout=30)
-
-
-def _fit(trainer: TorchTrainer, outcome: list[Any]) -> None:
-    try:
-        outcome.append(trainer.fit())
-    except BaseException as error:  # handed to the thread that waits
-        outcome.append(error)
 
 
 def _rank(config: dict[str, Any]) -> Any:
@@ -168,22 +202,53 @@ def _rank(config: dict[str, Any]) -> Any:
     if config["gpu"]:
         device = torch.device("cuda", torch.cuda.current_device())
     grouped = dist.is_available() and dist.is_initialized()
+    tell = config["tell"]
+    notice = _Notice(tell, chief=context.get_world_rank() == 0) if grouped else None
     world = World(
         rank=context.get_world_rank() if grouped else 0,
         size=context.get_world_size() if grouped else 1,
         device=device,
+        must_leave=notice,
     )
     # cuBLAS asks for this in deterministic mode, before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if grouped:
+        if tell.is_closed():
+            return None
+        if world.is_chief:
+            tell({"kind": "attempt", "workers": world.size})
     try:
-        return config["function"](config["argument"], world, config["tell"] if world.is_chief else _tell_nobody)
+        heard: Tell = tell if world.is_chief else _tell_nobody
+        if ray.is_initialized():  # Prometheus hears every rank
+            heard = Observed(heard, context.get_experiment_name(), world.rank)
+        return config["function"](config["argument"], world, heard)
+    except LeavingError as leaving:
+        return Left(leaving.step, notice.reason if notice else "")
     except UserError as error:
         if grouped and not error.transient:  # the same would happen again
-            config["tell"]({"kind": "failed", "error": error})
+            tell({"kind": "failed", "error": error})
+        raise
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # a note survives the way to the driver
         raise
 
 
-def _tell_nobody(event: Mapping[str, Any]) -> None:
+class _Notice:
+    """Whether a node is about to be taken away or the driver asks the ranks to leave; the chief's answer counts."""
+
+    def __init__(self, tell: Posted, *, chief: bool) -> None:
+        self._tell, self._chief = tell, chief
+        self.reason = ""
+
+    def __call__(self) -> bool:
+        if ray.train.get_preemption_info() is not None:
+            self.reason = "a node is about to be taken away"
+        elif self._chief and self._tell.must_leave():
+            self.reason = "there is room for more workers"
+        return bool(self.reason)
+
+
+def _tell_nobody(event: Any) -> None:
     """The `tell` of all ranks but the chief."""
 
 

@@ -1,60 +1,152 @@
-"""A training worker that is killed costs nothing but time."""
+"""Workers and nodes that are killed cost nothing but time."""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from pathlib import Path
+from functools import partial
 
+import numpy as np
 import psutil
 import pytest
-import torch
 
-from hemodist.checkpoint import open_checkpoint
-from tests.dataset import make_dataset
-from tests.jobs.processes import CHECKOUT, MARK, alive, start, wait_for
+from hemodist.cluster import cluster, no_process_left_behind
+from hemodist.errors import UserError
+from hemodist.loop import train
+from hemodist.losses import Losses, WorkersLostError
+from hemodist.worker import run_on_workers
+from tests.faults.nodes import nodes
+from tests.faults.training import (
+    Story,
+    assert_no_step_is_lost_or_repeated,
+    assert_same_outcome,
+    at_step,
+    kill_worker,
+    newest_step,
+    small_run,
+    train_until,
+)
+from tests.ranks import run_ranks
 
 
-def kill_a_worker(mark: str) -> None:
-    """SIGKILL one of the run's training workers."""
-    for process in psutil.process_iter():
-        try:
-            if "ray::RayTrainWorker" in " ".join(process.cmdline()) and process.environ().get(MARK) == mark:
-                os.kill(process.pid, signal.SIGKILL)
-                return
-        except psutil.Error:
-            continue
-    pytest.fail("no training worker is running")
+def fit(run, story: Story):
+    """Train under Ray Train, which must be up."""
+    return run_on_workers(train, run, run.scaling, gpu=False, tell=story, name=run.name, storage=f"{run.output}/ray")
+
+
+@pytest.mark.timeout(900)
+def test_two_killed_workers_a_killed_node_and_a_drained_one_leave_no_trace_in_the_history_or_the_weights(tmp_path):
+    run, undisturbed = small_run(tmp_path, "disturbed"), small_run(tmp_path, "undisturbed")
+    run_ranks(train_until, 2, undisturbed)
+    with no_process_left_behind(), nodes(3) as cluster_nodes:
+
+        def drain() -> None:
+            cluster_nodes.add()
+            cluster_nodes.drain(seconds=120)
+
+        story = Story(
+            (at_step(7), kill_worker),
+            (at_step(22), cluster_nodes.kill),
+            (at_step(38), lambda: kill_worker(1)),
+            (at_step(52), drain),
+        )
+        fit(run, story)
+    assert ray_processes() == []
+    assert story.done
+    assert len(story.of("attempt")) == len(story.of("started")) == 5
+    assert_no_step_is_lost_or_repeated(run, newest_step(run))
+    assert_same_outcome(run, undisturbed)
+    assert_last_start_repeats_no_step(story)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3000)
+def test_thirty_workers_killed_at_random_steps_leave_no_trace_in_the_history_or_the_weights(tmp_path):
+    kills = 30
+    run, undisturbed = small_run(tmp_path, "disturbed", epochs=12), small_run(tmp_path, "undisturbed", epochs=12)
+    run_ranks(train_until, 2, undisturbed)
+    rng = np.random.default_rng(5)
+    steps = np.sort(rng.choice(np.arange(5, newest_step(undisturbed) - 40), kills, replace=False))
+    deeds = [(at_step(int(step)), partial(kill_worker, int(rng.integers(2)))) for step in steps]
+    story = Story(*deeds)
+    with cluster(cpus=2):
+        fit(run, story)
+    assert story.done
+    assert len(story.of("attempt")) == kills + 1
+    assert_no_step_is_lost_or_repeated(run, newest_step(run))
+    assert_same_outcome(run, undisturbed)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-def test_killed_workers_are_replaced_and_the_final_weights_are_those_of_the_undisturbed_run(tmp_path: Path):
-    make_dataset(tmp_path / "dataset")
-    flags = ["--data.dataset", tmp_path / "dataset", "--output", tmp_path / "runs", "--model.image-size", 32,
-             "--checkpoint.every-steps", 2, "--optim.epochs", 40, "--scaling.max-failures", 3]  # fmt: skip
-    for name, kills in (("undisturbed", ()), ("killed", (" 3  ", "going on at step", "going on at step"))):
-        log = tmp_path / f"{name}.log"
-        process, mark = start([CHECKOUT / "jobs/train.py", "demo", "--name", name, *flags], tmp_path, log)
-        for number, text in enumerate(kills):
-            wait_for_count(text, max(number, 1), log, process)
-            kill_a_worker(mark)
-        assert process.wait(timeout=300) == 0, log.read_text()
-        assert alive(mark) == []
-    expected, found = (open_checkpoint(str(tmp_path / "runs" / name)) for name in ("undisturbed", "killed"))
-    assert found["state"]["step"] == expected["state"]["step"]
-    for key, value in expected["model"].items():
-        assert torch.equal(found["model"][key], value), key
-    for row, other in zip(found["state"]["history"], expected["state"]["history"], strict=True):
-        assert row["train_loss"] == pytest.approx(other["train_loss"], abs=1e-6)
-        assert row["valid_loss"] == other["valid_loss"]
+def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_sequence_of_batches(tmp_path):
+    run = small_run(tmp_path, "elastic", epochs=400, min_workers=1, wait_seconds=2, grow_seconds=25)
+
+    class EnoughError(Exception):
+        pass
+
+    def enough() -> None:
+        raise EnoughError
+
+    with no_process_left_behind(), nodes(2) as cluster_nodes:
+
+        def later(steps: int):
+            """So many steps after the newest start."""
+            return lambda event: event["kind"] == "step" and event["step"] >= story.of("started")[-1]["step"] + steps
+
+        def workers(count: int):
+            return lambda event: event["kind"] == "started" and event["workers"] == count
+
+        nothing = list  # only waits for its event
+        story = Story(
+            (workers(2), nothing),
+            (later(20), cluster_nodes.kill),
+            (workers(1), nothing),
+            (later(20), cluster_nodes.add),
+            (workers(2), nothing),
+            (later(20), enough),
+        )
+        with pytest.raises(EnoughError):
+            fit(run, story)
+    assert [event["workers"] for event in story.of("started")] == [2, 1, 2]
+    assert_last_start_repeats_no_step(story)
+    assert_no_step_is_lost_or_repeated(run, newest_step(run))
 
 
-def wait_for_count(text: str, count: int, log: Path, process) -> None:
-    """Wait until a text stands in the log so many times."""
-    while log.read_text(errors="replace").count(text) < count:
-        wait_for(text, log, process, 240)
-        time.sleep(0.1)
-        if process.poll() is not None:
-            pytest.fail(log.read_text())
+def assert_last_start_repeats_no_step(story: Story) -> None:
+    """The last attempt goes on after the very last step that was made before it."""
+    last = max(number for number, event in enumerate(story.events) if event["kind"] == "started")
+    steps = [event["step"] for event in story.events[:last] if event["kind"] == "step"]
+    assert steps[-1] == story.events[last]["step"]
+
+
+def ray_processes() -> list[str]:
+    """Names of this process's descendants that are Ray's."""
+    return [p.name() for p in psutil.Process().children(recursive=True) if "ray" in p.name() or "gcs" in p.name()]
+
+
+def lost(error: UserError | None = None) -> dict:
+    return {"kind": "lost", "cause": "worker 1 is gone", "detail": "Traceback", "error": error}
+
+
+def test_losses_in_a_row_end_the_run_and_a_new_checkpoint_starts_the_count_again():
+    losses = Losses(2)
+    for step in (0, 5, 10, 15, 20):  # any number, as long as each attempt gets further
+        losses.hear({"kind": "attempt"})
+        losses.hear({"kind": "started", "step": step})
+        assert "1 of 2" in (losses.hear(lost()) or "")
+        assert losses.hear(lost()) is None  # told twice, counted once
+    losses.hear({"kind": "attempt"})
+    losses.hear({"kind": "started", "step": 20})
+    assert "2 of 2" in (losses.hear(lost()) or "")
+    losses.hear({"kind": "attempt"})
+    with pytest.raises(WorkersLostError, match=r"failed 3 times .*worker 1 is gone.*max_failures"):
+        losses.hear(lost())
+
+
+def test_a_transient_error_that_stays_is_shown_as_itself():
+    class BusyError(UserError):
+        transient = True
+
+    losses = Losses(0)
+    losses.hear({"kind": "attempt"})
+    with pytest.raises(BusyError):
+        losses.hear(lost(BusyError("store is busy")))

@@ -1,0 +1,76 @@
+"""Lost workers: what is said of them, and when the driver gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.train import UserCallback
+
+from hemodist.errors import UserError
+
+
+class WorkersLostError(UserError):
+    """The workers failed again and again without getting any further."""
+
+
+class LossReporter(UserCallback):  # type: ignore[misc]
+    """Runs in Ray's controller and posts which workers were lost, before the controller starts others."""
+
+    def __init__(self, mailbox: Any) -> None:
+        """Keep the actor's handle."""
+        self._mailbox = mailbox
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called by Ray's controller when it finds workers that are dead or have raised."""
+        gone = sorted(rank for rank, error in worker_exceptions.items() if hasattr(error, "health_check_failure"))
+        raised = {rank: error for rank, error in worker_exceptions.items() if rank not in gone}
+        if gone:  # what the others raise is that they cannot reach those
+            cause = "worker " + ", ".join(map(str, gone)) + " is gone (killed, out of memory, or its node is lost)"
+        else:
+            cause = "; ".join(f"worker {rank}: {type(e).__name__}: {e}" for rank, e in sorted(raised.items())[:1])
+        details = [note for error in raised.values() for note in getattr(error, "__notes__", [])]
+        known = [error for error in raised.values() if isinstance(error, UserError)]
+        self._mailbox.put.remote(
+            {"kind": "lost", "cause": cause, "detail": "".join(details[:1]), "error": known[0] if known else None}
+        )
+
+
+class Losses:
+    """Counts attempts that were lost without a new checkpoint in between."""
+
+    def __init__(self, most: int) -> None:
+        """Start counting.
+
+        Args:
+            most: attempts that may be lost so.
+        """
+        self._most = most
+        self._lost = 0
+        self._step = -1
+        self._counted = False
+
+    def hear(self, event: Mapping[str, Any]) -> str | None:
+        """Take an event into account; returns a note for the user, or None.
+
+        Raises:
+            UserError: the attempts are used up.
+        """
+        if event["kind"] == "attempt":
+            self._counted = False
+        elif event["kind"] == "started" and event["step"] > self._step:  # there is a new checkpoint
+            self._step, self._lost = event["step"], 0
+        elif event["kind"] == "lost" and not self._counted:  # the controller may tell it several times
+            self._counted = True
+            self._lost += 1
+            if self._lost > self._most:
+                raise event["error"] or WorkersLostError(self._final(event))
+            return f"{event['cause'].splitlines()[0]}; starting again ({self._lost} of {self._most} without progress)"
+        return None
+
+    def _final(self, event: Mapping[str, Any]) -> str:
+        return (
+            f"the workers failed {self._lost} times without a new checkpoint in between, the last time: "
+            f"{event['cause']}; look for what kills them (memory?), save more often with checkpoint.every_steps, or "
+            f"allow more with scaling.max_failures, which is {self._most}\n{event['detail']}"
+        ).rstrip()

@@ -1,0 +1,67 @@
+"""How ranks and Ray's controller tell the driver what happens. Imports little: an actor's process is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+
+class Mailbox:
+    """An actor that holds what is told until the driver asks for it."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._events: list[Mapping[str, Any]] = []
+        self._closed = False
+        self._leave = False
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        """Keep an event."""
+        self._events.append(event)
+
+    def take(self) -> list[Mapping[str, Any]]:
+        """All events since the last call."""
+        taken, self._events = self._events, []
+        return taken
+
+    def ask_to_leave(self, leave: bool) -> None:
+        """Ask the ranks to save and leave, or ask no longer."""
+        self._leave = leave
+
+    def must_leave(self) -> bool:
+        """Whether the driver asks the ranks to save and leave."""
+        return self._leave
+
+    def close(self) -> None:
+        """Say that the driver has given up."""
+        self._closed = True
+
+    def is_closed(self) -> bool:
+        """Whether the driver has given up, so that workers which are started again must not go on."""
+        return self._closed
+
+
+class Posted:
+    """A `Tell` that posts to a mailbox and never waits for it."""
+
+    def __init__(self, mailbox: Any) -> None:
+        """Keep the actor's handle."""
+        self._mailbox = mailbox
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Post an event; only a failure waits until it has arrived, since the worker ends after it."""
+        posted = self._mailbox.put.remote(event)
+        if event["kind"] == "failed":
+            ray.get(posted, timeout=30)
+
+    def must_leave(self) -> bool:
+        """Whether the driver asks the ranks to save and leave."""
+        leave: bool = ray.get(self._mailbox.must_leave.remote())
+        return leave
+
+    def is_closed(self) -> bool:
+        """Whether the driver has given up."""
+        closed: bool = ray.get(self._mailbox.is_closed.remote())
+        return closed

@@ -1,0 +1,113 @@
+"""Whether a cluster has room for workers: what a run waits for, and when it can go on with more of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private.state import available_resources_per_node, state
+
+from hemodist.config import ScalingConfig
+
+_PATIENCE_SECONDS = 20.0
+"""Without workers, after which the terminal says what is waited for."""
+
+_LOOK_SECONDS = 3.0
+"""Between two looks for room."""
+
+Resources = Mapping[str, float]
+
+
+class Waiting:
+    """Says what is waited for while there are no workers, and with how many the run goes on."""
+
+    def __init__(self, scaling: ScalingConfig, resources: Resources) -> None:
+        """Wait from now on.
+
+        Args:
+            scaling: how many workers are asked for.
+            resources: of one worker.
+        """
+        self._scaling, self._resources = scaling, resources
+        self._workers = scaling.workers
+        self.begin()
+
+    def begin(self) -> None:
+        """There are no workers from now on."""
+        self._since: float | None = time.monotonic()
+
+    def hear(self, event: Mapping[str, Any]) -> str | None:
+        """Take an event into account; returns a note for the user, or None."""
+        if event["kind"] == "lost":
+            self.begin()
+        if event["kind"] != "attempt":
+            return None
+        self._since = None
+        before, self._workers = self._workers, event["workers"]
+        if self._workers == before:
+            return None
+        return f"going on with {self._workers} of {self._scaling.workers} workers"
+
+    def look(self) -> str | None:
+        """A note for the user where nothing has happened for long, since there is no room; once each time."""
+        if self._since is None or time.monotonic() - self._since < _PATIENCE_SECONDS:
+            return None
+        self._since = None
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = places(nodes, self._resources)
+        if room >= self._scaling.fewest:
+            return None
+        return f"waiting: the cluster has room for {room} workers, and the run needs {self._scaling.fewest}"
+
+
+class Growth:
+    """Says when a run that has fewer workers than asked for should be started again with more."""
+
+    def __init__(self, scaling: ScalingConfig, resources: Resources) -> None:
+        """Look for room.
+
+        Args:
+            scaling: how many workers are asked for, and how long there must have been room for more.
+            resources: of one worker.
+        """
+        self._scaling, self._resources = scaling, resources
+        self._lacking = False
+        self._next = 0.0
+        self._since: float | None = None
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        """Take an event into account."""
+        if event["kind"] == "attempt":
+            self._lacking, self._since = event["workers"] < self._scaling.workers, None
+        elif event["kind"] == "lost":
+            self._lacking = False
+
+    def wanted(self) -> bool:
+        """Whether to start again with more workers; True once an attempt."""
+        now = time.monotonic()
+        if not self._lacking or now < self._next:
+            return False
+        self._next = now + _LOOK_SECONDS
+        leaving = state.get_draining_nodes()
+        free = [node for name, node in available_resources_per_node().items() if name not in leaving]
+        if not places(free, self._resources):
+            self._since = None
+            return False
+        self._since = self._since or now
+        if now - self._since < self._scaling.grow_seconds:
+            return False
+        self._lacking = False
+        return True
+
+
+def places(nodes: list[Resources], worker: Resources) -> int:
+    """How many workers fit onto nodes, each worker onto one.
+
+    >>> places([{"CPU": 5.0}, {"CPU": 3.0, "GPU": 1.0}], {"CPU": 2})
+    3
+    >>> places([{"CPU": 5.0}, {"CPU": 3.0, "GPU": 1.0}], {"CPU": 2, "GPU": 1})
+    1
+    """
+    return sum(min(int(node.get(name, 0) // amount) for name, amount in worker.items()) for node in nodes)

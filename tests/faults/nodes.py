@@ -1,0 +1,67 @@
+"""Several Ray nodes on this machine, one CPU each, which are killed, drained and added while a run is on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+_STORE_BYTES = 80_000_000
+
+
+class Nodes:
+    """A head without CPUs, where the driver is, and nodes of one CPU, so one worker, each."""
+
+    def __init__(self, count: int) -> None:
+        """Start the head and `count` nodes."""
+        head = {"num_cpus": 0, "node_ip_address": "127.0.0.1", "object_store_memory": _STORE_BYTES}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head | {"include_dashboard": False})
+        self._added = 0
+        for _ in range(count):
+            self.add()
+
+    def add(self) -> None:
+        """Add a node."""
+        self._added += 1
+        address = f"127.0.0.{self._added + 1}"
+        self.cluster.add_node(num_cpus=1, node_ip_address=address, object_store_memory=_STORE_BYTES)
+
+    def kill(self) -> None:
+        """SIGKILL everything of a node with a training worker, as a power cut would."""
+        self.cluster.remove_node(self._working(), allow_graceful=False)
+
+    def drain(self, seconds: float) -> None:
+        """Announce that a node with a training worker will be taken away, as clouds do."""
+        deadline = int((time.time() + seconds) * 1000)
+        accepted, why = GcsClient(address=self.cluster.gcs_address).drain_node(
+            self._working().node_id, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "spot", deadline
+        )
+        assert accepted, why
+
+    def _working(self) -> Any:
+        for node in self.cluster.worker_nodes:
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            for process in raylet.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+                        return node
+        raise AssertionError("no node has a training worker")
+
+
+@contextlib.contextmanager
+def nodes(count: int) -> Iterator[Nodes]:
+    """Nodes for the length of a `with` block, with this process as the driver."""
+    started = Nodes(count)
+    try:
+        ray.init(address=started.cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield started
+    finally:
+        ray.shutdown()
+        started.cluster.shutdown()
