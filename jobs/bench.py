@@ -1,54 +1,60 @@
-"""Measure hemodist on this machine: `python jobs/bench.py sharder [--quick]`. Prints a table and writes JSON."""
+"""Measure hemodist beside its peers on this machine: `python jobs/bench.py loader [--quick]`."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import json
 import tempfile
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.table import Table
 
+from hemodist.bench.report import bench_loader, bench_plan, bench_start
+from hemodist.bench.rounds import write
+from hemodist.bench.training import bench_train
 from hemodist.cluster import no_process_left_behind
-from hemodist.store import Store
 from hemodist.terminal import console, facts_table, run_job
-from shards import bench, phantom
+from shards import bench_set
+from shards.bench_report import bench_sharder
 
 
 def main(
-    what: Annotated[Literal["sharder"], tyro.conf.Positional],
-    source: Path | None = None,
-    output: Path = Path("bench_sharder.json"),
+    what: Annotated[Literal["sharder", "loader", "plan", "start", "train", "all"], tyro.conf.Positional],
+    output: Path = Path(),
     quick: bool = False,
+    source: Path | None = None,
+    cores: int = 2,
+    device: Literal["cpu", "cuda"] = "cpu",
+    size: int = 256,
+    streaming_python: str | None = None,
 ) -> int:
-    """Measure.
+    """Measure, print a table and ratios, and write bench_WHAT.json and bench_WHAT.png.
 
     Args:
-        what: sharder, beside the machine's limit and beside a notebook's way.
-        source: folder of uncompressed 512 x 512 slices; by default a phantom made for it.
-        output: where the figures go.
-        quick: fewer slices and rounds, for a first look.
+        what: sharder, loader, plan (and shard cache), start (the first step), train (the loop), or all in turn.
+        output: folder for the figures.
+        quick: fewer images and rounds, for a first look.
+        source: for the sharder, a folder of uncompressed 512 x 512 slices; a phantom is made where there is none.
+        cores: of the loader's ways, each.
+        device: where the loader's batches must be, and what trains.
+        size: side of the loader's images, in pixels.
+        streaming_python: Python of an environment with mosaicml-streaming; made by uv where there is none.
     """
-    slices, rounds = (60, 3) if quick else (300, 7)
-    with no_process_left_behind(), tempfile.TemporaryDirectory() as folder:
-        if source is None:
-            source = phantom.generate(Path(folder) / "phantom", slices=slices).images
-        rates = bench.measure(source, rounds)
-    ratios = bench.ratios(rates)
-    table = Table("way", "processes", "slices/s", "lowest", "highest", title=f"{what}, median of {rounds} rounds")
-    for rate in rates:
-        table.add_row(rate.way, *(f"{value:,.0f}" for value in (rate.processes, rate.median, rate.low, rate.high)))
-    console.print(table)
-    console.print(facts_table("ratios of the medians", {name: f"{value:.2f}" for name, value in ratios.items()}))
-    versions = {name: metadata.version(name) for name in ("hemodist", "numpy", "pillow", "pydicom", "pyarrow")}
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    figures = {"what": what, "date": now, "rounds": rounds, "machine": bench.machine(), "versions": versions}
-    figures |= {"rates": [dataclasses.asdict(rate) for rate in rates], "ratios": ratios}
-    Store.open(output.resolve().parent).write(output.name, (json.dumps(figures, indent=2) + "\n").encode())
+    with no_process_left_behind(), tempfile.TemporaryDirectory(prefix="hemodist-bench-") as folder:
+        work = Path(folder)
+        many = partial(bench_set.make, work / "many", slices=128 if quick else 256, copies=16, size=size)
+        few = partial(bench_set.make, work / "few", slices=120, copies=1)
+        benches = {
+            "sharder": lambda: bench_sharder(work, quick=quick, source=source),
+            "loader": lambda: bench_loader(many(), work, quick, cores, device, streaming_python),
+            "plan": lambda: bench_plan(many(), work, quick=quick),
+            "start": lambda: bench_start(few(), work, quick=quick),
+            "train": lambda: bench_train(few(), work, quick=quick, device=device),
+        }
+        for name in benches if what == "all" else [what]:
+            outcome = benches[name]()
+            console.print(outcome.table(), facts_table("ratios, median of the rounds", outcome.ratios), *outcome.notes)
+            console.print(f"written: {write(name, outcome, output)}", soft_wrap=True)
     return 0
 
 

@@ -1,0 +1,60 @@
+"""Train one step as `jobs/train.py` does in its own process, and tell when it was made.
+
+Arguments: a data set, a folder for the run, and `hemodist` or `limit`. The limit imports the same libraries and trains
+the same network one step on noise: what remains when nothing is read, checked or planned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+DONE = "first step"
+
+
+def main() -> None:
+    """Run up to the end of the first step, then end at once."""
+    from hemodist.launch import absolute
+    from hemodist.loop import train
+    from hemodist.recipes import debug
+    from hemodist.worker import run_in_process
+
+    recipe = debug()
+    # Of the small data set's three patients, the first validates.
+    data = dataclasses.replace(recipe.data, dataset=sys.argv[1], valid_fold=3)
+    tracking = dataclasses.replace(recipe.tracking, log_every=1)
+    run = dataclasses.replace(recipe, output=sys.argv[2], data=data, tracking=tracking)
+    if sys.argv[3] == "limit":
+        _limit(run)
+    else:
+        run_in_process(train, absolute(run), gpu=False, tell=_tell)
+
+
+def _tell(event: Mapping[str, Any]) -> None:
+    if event["kind"] == "step":
+        _done()
+
+
+def _limit(run: Any) -> None:
+    import torch
+
+    from hemodist import model, optim
+
+    network = model.build(run.model)
+    optimizer = optim.build(network, run.optim)
+    images = torch.randn(run.batch.global_batch_size, 3, run.model.image_size, run.model.image_size)
+    network(images).square().mean().backward()
+    optimizer.step()
+    _done()
+
+
+def _done() -> None:
+    print(DONE, flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""hemodist's own loader as a training rank builds it: without augmentation, or with a recipe's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from hemodist.bench.peers.serve import Epoch, Spec, serve
+from hemodist.cache import ShardCache
+from hemodist.config import AugmentConfig, BatchConfig, DataConfig, ModelConfig, OptimConfig, Run
+from hemodist.loader import TrainingLoader
+from hemodist.manifest import LABELS, DataSet
+from hemodist.pipeline import Batch, Loader, Request
+from hemodist.plan import Plan
+from hemodist.prepare import Prepared
+from hemodist.reader import Reader
+from hemodist.recipes import resnet18
+from hemodist.split import Split
+
+
+def open_loader(spec: Spec) -> Epoch:
+    """The loader over all samples of the data set, which its split would keep second copies from."""
+    dataset = DataSet.open(spec.dataset)
+    reader = Reader(dataset, ShardCache(dataset, spec.work))
+    loader = _training(spec, dataset, reader) if spec.shuffle else _in_order(spec, dataset, reader)
+
+    def epoch() -> Iterator[torch.Tensor]:
+        for batch in loader:
+            yield batch.images
+
+    return epoch
+
+
+def _training(spec: Spec, dataset: DataSet, reader: Reader) -> Iterable[Batch]:
+    rows = np.arange(spec.samples, dtype=np.int64)
+    run = Run(
+        "bench",
+        data=DataConfig(decode_threads=len(spec.cores)),
+        batch=BatchConfig(global_batch_size=spec.batch, mix_group=1),
+        augment=resnet18().augment if "augmented" in sys.argv[2:] else AugmentConfig(),
+        model=ModelConfig(image_size=spec.size),
+        optim=OptimConfig(epochs=100_000),
+    )
+    plan = Plan(rows, dataset.column("shard"), run.seed, spec.batch, mix_group=1, block_shards=run.batch.block_shards)
+    split = Split(rows, rows[:0], rows[:0], digest="")
+    steps = plan.steps(run.optim.epochs)
+    prepared = Prepared(dataset, dataset.labels(), split, plan, steps, np.zeros(len(LABELS)))
+    return TrainingLoader(prepared, run, reader, device=spec.device)
+
+
+def _in_order(spec: Spec, dataset: DataSet, reader: Reader) -> Iterable[Batch]:
+    rows = np.arange(spec.samples, dtype=np.int64)
+    return Loader(
+        dataset,
+        reader,
+        lambda number: Request(rows[number * spec.batch : (number + 1) * spec.batch]),
+        start=0,
+        stop=spec.samples // spec.batch,
+        max_batch=spec.batch,
+        image_size=spec.size,
+        device=spec.device,
+        threads=len(spec.cores),
+    )
+
+
+if __name__ == "__main__":
+    serve(open_loader, endless=True)

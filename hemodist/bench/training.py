@@ -1,0 +1,207 @@
+"""The training loop beside the same network on one resident batch, and what the loop's own Python costs."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from hemodist import loss, optim
+from hemodist.bench.rounds import Lap, Outcome, Rate, measure, plot, ratio
+from hemodist.config import BatchConfig, DataConfig, ModelConfig, OptimConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.evaluation import autocast_for
+from hemodist.loader import TrainingLoader
+from hemodist.loop import Training
+from hemodist.manifest import DataSet
+from hemodist.pipeline import Batch
+from hemodist.recipes import resnet50
+from hemodist.split import fold_of
+from hemodist.world import World
+
+LOOP, RESIDENT, DECODING = "hemodist: loop and loader", "same network, one resident batch", "the loader alone"
+BOUND = 0.97
+"""Of the resident batch's rate that the loop must reach where the network is the bottleneck."""
+
+OVERHEAD_MS = 2.0
+"""Most that the loop's own Python may take of the CPU in a step."""
+
+_T = TypeVar("_T")
+
+
+def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") -> Outcome:
+    """Measure both.
+
+    Args:
+        dataset: a data set whose images are stored at the network's size, with labels.
+        work: folder for the runs.
+        quick: fewer steps and rounds.
+        device: that trains; on a CPU the network shares the cores with the decoder, which is counted.
+    """
+    steps, rounds = (4, 3) if quick else (10, 7)
+    world = World.alone(device)
+    run = _run_on(dataset, work, batch=16 if device == "cpu" else 128)
+    training, alone = (_started(replace(run, name=name), world) for name in ("loop", "resident"))
+    stream = training.batches()
+    resident = next(stream)
+    bare = bare_step(alone.network, alone.optimizer, alone.run, world)
+    loading = iter(_endless(training))
+
+    def lap(step: Callable[[], object], ready: Callable[[], object] = lambda: None) -> Lap:
+        ready()
+        _wait_for(world)
+        clock, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            step()
+        _wait_for(world)
+        images = steps * run.batch.global_batch_size
+        return Lap(images / (time.perf_counter() - clock), 1e3 * (time.process_time() - cpu) / images)
+
+    def loop_step() -> None:
+        training.update(next(stream))
+        if training.epoch_ended() is None and training.save_is_due():
+            training.save()
+
+    laps = measure(
+        {
+            # What was decoded during the other ways' laps is taken out first: decoding is counted in full.
+            LOOP: lambda: lap(loop_step, lambda: _drop(stream, run.data.prefetch + 1)),
+            RESIDENT: lambda: lap(lambda: bare(resident)),
+            DECODING: lambda: lap(lambda: next(loading), lambda: _drop(loading, run.data.prefetch + 1)),
+        },
+        rounds,
+    )
+    rates = [Rate(way, values, {}) for way, values in laps.items()]
+    by_way = {rate.way: rate for rate in rates}
+    share = ratio(by_way[LOOP].rates, by_way[RESIDENT].rates)
+    cpu_share = statistics.median(
+        resident.cpu_ms / ours.cpu_ms for ours, resident in zip(laps[LOOP], laps[RESIDENT], strict=True)
+    )
+    decoding = by_way[DECODING].cpu_ms / by_way[LOOP].cpu_ms
+    own = overhead_ms(replace(run, name="overhead"), world, rounds=rounds, steps=50 if quick else 200)
+    ratios = {
+        "loop over resident batch, by the clock": f"{share:.3f} (bound {BOUND})",
+        "resident batch over loop, by CPU time an image": f"{cpu_share:.3f}",
+        "of the loop's CPU time, decoding alone": f"{decoding:.3f}",
+        "the loop's own Python, CPU ms a step": f"{own:.2f} (bound {OVERHEAD_MS:g})",
+    }
+    rows = [
+        [rate.way, f"{rate.median:,.1f}", f"{min(rate.rates):,.1f}", f"{max(rate.rates):,.1f}", f"{rate.cpu_ms:.2f}"]
+        for rate in rates
+    ]
+    figures = {
+        "network": run.model.name,
+        "image_size": run.model.image_size,
+        "global_batch_size": run.batch.global_batch_size,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "rates": [rate.to_dict() for rate in rates],
+        "loop_over_resident": share,
+        "cpu_resident_over_loop": cpu_share,
+        "decoding_share_of_cpu": decoding,
+        "own_python_ms": own,
+    }
+    title = f"training: {run.model.name}, {run.model.image_size} px, on {device}, median of {rounds} rounds"
+    return Outcome(
+        title,
+        ["way", "images/s", "lowest", "highest", "CPU ms/image"],
+        rows,
+        ratios,
+        figures,
+        ("hemodist", "torch", "torchvision", "nvidia-dali-cuda130", "numpy"),
+        lambda path: plot(rates[:2], title, "images/s", path),
+    )
+
+
+def bare_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, run: Run, world: World
+) -> Callable[[Batch], torch.Tensor]:
+    """The least that a training step takes: forward, loss, backward, gradient norm, optimizer."""
+
+    def step(batch: Batch) -> torch.Tensor:
+        with autocast_for(run, world):
+            logits = network(batch.images)
+        mean = loss.per_sample(logits, batch.targets).mean()
+        mean.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), run.optim.clip_norm or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return mean
+
+    return step
+
+
+def overhead_ms(run: Run, world: World, *, rounds: int, steps: int) -> float:
+    """CPU time of the loop's own Python in ms a step, without network and loader.
+
+    With a network of 24 numbers a step is nothing but Python. What is measured is the loop's step, logging included,
+    minus the bare step on the same resident batch, in CPU time of this thread, so that other processes do not count;
+    the median of the rounds.
+    """
+    run = replace(run, model=replace(run.model, name="squeezenet1_1"))
+    training = _started(run, world)
+    batch = next(training.batches())
+    tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 6)).to(world.device)
+    training.network = training.wrapped = tiny
+    training.optimizer = optim.build(tiny, run.optim)
+    bare = bare_step(tiny, training.optimizer, run, world)
+    counter = itertools.count()
+
+    def loop_step() -> None:
+        training.update(replace(batch, number=next(counter) % (training.total - 1)))
+        if training.epoch_ended() is None:
+            training.save_is_due()
+
+    def thread_ms(step: Callable[[], object]) -> float:
+        before = time.thread_time()
+        for _ in range(steps):
+            step()
+        return 1e3 * (time.thread_time() - before) / steps
+
+    differences = [thread_ms(loop_step) - thread_ms(lambda: bare(batch)) for _ in range(rounds + 1)]
+    return statistics.median(differences[1:])  # the first round warms up
+
+
+def _run_on(dataset: Path, work: Path, batch: int) -> Run:
+    # A small phantom has few patients, so that a fold may be empty.
+    counts = np.bincount(fold_of(DataSet.open(str(dataset)).column("group"), 5, 0), minlength=5)
+    smallest = int(np.where(counts > 0, counts, counts.max() + 1).argmin())
+    return replace(
+        resnet50(),
+        output=str(work / "runs"),
+        data=DataConfig(dataset=str(dataset), valid_fold=smallest),
+        batch=BatchConfig(global_batch_size=batch, mix_group=8, block_shards=2),
+        model=ModelConfig(name="resnet50"),
+        optim=OptimConfig(epochs=10_000),
+        scaling=ScalingConfig(workers=0),
+        tracking=TrackingConfig(mode="disabled"),
+    )
+
+
+def _started(run: Run, world: World) -> Training:
+    training = Training(run, world, lambda event: None)
+    training.resume()
+    training.wrapped.train()
+    return training
+
+
+def _endless(training: Training) -> TrainingLoader:
+    """The same loader by itself."""
+    return TrainingLoader(training.prepared, training.run, training.reader, device=training.world.device)
+
+
+def _drop(stream: Iterator[_T], count: int) -> None:
+    for _ in range(count):
+        next(stream)
+
+
+def _wait_for(world: World) -> None:
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)

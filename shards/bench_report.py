@@ -1,0 +1,40 @@
+"""The sharder's bench, from files to what is shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from hemodist.bench.rounds import Lap, Outcome, Rate, plot
+from shards import bench, phantom
+
+
+def bench_sharder(work: Path, *, quick: bool, source: Path | None = None) -> Outcome:
+    """The sharder beside the machine's limit and beside a notebook's way.
+
+    Args:
+        work: folder for a phantom.
+        quick: fewer slices and rounds.
+        source: folder of uncompressed 512 x 512 slices; a phantom is made where there is none.
+    """
+    slices, copies, rounds = (60, 1, 3) if quick else (256, 4, 7)  # together a shard of the usual 1,024 slices
+    source = source or phantom.generate(work / "phantom", slices=slices).images
+    rates = bench.measure(source, rounds, copies=copies)
+    ratios = bench.ratios(rates)
+    return Outcome(
+        f"sharder, median of {rounds} rounds",
+        ["way", "processes", "slices/s", "lowest", "highest"],
+        [
+            [rate.way, *(f"{value:,.0f}" for value in (rate.processes, rate.median, rate.low, rate.high))]
+            for rate in rates
+        ],
+        {name: f"{value:.2f}" for name, value in ratios.items()},
+        {"rounds": rounds, "rates": [asdict(rate) for rate in rates], "ratios": ratios},
+        ("hemodist", "numpy", "pillow", "pydicom", "pyarrow"),
+        lambda path: plot([_bar(rate) for rate in rates], "Sharding", "slices a second", path),
+    )
+
+
+def _bar(rate: bench.Rate) -> Rate:
+    laps = tuple(Lap(value, 0.0) for value in (rate.low, rate.median, rate.high))
+    return Rate(f"{rate.way}, {rate.processes} processes", laps, {})
