@@ -1,0 +1,17 @@
+"""Compare systems as the original study did, done right: `python jobs/study.py --data.dataset DATASET`."""
+
+from __future__ import annotations
+
+import tyro
+
+from hemodist.study import Study, conduct
+from hemodist.terminal import run_job
+
+
+def main() -> None:
+    """Read the flags, then train, compare and report."""
+    conduct(tyro.cli(Study, description=__doc__))
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,77 @@
+"""Systems are compared on the slices that all of them have answered for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hemodist import metrics
+from hemodist.conclude import PREDICTIONS
+from hemodist.config import DataConfig
+from hemodist.evaluation import Predictions
+from hemodist.loop import HISTORY
+from hemodist.prepare import prepare
+from hemodist.store import Store, join
+from hemodist.study import Study
+from hemodist.study_results import gather, parameters
+from tests.dataset import make_dataset
+
+ROW = {"epoch": 1, "step": 3, "weighted_log_loss": 0.5, "auc_any": 0.7, "seconds": 10.0, "images_per_s": 40.0}
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    dataset = str(make_dataset(tmp_path / "dataset"))
+    small = {"image_size": 32, "global_batch_size": 32, "output": str(tmp_path / "study")}
+    return replace(Study(**small), recipes=("resnet18", "resnet34"), seeds=(3, 5), data=DataConfig(dataset=dataset))
+
+
+def answered(run, prepared, rows, logits):
+    """Leave what a finished run leaves, with the answers in any order."""
+    store = Store.open(join(run.output, run.name))
+    given = Predictions(rows, logits.astype(np.float32), np.zeros(len(rows)))
+    store.write(PREDICTIONS, given.to_parquet(prepared.dataset, metrics.probabilities(logits)))
+    store.write(HISTORY, json.dumps([ROW, ROW | {"epoch": 2, "images_per_s": 60.0}]).encode())
+
+
+def test_answers_are_matched_by_slice_and_only_common_ones_count(study):
+    runs, rng = study.runs(), np.random.default_rng(0)
+    prepared = prepare(runs[0])
+    valid = prepared.split.valid
+    logits = {run.name: rng.normal(size=(len(valid), 6)) for run in runs}
+    for number, run in enumerate(runs):
+        order = rng.permutation(len(valid))
+        if number == 2:
+            order = order[order != 4]  # a corrupt sample that this run has masked out
+        answered(run, prepared, valid[order], logits[run.name][order])
+    systems, labels = gather(runs, prepared, classical=True, replicates=100)
+    common = np.arange(len(valid)) != 4
+    np.testing.assert_array_equal(labels, prepared.labels[valid[common]])
+    assert [system.name for system in systems] == [
+        "constant prevalence", "threshold", "naive Bayes", "k-means", "resnet18", "resnet34",
+    ]  # fmt: skip
+    for system in systems[-2:]:
+        assert system.seeds == (3, 5)
+        assert system.seconds == (20.0, 20.0)
+        assert system.images_per_s == (50.0, 50.0)
+        expected = [
+            metrics.weighted_log_loss(metrics.probabilities(logits[f"{system.name}-s{seed}"][common]), labels)
+            for seed in (3, 5)
+        ]
+        np.testing.assert_allclose(system.answers.value["weighted_log_loss"], expected)
+
+
+def test_without_classical_methods_none_is_fitted(study):
+    runs = study.runs()[:1]
+    prepared = prepare(runs[0])
+    answered(runs[0], prepared, prepared.split.valid, np.zeros((len(prepared.split.valid), 6)))
+    systems, _ = gather(runs, prepared, classical=False, replicates=100)
+    assert [system.name for system in systems] == ["constant prevalence", "resnet18"]
+    assert systems[1].answers.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
+
+
+def test_parameters_are_those_of_the_network_that_is_trained(study):
+    assert parameters(study.runs()[0].model) == 11_179_590
