@@ -10,6 +10,7 @@ import tyro
 
 from hemodist.cluster import cluster, map_tasks
 from hemodist.config import TrackingConfig
+from hemodist.observe import observed_shards
 from hemodist.terminal import console, errors, facts_table, run_job
 from shards import build, estimate
 from shards.config import ShardConfig
@@ -39,13 +40,13 @@ def work(todo: build.Plan, config: ShardConfig, mapper: build.Mapper | None, cpu
     if config.dry_run:
         console.print(facts_table("Dry run: nothing was written", estimate.estimate(todo, cpus)))
         return 0
+    name, where = f"shard-{todo.output.root.rpartition('/')[2]}", todo.output.uri
     with Progress(len(todo.tasks.files), len(todo.tasks), console) as progress:
-        manifest, shared = build.run(todo, mapper, progress)
+        manifest, shared = build.run(todo, mapper, observed_shards(progress, name))
     console.print(facts_table(todo.output.uri, summary := build.summary(manifest, shared)))
     if config.track:
         from hemodist.tracking import Tracker  # W&B takes a second to import
 
-        name, where = f"shard-{todo.output.root.rpartition('/')[2]}", todo.output.uri
         settings, facts = TrackingConfig(), todo.config
         run = Tracker.start(settings, name=name, local=None, where=where, facts=facts, warn=errors.print)
         run.finish(summary | progress.facts())

@@ -1,0 +1,54 @@
+"""Decodes known pictures through the training pipeline, compares them with libjpeg's, and takes the time."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hemodist.config import BatchConfig, ModelConfig, Run
+from hemodist.inputs import memory_batches, pictures
+
+SIZE = 256
+BATCH = 32
+BATCHES = 9
+
+TOLERANCE = 4
+"""Grey values of 255 by which decoders may differ at any pixel: JPEG leaves the transform's rounding open."""
+
+
+def measure(device: str) -> tuple[float, int]:
+    """Decode on a device.
+
+    Args:
+        device: `cpu` or a CUDA device.
+
+    Returns:
+        Images a second, and the largest difference from libjpeg's pixels, in grey values of 255.
+    """
+    run = Run("doctor", batch=BatchConfig(eval_batch_size=BATCH), model=replace(ModelConfig(), image_size=SIZE))
+    encoded = [_jpeg(4 * number) for number in range(BATCH)]
+    sharding = {"size": SIZE, "windows": ["brain", "subdural", "soft_tissue"], "encoding": "jpeg"}
+    batches = memory_batches(encoded * BATCHES, sharding, run, torch.device(device))
+    images = next(batches).images  # the first batch also starts the decoder's threads
+    start = time.perf_counter()
+    for _ in batches:
+        pass
+    if images.device.type == "cuda":
+        torch.cuda.synchronize(images.device)
+    seconds = time.perf_counter() - start
+    expected = np.stack([np.asarray(Image.open(io.BytesIO(content)), np.int16) for content in encoded])
+    return BATCH * (BATCHES - 1) / seconds, int(np.abs(pictures(images) - expected).max())
+
+
+def _jpeg(center: int) -> bytes:
+    """A drawn picture, smooth and with edges, as the sharder stores pictures."""
+    down, across = np.mgrid[:SIZE, :SIZE]
+    drawn = np.stack([down, across, np.hypot(down - SIZE / 2, across - center)], axis=-1)
+    encoded = io.BytesIO()
+    Image.fromarray(np.clip(drawn, 0, 255).astype(np.uint8)).save(encoded, "JPEG", quality=95, subsampling=0)
+    return encoded.getvalue()

@@ -1,0 +1,59 @@
+"""What a check has found, in words that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.table import Table
+
+Verdict = Literal["pass", "to do", "not there"]
+"""`not there` is something that a machine need not have; runs work without it, in the way that the finding says."""
+
+_STYLES: dict[Verdict, str] = {"pass": "green", "to do": "bold red", "not there": "yellow"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check on one node.
+
+    Attributes:
+        check: what was looked at.
+        node: where; empty for what concerns all nodes together.
+        verdict: whether something is to be done.
+        found: the numbers.
+        remedy: what to do, or what follows where something is not there; empty after a pass.
+    """
+
+    check: str
+    node: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+
+
+def table(findings: Iterable[Finding]) -> Table:
+    """The findings as a table, checks together, nodes in order."""
+    shown = Table("check", "node", "", "found", "what to do", title="doctor", title_justify="left", title_style="bold")
+    for one in sorted(findings, key=lambda finding: (finding.check, finding.node)):
+        shown.add_row(one.check, one.node, f"[{_STYLES[one.verdict]}]{one.verdict}[/]", one.found, one.remedy)
+    return shown
+
+
+def agree(findings: Iterable[Finding], check: str, why: str) -> list[Finding]:
+    """A finding that says so where nodes differ in what a check has found; nothing where they agree.
+
+    Args:
+        findings: of all nodes.
+        check: the check whose `found` must be the same everywhere.
+        why: what happens otherwise, and what helps.
+    """
+    by_found: dict[str, list[str]] = {}
+    for one in findings:
+        if one.check == check:
+            by_found.setdefault(one.found, []).append(one.node)
+    if len(by_found) < 2:
+        return []
+    listed = "; ".join(f"{', '.join(sorted(nodes))}: {found}" for found, nodes in sorted(by_found.items()))
+    return [Finding(check, "all", "to do", f"nodes differ: {listed}", why)]

@@ -1,0 +1,128 @@
+"""The run's figures for Prometheus: gauges that Ray's own endpoint shows beside its own metrics, as `ray_hemodist_...`.
+
+Nothing here knows the loop and the loop knows nothing of this: a `Tell` is wrapped, and its events become gauges. A
+process that is in no Ray cluster shows nothing, since nobody would ask it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import ray
+from ray.util.metrics import Gauge
+
+if TYPE_CHECKING:  # the sharder's job would import torch otherwise
+    from hemodist.world import Tell
+
+GAUGES: Mapping[str, tuple[str, str]] = {
+    "step": ("hemodist_step", "Optimizer updates made."),
+    "total": ("hemodist_steps_total", "Optimizer updates of the whole run."),
+    "loss": ("hemodist_loss", "Mean training loss of the last logged global batch."),
+    "images_per_s": ("hemodist_images_per_s", "Images a second over all ranks, since the last logged step."),
+    "data_wait_share": ("hemodist_data_wait_share", "Share of the time that this rank waited for data, 0 to 1."),
+    "corrupt_samples": ("hemodist_corrupt_samples", "Training samples masked out since they fail their checksum."),
+    "gpu_memory_gib": ("hemodist_gpu_memory_gib", "Most GPU memory that tensors have taken, GiB."),
+    "mfu": ("hemodist_mfu", "Share of the GPUs' peak arithmetic that the network uses, 0 to 1."),
+    "workers": ("hemodist_workers", "Ranks of the run."),
+}
+"""Name and meaning of the gauge of each figure that an event may hold."""
+
+CHECKPOINT = ("hemodist_checkpoint_time_s", "When the newest checkpoint was made, seconds since 1970.")
+"""A time, not an age: an age would stand still with the process that shows it. `time() - ...` is the age."""
+
+SHARDING: Mapping[str, tuple[str, str]] = {
+    "slices": ("hemodist_shard_slices", "Source files done, those found done included."),
+    "rejected": ("hemodist_shard_rejected", "Source files that could not be used or were not asked for."),
+    "slices_per_s": (
+        "hemodist_shard_slices_per_s",
+        "Source files done a second since the start.",
+    ),
+}
+"""Of the sharder."""
+
+_KINDS = ("started", "step", "attempt")
+"""Events whose figures are shown. Texts are not: a label that changes makes a new series each time."""
+
+
+class Observed:
+    """A `Tell` that shows the figures of events as gauges, and passes every event on."""
+
+    def __init__(self, tell: Tell, run: str, rank: int) -> None:
+        """Make no gauge yet.
+
+        Args:
+            tell: whom events are passed on to.
+            run: the run's name; a label of every gauge.
+            rank: of this process; the other label.
+        """
+        self._tell = tell
+        self._gauges = Gauges({"run": run, "rank": str(rank)})
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show and pass on."""
+        if event["kind"] in _KINDS:
+            for name, (gauge, meaning) in GAUGES.items():
+                if name in event:
+                    self._gauges.set(gauge, meaning, event[name])
+        elif event["kind"] == "saved":
+            self._gauges.set(*CHECKPOINT, time.time())
+        self._tell(event)
+
+
+class Result(Protocol):
+    """What the sharder's tasks return, as far as it is shown: numbers of files, and whether the shard was there."""
+
+    @property
+    def samples(self) -> int:
+        """Files that became samples."""
+
+    @property
+    def rejected(self) -> int:
+        """Files that did not."""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether an earlier run had done it."""
+
+
+def observed_shards(progress: Callable[[Any], None], run: str) -> Callable[[Any], None]:
+    """The sharder's progress, shown as gauges too.
+
+    Args:
+        progress: called with every result.
+        run: label of the gauges.
+    """
+    gauges = Gauges({"run": run, "rank": "0"})
+    start, done, rejected, written = time.monotonic(), 0, 0, 0
+
+    def both(result: Result) -> None:
+        nonlocal done, rejected, written
+        files = result.samples + result.rejected
+        done, rejected = done + files, rejected + result.rejected
+        written += 0 if result.resumed else files
+        rate = written / max(time.monotonic() - start, 1e-9)
+        for name, value in {"slices": done, "rejected": rejected, "slices_per_s": rate}.items():
+            gauges.set(*SHARDING[name], value)
+        progress(result)
+
+    return both
+
+
+class Gauges:
+    """Gauges with the same labels, made when first set."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        """Keep the labels."""
+        self._labels = dict(labels)
+        self._made: dict[str, Gauge] = {}
+
+    def set(self, name: str, meaning: str, value: float) -> None:
+        """Set a gauge, in a process of a Ray cluster."""
+        if not ray.is_initialized():
+            return
+        if name not in self._made:
+            self._made[name] = Gauge(name, description=meaning, tag_keys=tuple(self._labels))
+            self._made[name].set_default_tags(self._labels)
+        self._made[name].set(float(value))

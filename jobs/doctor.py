@@ -1,0 +1,56 @@
+"""What to run first on a new machine or cluster: `python jobs/doctor.py [--storage s3://...]`.
+
+Looks at versions, GPUs, decoding, storage, shared memory, clocks, bandwidth between workers and W&B: of this machine,
+or, where RAY_ADDRESS names a cluster (as inside `ray job submit`), of every node of it. Exit code 0: nothing to do. 1:
+see the last column. Writes nothing but a file that it deletes again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import tyro
+
+from hemodist.cluster import cluster, no_process_left_behind
+from hemodist.doctor import ring
+from hemodist.doctor.finding import Finding, table
+from hemodist.doctor.node import Wanted, check_node
+from hemodist.terminal import console, run_job
+
+
+def main(
+    storage: str = "runs",
+    cache: str = "~/.cache/hemodist",
+    gpus: int | None = None,
+    megabytes: int = 64,
+    ring_mebibytes: int = ring.MEBIBYTES,
+) -> int:
+    """Check this machine, or every node of the cluster.
+
+    Args:
+        storage: path or URI where data sets and runs lie.
+        cache: node-local folder of the shard cache, as for --data.cache.
+        gpus: GPUs that every node with work must have; fewer are then something to do.
+        megabytes: size of the file that measures the storage.
+        ring_mebibytes: size of the tensor that measures the bandwidth between workers.
+    """
+    wanted = Wanted(storage, cache, megabytes, gpus)
+    if os.environ.get("RAY_ADDRESS"):
+        from hemodist.doctor.everywhere import check_cluster
+
+        with cluster():
+            findings = check_cluster(wanted, ring_mebibytes)
+    else:
+        with no_process_left_behind():
+            findings = check_node(wanted, platform.node())
+            findings.append(ring.on_this_machine(ring_mebibytes))
+        findings.append(Finding("clock", "all", "not there", "one machine", "compared between nodes, inside a cluster"))
+    console.print(table(findings))
+    left = [finding for finding in findings if finding.verdict == "to do"]
+    console.print(f"{len(left)} of {len(findings)} findings want something done" if left else "nothing to do")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    run_job(lambda: tyro.cli(main, description=__doc__))

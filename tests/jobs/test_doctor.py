@@ -1,0 +1,165 @@
+"""The doctor passes what works, names what does not with a remedy, and never takes the one for the other."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import namedtuple
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from hemodist.doctor import decode, node, ring
+from hemodist.doctor.everywhere import judge_clock
+from hemodist.doctor.finding import Finding, agree
+from tests.jobs.processes import CHECKOUT, alive, start
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_on_one_machine_without_ray_it_ends_and_says_what_is_missing(tmp_path: Path) -> None:
+    flags = ["--storage", tmp_path / "runs", "--cache", tmp_path / "cache", "--megabytes", 2, "--ring-mebibytes", 1]
+    process, mark = start([CHECKOUT / "jobs/doctor.py", *flags], tmp_path, tmp_path / "log")
+    code = process.wait(timeout=200)
+    said = (tmp_path / "log").read_text()
+    assert alive(mark) == []
+    checks = ("versions", "GPUs", "decoding", "storage", "shared memory", "all-reduce", "W&B", "clock", "cache")
+    lines = {check: [line for line in said.splitlines() if f" {check} " in line] for check in checks}
+    for check in ("versions", "decoding", "storage"):
+        assert " pass " in lines[check][0], said
+    assert "not there" in lines["W&B"][0]
+    if not torch.cuda.is_available():
+        assert "not there" in lines["GPUs"][0], said
+        assert " pass " in lines["all-reduce"][0], said
+        assert "gloo, 2 ranks" in said
+    assert (code == 0) == ("nothing to do" in said) == ("│ to do " not in said), said
+    assert not list((tmp_path / "runs").iterdir())  # it leaves nothing
+
+
+def test_missing_gpus_that_are_expected_are_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (finding,) = node.gpus("n", wanted=8)
+    assert finding.verdict == "to do"
+    assert "nvidia.com/gpu" in finding.remedy
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
+    assert node.gpus("n", wanted=None)[0].verdict == "not there"
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([Path("/dev/nvidia0")]))
+    assert node.gpus("n", wanted=None)[0].verdict == "to do"  # the system has one that PyTorch cannot use
+
+
+def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    (finding,) = node.versions("n")
+    assert finding.verdict == "pass", finding
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2.3" if name == "pydicom" else real(name))
+    (finding,) = node.versions("n")
+    assert finding.verdict == "to do"
+    assert "pydicom 1.2.3 instead of 3." in finding.found
+
+
+def test_containers_default_shared_memory_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(64 * 2**20, 0, 64 * 2**20))
+    (finding,) = node.shared_memory("n")
+    assert finding.verdict == "to do"
+    assert "0.06 GiB" in finding.found
+
+
+def test_storage_that_cannot_be_written_or_gives_back_other_bytes_is_something_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (finding,) = node.storage("n", str(tmp_path / "file"), 1)
+    assert finding.verdict == "to do"
+    assert "cannot write" in finding.found
+    (finding,) = node.storage("n", str(tmp_path / "runs"), 1)
+    assert finding.verdict == "pass"
+    monkeypatch.setattr(node.Store, "read", lambda self, name: b"other")
+    (finding,) = node.storage("n", str(tmp_path / "runs"), 1)
+    assert finding.verdict == "to do"
+    assert "not what was written" in finding.remedy
+
+
+def test_a_decoder_with_other_pixels_is_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = decode.pictures
+    monkeypatch.setattr(decode, "pictures", lambda images: real(images) // 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (finding,) = node.decoding("n")
+    assert finding.verdict == "to do"
+    assert "do not train here" in finding.remedy
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    """A server on loopback that answers 404, and everything that it was sent."""
+    seen: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(f"{self.path} {self.headers}")
+            self.send_error(404)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", seen
+        running.shutdown()
+        thread.join()
+
+
+def test_wandb_is_asked_only_with_a_key_which_is_not_sent(
+    server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, seen = server
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    assert node.wandb("n")[0].verdict == "not there"
+    assert seen == []
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    (finding,) = node.wandb("n")
+    assert finding.verdict == "pass", finding
+    assert len(seen) == 1
+    assert KEY not in seen[0] + finding.found
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    (finding,) = node.wandb("n")
+    assert finding.verdict == "to do"
+    assert "offline" in finding.remedy
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(name: str) -> list[Finding]:
+        raise RuntimeError("the driver is not what it was")
+
+    monkeypatch.setattr(node, "decoding", broken)
+    found = {each.check: each for each in node.check_node(node.Wanted(str(tmp_path), str(tmp_path), 1, None), "n")}
+    assert found["decoding"].verdict == "to do"
+    assert "the driver is not what it was" in found["decoding"].found
+    assert found["storage"].verdict == "pass"
+
+
+def test_nodes_of_different_versions_are_told_apart() -> None:
+    same = [Finding("versions", name, "pass", "torch 2") for name in "ab"]
+    assert agree(same, "versions", "why") == []
+    (finding,) = agree([*same, Finding("versions", "c", "pass", "torch 3")], "versions", "why")
+    assert finding.verdict == "to do"
+    assert "a, b: torch 2; c: torch 3" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("offset", "within", "verdict"), [(0.2, 0.1, "pass"), (-0.9, 0.0, "pass"), (3, 2.5, "pass"), (-3, 0.1, "to do")]
+)
+def test_a_clock_is_wrong_only_beyond_what_asking_took(offset: float, within: float, verdict: str) -> None:
+    assert judge_clock("n", offset, within).verdict == verdict
+
+
+def test_a_wrong_sum_and_a_slow_link_between_gpus_are_something_to_do() -> None:
+    assert ring.finding(ring.Ring("nccl", 8, 1e11, True)).verdict == "pass"
+    assert "NCCL_SOCKET_IFNAME" in ring.finding(ring.Ring("nccl", 8, 1e8, True)).remedy
+    assert ring.finding(ring.Ring("gloo", 2, 1e8, True)).verdict == "pass"
+    assert ring.finding(ring.Ring("gloo", 2, 1e8, False)).verdict == "to do"
