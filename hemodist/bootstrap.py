@@ -21,7 +21,8 @@ Bool = npt.NDArray[np.bool_]
 
 LEVEL = 0.95
 """Coverage that the bootstrap intervals aim at."""
-_CHUNK = 4_000_000  # numbers held at once per array while AUC is bootstrapped: 32 MB, also for 40,000 slices
+CHUNK = 4_000_000
+"""Numbers held at once per array while a score is bootstrapped: 32 MB, also for 40,000 slices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def mean_estimate(total: npt.NDArray[Any], weight: npt.NDArray[Any], group: I64,
     """Sum of `total` over sum of `weight`, both [n], and its interval."""
     groups = counts.shape[1]
     above, below = np.bincount(group, total, minlength=groups), np.bincount(group, weight, minlength=groups)
-    return _interval(float(ratio(total.sum(), weight.sum())), ratio(counts @ above, counts @ below))
+    return interval(float(ratio(total.sum(), weight.sum())), ratio(counts @ above, counts @ below))
 
 
 def auc_estimate(score: F64, positive: Bool, group: I64, counts: F64) -> Estimate:
@@ -94,7 +95,7 @@ def auc_estimate(score: F64, positive: Bool, group: I64, counts: F64) -> Estimat
     value = auc(score, positive)
     if math.isnan(value):
         return Estimate(value)
-    return _interval(value, np.concatenate([np.zeros(0), *_auc_replicates(score, positive, group, counts)]))
+    return interval(value, np.concatenate([np.zeros(0), *_auc_replicates(score, positive, group, counts)]))
 
 
 def _auc_replicates(score: F64, positive: Bool, group: I64, counts: F64) -> Iterator[F64]:
@@ -103,7 +104,7 @@ def _auc_replicates(score: F64, positive: Bool, group: I64, counts: F64) -> Iter
     negatives, of_negatives, of_positives = score[~positive][order], group[~positive][order], group[positive]
     lower = np.searchsorted(negatives, score[positive], "left")
     upper = np.searchsorted(negatives, score[positive], "right")
-    rows = max(1, _CHUNK // len(score))
+    rows = max(1, CHUNK // len(score))
     for start in range(0, len(counts), rows):
         chunk = counts[start : start + rows]
         below = np.zeros((len(chunk), len(negatives) + 1))  # weight of the negatives before each rank
@@ -113,7 +114,8 @@ def _auc_replicates(score: F64, positive: Bool, group: I64, counts: F64) -> Iter
         yield ratio(wins, weight.sum(axis=1) * below[:, -1])
 
 
-def _interval(value: float, replicates: F64) -> Estimate:
+def interval(value: float, replicates: F64) -> Estimate:
+    """A score with the percentile interval of its replicates, f64 [replicates]; those that are nan are left out."""
     defined = replicates[np.isfinite(replicates)]
     if not defined.size:
         return Estimate(value)

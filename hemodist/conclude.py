@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from hemodist import metrics, report
+from hemodist.aggregate import PooledScores, pooled_scores, unit_names
 from hemodist.evaluation import Predictions
+from hemodist.extras import NO_EXTRAS, Extras
 from hemodist.manifest import DataSet, labels_of
 from hemodist.metrics import Scores
 from hemodist.store import Store
@@ -22,6 +25,8 @@ REPORT = "report.html"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
 THRESHOLD = "brain-window threshold"
+BOOTSTRAP = 500
+"""Replicates of every interval that is written down."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,13 @@ class Conclusion:
         scores: of the network, with intervals and trivial baselines; None on other ranks than the chief.
         threshold_auc: AUC of `any` by the share of pixels in the range of blood; NaN where it cannot be measured.
         report: where the report is.
+        extras: pooled scores, pictures and the pointing game.
     """
 
     scores: Scores | None
     threshold_auc: float
     report: str
+    extras: Extras = NO_EXTRAS
 
     @classmethod
     def elsewhere(cls, uri: str) -> Conclusion:
@@ -88,6 +95,8 @@ def conclude(
     config: Mapping[str, Any],
     facts: Mapping[str, Any],
     notes: Sequence[str],
+    extras: Extras = NO_EXTRAS,
+    repair_any: bool = False,
 ) -> Conclusion:
     """Score the predictions and write what is to be kept.
 
@@ -101,21 +110,30 @@ def conclude(
         config: the resolved configuration.
         facts: of data set and split.
         notes: sentences for the report.
+        extras: pictures and the pointing game; what is pooled is added here.
+        repair_any: P(any) is raised to the largest P of a subtype first.
 
     Raises:
         StoreError: something cannot be written.
     """
     labels = labels_of(dataset.index)[predictions.rows]
     groups = dataset.column("group")[predictions.rows]
-    probability = metrics.probabilities(predictions.logits)
-    scores = score(dataset, predictions, train_prevalence, bootstrap=500)
+    probability = probability_of(predictions, repair_any)
+    scores = metrics.score(probability, labels, groups, train_prevalence=train_prevalence, bootstrap=BOOTSTRAP)
     threshold = float("nan")
     if np.isfinite(predictions.blood).all():
         threshold = metrics.threshold_baseline(predictions.blood, labels, groups, bootstrap=0).value
-    conclusion = Conclusion(scores, threshold, f"{store.uri}/{REPORT}")
+    windows = [f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]]
+    extras = replace(extras, pooled=pool(dataset, predictions.rows, probability), windows=windows)
+    conclusion = Conclusion(scores, threshold, f"{store.uri}/{REPORT}", extras)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, probability))
-    content = scores.to_json() | {"threshold_auc_any": threshold if np.isfinite(threshold) else None}
-    store.write(METRICS, (json.dumps(content, indent=2) + "\n").encode())
+    content = scores.to_json() | {
+        "threshold_auc_any": threshold if np.isfinite(threshold) else None,
+        "pooled": [metrics.plain_json(asdict(one)) for one in extras.pooled],
+        "pointing": metrics.plain_json(asdict(extras.pointing)) if extras.pointing else None,
+        "repaired_any": repair_any,
+    }
+    store.write(METRICS, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     synthetic = bool(dataset.manifest.config.get("synthetic"))
     with tempfile.TemporaryDirectory() as folder:
         page = report.write_report(
@@ -125,11 +143,46 @@ def conclude(
             scores=scores,
             probabilities=probability,
             labels=labels,
+            groups=groups,
             config=config,
-            dataset=facts,
+            dataset=dict(facts) | data_facts(dataset),
             notes=notes,
             extra_baselines=conclusion.extra_baselines(),
+            extras=extras,
             synthetic=synthetic,
         )
         store.write(REPORT, page.read_bytes())
     return conclusion
+
+
+def probability_of(predictions: Predictions, repair_any: bool) -> npt.NDArray[np.float64]:
+    """Probabilities, float64 [n, 6], with P(any) repaired where that is asked for."""
+    probability = metrics.probabilities(predictions.logits)
+    return metrics.repair_any(probability) if repair_any else probability
+
+
+def pool(
+    dataset: DataSet, rows: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
+) -> tuple[PooledScores, ...]:
+    """Scores of the studies and of the patients of these rows; a slice without a name counts to its group."""
+    labels, groups = labels_of(dataset.index)[rows], dataset.column("group")[rows]
+    found: list[PooledScores] = []
+    for level in ("study", "patient"):
+        names = unit_names(dataset.index.column(level).take(pa.array(rows)).to_pylist(), groups)
+        found += pooled_scores(level, names, probability, labels, groups, bootstrap=BOOTSTRAP)
+    return tuple(found)
+
+
+def data_facts(dataset: DataSet) -> dict[str, Any]:
+    """Counts, labels and rejections of the whole data set, for the report."""
+    manifest = dataset.manifest
+    facts: dict[str, Any] = {
+        "source files": manifest.source_files,
+        "samples of the data set": manifest.samples,
+        "second copies, never used": manifest.duplicates,
+        "rejected files": sum(manifest.rejected.values()),
+        "labels of the data set": manifest.label_counts,
+    }
+    if manifest.rejected:
+        facts["rejected files by reason"] = {reason: {"files": n} for reason, n in sorted(manifest.rejected.items())}
+    return facts

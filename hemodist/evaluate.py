@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
-from hemodist import model
-from hemodist.checkpoint import open_checkpoint
-from hemodist.conclude import Conclusion, conclude
+from hemodist.cases import card, play_pointing, show_worst
+from hemodist.conclude import Conclusion, conclude, probability_of
 from hemodist.config import Run, check
 from hemodist.errors import ConfigError
-from hemodist.evaluation import predict
+from hemodist.evaluation import Predictions, predict
+from hemodist.explain import Masks, target_layer
+from hemodist.extras import NO_EXTRAS, Extras
 from hemodist.manifest import UNKNOWN, DataSet
 from hemodist.prepare import divide
-from hemodist.split import label_report
+from hemodist.split import Rows, label_report
 from hemodist.store import Store
+from hemodist.trained import Trained, check_fits, open_trained, views
 from hemodist.world import Tell, World
+
+
+@dataclass(frozen=True)
+class Options:
+    """How it is scored.
+
+    Attributes:
+        part: `valid` or `test`, that fold of the run's own configuration; `all` labelled slices; `auto` is valid on the
+            data set that the run was trained on, and all of any other.
+        tta: average over the flips that the run was trained with.
+        repair_any: raise P(any) to the largest P of a subtype where it is below.
+        worst: slices of either kind that the report shows; 0 for none.
+        masks: path or URI of truth masks (`python -m shards phantom --masks`), for the pointing game; empty for none.
+        cache: node-local folder for shards of a remote data set; empty for the run's own. Likewise the others.
+        cache_gb: GB that the copies there may take; 0 for the run's own.
+        eval_batch_size: samples a rank evaluates at once; 0 for the run's own.
+        decode_threads: DALI's CPU threads a worker; 0 for the run's own.
+        decoder: what decodes; empty for the run's own.
+        on_corrupt: stop at a sample that does not match its checksum, or mask it out; empty for the run's own.
+    """
+
+    part: Literal["auto", "valid", "test", "all"] = "auto"
+    tta: bool = False
+    repair_any: bool = False
+    worst: int = 6
+    masks: str = ""
+    cache: str = ""
+    cache_gb: float = 0.0
+    eval_batch_size: int = 0
+    decode_threads: int = 0
+    decoder: Literal["", "auto", "cpu", "mixed"] = ""
+    on_corrupt: Literal["", "stop", "mask"] = ""
+
+    def applied(self, run: Run, dataset: str) -> Run:
+        """The run's configuration with what is given here."""
+        given = {name: getattr(self, name) for name in ("cache", "cache_gb", "decode_threads", "decoder", "on_corrupt")}
+        data = replace(run.data, dataset=dataset, **{name: value for name, value in given.items() if value})
+        batch = replace(run.batch, eval_batch_size=self.eval_batch_size or run.batch.eval_batch_size)
+        return replace(run, data=data, batch=batch)
 
 
 @dataclass(frozen=True)
@@ -28,34 +69,38 @@ class Evaluation:
         checkpoint: a run's folder (its best checkpoint) or a `.pt` file.
         dataset: path or URI of a finished data set.
         output: folder or URI for scores, predictions and report.
-        part: `valid`, the validation split of the run's own configuration; `all` labelled slices; `auto` is valid on
-            the data set that the run was trained on, and all of any other.
+        options: how.
     """
 
     checkpoint: str
     dataset: str
     output: str
-    part: Literal["auto", "valid", "all"] = "auto"
+    options: Options = field(default_factory=Options)
 
 
-def check_evaluation(evaluation: Evaluation) -> tuple[dict[str, Any], Run, DataSet]:
+def check_evaluation(evaluation: Evaluation) -> tuple[Trained, Run, DataSet]:
     """Open checkpoint and data set and check that they fit.
 
     Raises:
-        UserError: one of them cannot be read, or they do not fit.
+        UserError: one of them cannot be read, or they do not fit, or nothing is there to score.
     """
-    saved = open_checkpoint(evaluation.checkpoint)
-    run = Run.from_dict(saved["run"])
-    check(replace(run, data=replace(run.data, dataset=evaluation.dataset)))
+    if evaluation.options.worst < 0:
+        raise ConfigError(f"worst is {evaluation.options.worst}; use 0 for no pictures, or some slices")
+    trained = open_trained(evaluation.checkpoint)
+    run = evaluation.options.applied(trained.run, evaluation.dataset)
+    check(run)
+    if evaluation.options.tta:
+        views(run.augment)
     dataset = DataSet.open(evaluation.dataset)
-    for name in ("windows", "size"):
-        trained, given = saved["sharding"][name], dataset.manifest.config[name]
-        if trained != given:
+    check_fits(trained, dataset)
+    if evaluation.options.masks:
+        if dataset.manifest.config.get("crop_head"):
             raise ConfigError(
-                f"the checkpoint was trained on slices with {name} {trained}, {dataset.store.uri} has {given}; "
-                "shard the data set again with what the checkpoint was trained on"
+                f"{dataset.store.uri} stores head crops, truth masks are of whole slices; shard without --crop-head"
             )
-    return saved, run, dataset
+        Masks(evaluation.options.masks)
+    _rows(evaluation, trained, run, dataset)
+    return trained, run, dataset
 
 
 def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
@@ -64,35 +109,88 @@ def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
     Raises:
         UserError: see `check_evaluation`, or nothing is there to score.
     """
-    saved, run, dataset = check_evaluation(evaluation)
-    own = saved["state"]["dataset"] == dataset.manifest.digest
-    run = replace(run, data=replace(run.data, dataset=evaluation.dataset))
-    if evaluation.part == "valid" or (evaluation.part == "auto" and own):
-        rows, part = divide(run.data, dataset).valid, f"validation fold {run.data.valid_fold} of {run.data.folds}"
-    else:
-        labelled = (dataset.labels() != UNKNOWN).any(axis=1) & ~dataset.column("duplicate")
-        rows, part = np.flatnonzero(labelled), "all labelled slices"
-    if not len(rows):
-        raise ConfigError(f"{dataset.store.uri} has no labelled slice to score; shard again with --labels CSV")
-    network = model.build(replace(run.model, weights="none"))
-    # A moving average's own state has the network below `module`; `scored` is the plain network that was scored.
-    network.load_state_dict(saved["scored"])
-    predictions = predict(network.to(world.device), dataset, rows, run, world, tell)
+    trained, run, dataset = check_evaluation(evaluation)
+    rows, part, parts = _rows(evaluation, trained, run, dataset)
+    network = trained.network.to(world.device)
+    seen = views(run.augment) if evaluation.options.tta else ((),)
+    predictions = predict(network, dataset, rows, run, world, tell, seen)
     if not world.is_chief:
         return Conclusion.elsewhere(evaluation.output)
+    notes = [f"Scored: {evaluation.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
+    if evaluation.options.tta:
+        notes.append(f"Test-time augmentation: mean probability over {len(seen)} flips.")
+    if evaluation.options.repair_any:
+        notes.append("P(any) was raised to the largest P of a subtype where it was below.")
+    shown = replace(trained, run=run)
     return conclude(
         Store.open(evaluation.output),
         dataset,
         predictions,
-        title=f"{run.name}, step {saved['state']['step']}",
-        history=saved["state"]["history"],
-        train_prevalence=np.array(saved["prevalence"]),
+        title=f"{run.name}, step {trained.step}",
+        history=trained.saved["state"]["history"],
+        train_prevalence=np.array(trained.saved["prevalence"]),
         config=run.to_dict(),
         facts={
             "data set": dataset.store.uri,
             "data set digest": dataset.manifest.digest,
             "scored": part,
-            "split": label_report(dataset.labels(), {"scored": rows}),
+            "split": label_report(dataset.labels(), parts),
         },
-        notes=[f"Scored: {evaluation.checkpoint} on {part} of {dataset.store.uri}."],
+        notes=notes,
+        extras=_extras(evaluation, shown, dataset, predictions, world, tell, notes),
+        repair_any=evaluation.options.repair_any,
     )
+
+
+def _rows(evaluation: Evaluation, trained: Trained, run: Run, dataset: DataSet) -> tuple[Rows, str, dict[str, Rows]]:
+    """The rows to score, what they are in words, and the parts of the split for the report."""
+    own = trained.saved["state"]["dataset"] == dataset.manifest.digest
+    part = evaluation.options.part if evaluation.options.part != "auto" else "valid" if own else "all"
+    if part == "all":
+        labelled = (dataset.labels() != UNKNOWN).any(axis=1) & ~dataset.column("duplicate")
+        rows = np.flatnonzero(labelled)
+        if not len(rows):
+            raise ConfigError(
+                f"{dataset.store.uri} has no labelled slice to score among its {dataset.manifest.samples} samples; "
+                "shard again with --labels CSV, or use jobs/predict.py, which needs no labels"
+            )
+        return rows, "all labelled slices", {"scored": rows}
+    divided = divide(run.data, dataset)
+    parts = {"train": divided.train, "valid": divided.valid}
+    fold = run.data.valid_fold
+    if part == "test":
+        if run.data.test_fold is None:
+            raise ConfigError(f"run {run.name} kept no test fold (data.test_fold is None); use --part valid or all")
+        parts["test"], fold = divided.test, run.data.test_fold
+    if not len(parts[part]):
+        raise ConfigError(
+            f"{dataset.store.uri} has no slice in the {part} fold {fold} of {run.data.folds}; use --part all"
+        )
+    return parts[part], f"{part} fold {fold} of {run.data.folds}", parts
+
+
+def _extras(
+    evaluation: Evaluation, trained: Trained, dataset: DataSet, predictions: Predictions, world: World, tell: Tell,
+    notes: list[str],
+) -> Extras:  # fmt: skip
+    """Pictures of the worst slices and the pointing game; a network without maps has neither, and a note says so."""
+    if not evaluation.options.worst and not evaluation.options.masks:
+        return NO_EXTRAS
+    try:
+        target_layer(trained.network, trained.run.model.image_size)
+    except ConfigError as error:
+        if evaluation.options.masks:
+            raise
+        notes.append(f"No pictures of the worst slices: {error}.")
+        tell({"kind": "note", "text": notes[-1]})
+        return NO_EXTRAS
+    masks = Masks(evaluation.options.masks) if evaluation.options.masks else None
+    probability = probability_of(predictions, evaluation.options.repair_any)
+    rows = predictions.rows
+    pointing = None
+    if masks:
+        pointing = play_pointing(trained, dataset, rows, probability, masks, world.device, tell)
+        if pointing is None:
+            notes.append(f"The pointing game was not played: no true positive has a mask in {masks.uri}.")
+    cases = show_worst(trained, dataset, rows, probability, world.device, count=evaluation.options.worst, masks=masks)
+    return Extras(cards=[card(case) for case in cases], pointing=pointing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from hemodist.cache import ShardCache
 from hemodist.config import Run
+from hemodist.inputs import stored_batches
 from hemodist.manifest import LABELS, DataSet
-from hemodist.pipeline import MEAN, STD, Loader, Reader, Request
+from hemodist.pipeline import MEAN, STD
 from hemodist.plan import eval_bounds
+from hemodist.trained import View, mean_logits
 from hemodist.world import Tell, World
 
 BLOOD_HU = (50.0, 80.0)
@@ -42,9 +43,12 @@ class Predictions:
     blood: npt.NDArray[np.float64]
 
     def to_parquet(self, dataset: DataSet, probability: npt.NDArray[np.float64]) -> bytes:
-        """A row a sample: key, group, labels (`label_any`, ...), probabilities (`any`, ...) and `blood`."""
+        """A row a sample: key, group, patient and study (pseudonyms), labels, probabilities and `blood`.
+
+        Labels are `label_any` and so on, probabilities `any` and so on.
+        """
         taken = dataset.index.take(pa.array(self.rows))
-        columns: dict[str, Any] = {"key": taken.column("key"), "group": taken.column("group")}
+        columns: dict[str, Any] = {name: taken.column(name) for name in ("key", "group", "patient", "study")}
         columns |= {f"label_{label}": taken.column(label) for label in LABELS}
         columns |= {label: probability[:, i] for i, label in enumerate(LABELS)}
         buffer = io.BytesIO()
@@ -59,8 +63,11 @@ def predict(
     run: Run,
     world: World,
     tell: Tell,
+    views: Sequence[View] = ((),),
 ) -> Predictions:
     """Run the network over `rows`; every rank computes its part and gets the whole.
+
+    Ranks take whole batches of the split, so that each batch holds the same slices on any number of ranks.
 
     Args:
         model: maps float [b, 3, h, w] to logits [b, 6]; not DDP-wrapped, since ranks may take unequal numbers of steps.
@@ -69,46 +76,25 @@ def predict(
         run: batch size, image size, cache and corrupt-sample policy.
         world: the ranks.
         tell: told of this rank's progress after each batch.
+        views: flips whose probabilities are averaged.
     """
-    start, stop = eval_bounds(len(rows), world.rank, world.size)
-    own = rows[start:stop]
     size = run.batch.eval_batch_size
-    cache = ShardCache(dataset, run.data.cache)
-    cache.prefetch(np.unique(dataset.column("shard")[own]).tolist())
-    ones, zeros = np.ones(size, np.float32), np.zeros(size, np.float32)
-
-    def request_at(number: int) -> Request:
-        chosen = own[number * size : (number + 1) * size]
-        return Request(chosen, None, zeros[: len(chosen)], ones[: len(chosen)])
-
-    loader = Loader(
-        dataset,
-        Reader(dataset, cache, run.data.on_corrupt),
-        request_at,
-        start=0,
-        stop=-(-len(own) // size),
-        max_batch=size,
-        image_size=run.model.image_size,
-        device=world.device,
-        threads=run.data.decode_threads,
-        prefetch=run.data.prefetch,
-    )
+    start, stop = eval_bounds(-(-len(rows) // size), world.rank, world.size)
+    own = rows[start * size : stop * size]
     blood_of = blood_fraction(dataset.manifest.config["windows"])
     was_training = model.training
     model.eval()
     world.share_buffers(model)
     kept, logits, blood = [own[:0]], [np.empty((0, len(LABELS)), np.float32)], [np.empty(0)]
     with torch.inference_mode():
-        for batch in loader:
-            with autocast_for(run, world):
-                output = model(batch.images)
+        for batch in stored_batches(dataset, own, run, world.device):
+            output = logits_of(model, batch.images, run, world.device, views)
             whole = batch.weights.cpu().numpy() > 0
             kept.append(batch.rows[whole])
             logits.append(output.float().cpu().numpy()[whole])
             blood.append(blood_of(batch.images)[whole])
             tell({"kind": "evaluating", "done": min((batch.number + 1) * size, len(own)), "total": len(own)})
     model.train(was_training)
-    cache.close()
     parts = world.gather((np.concatenate(kept), np.concatenate(logits), np.concatenate(blood)))
     predictions = Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     missing = len(rows) - len(predictions.rows)
@@ -117,10 +103,26 @@ def predict(
     return predictions
 
 
+def logits_of(
+    model: nn.Module, images: torch.Tensor, run: Run, device: torch.device, views: Sequence[View] = ((),)
+) -> torch.Tensor:
+    """Logits [b, 6] of normalised images [b, 3, h, w], in the run's precision; of the mean probability over `views`."""
+    found = []
+    for view in views:
+        with autocast_on(run, device):
+            found.append(model(torch.flip(images, view) if view else images))
+    return found[0] if len(found) == 1 else mean_logits(found)
+
+
 def autocast_for(run: Run, world: World) -> AbstractContextManager[Any]:
     """The precision of the forward pass: bf16 on GPUs and fp32 on CPUs, unless the run says otherwise."""
-    bf16 = run.scaling.precision == "bf16" or (run.scaling.precision == "auto" and world.device.type == "cuda")
-    return torch.autocast(world.device.type, torch.bfloat16) if bf16 else nullcontext()
+    return autocast_on(run, world.device)
+
+
+def autocast_on(run: Run, device: torch.device) -> AbstractContextManager[Any]:
+    """`autocast_for` a device."""
+    bf16 = run.scaling.precision == "bf16" or (run.scaling.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 def blood_fraction(windows: list[dict[str, float]]) -> Callable[[torch.Tensor], npt.NDArray[np.float64]]:

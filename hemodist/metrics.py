@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.bootstrap import F64, I64, Bool, Estimate, auc_estimate, mean_estimate, ratio, resamples
+from hemodist.bootstrap import F64, I64, Bool, Estimate, auc_estimate, interval, mean_estimate, ratio, resamples
 from hemodist.manifest import LABELS, UNKNOWN
+from hemodist.ranking import ranking_scores
 
 WEIGHTS: F64 = np.array([2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
 """Weight of each label in the log loss, `any` twice (RSNA Intracranial Hemorrhage Detection 2019, evaluation page)."""
@@ -43,18 +44,24 @@ class LabelScores:
         accuracy: Share of right decisions at `DECISION`.
         brier: Mean squared difference of probability and label (Brier 1950).
         calibration_error: Expected calibration error over `CALIBRATION_BINS`.
+        sensitivity_at_90_specificity: Highest sensitivity of the thresholds with at least that specificity; likewise
+            the other three. The threshold is chosen anew in every resample, so the intervals hold that choice too.
     """
 
     label: str
     known: int
     positive: int
     prevalence: float
-    log_loss: float
+    log_loss: Estimate
     auc: Estimate
-    average_precision: float
-    accuracy: float
-    brier: float
-    calibration_error: float
+    average_precision: Estimate
+    accuracy: Estimate
+    brier: Estimate
+    calibration_error: Estimate
+    sensitivity_at_90_specificity: Estimate
+    sensitivity_at_95_specificity: Estimate
+    specificity_at_90_sensitivity: Estimate
+    specificity_at_95_sensitivity: Estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +92,8 @@ class Scores:
         unknown: Label entries left out because nobody knows them.
         weighted_log_loss: The competition's score, lower is better.
         accuracy_multi: Share of right decisions over all known label entries, higher is better.
+        inconsistent: Share of slices whose P(any) is below the largest P of a subtype, which no truth can be;
+            `repair_any` mends it.
         labels: Scores of each label, in the order of `LABELS`.
         baselines: The trivial answers.
         seed: Key of the bootstrap's generator.
@@ -95,9 +104,16 @@ class Scores:
     unknown: int
     weighted_log_loss: Estimate
     accuracy_multi: Estimate
+    inconsistent: Estimate
     labels: tuple[LabelScores, ...]
     baselines: Baselines
     seed: int
+
+    @property
+    def error_rate(self) -> Estimate:
+        """Share of wrong decisions over all known label entries: 1 - `accuracy_multi`."""
+        right = self.accuracy_multi
+        return Estimate(1 - right.value, 1 - right.high, 1 - right.low, right.replicates)
 
     @property
     def auc_any(self) -> Estimate:
@@ -106,8 +122,7 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """The scores as plain dicts, lists and numbers; what is not defined is None, never NaN (RFC 8259)."""
-        plain: dict[str, Any] = _without_nan(dataclasses.asdict(self))
-        return plain
+        return plain_json(dataclasses.asdict(self) | {"error_rate": dataclasses.asdict(self.error_rate)})
 
 
 def probabilities(logits: npt.NDArray[np.floating[Any]]) -> F64:
@@ -124,6 +139,23 @@ def probabilities(logits: npt.NDArray[np.floating[Any]]) -> F64:
         )
     tail = np.exp(-np.abs(x))  # at most 1, so nothing overflows
     return np.where(x >= 0, 1.0, tail) / (1.0 + tail)
+
+
+def repair_any(probability: F64) -> F64:
+    """The same probabilities, f64 [n, 6], with P(any) raised to the largest P of a subtype where it is below.
+
+    A hemorrhage of any kind is a hemorrhage, so P(any) cannot be less than P of a kind.
+    """
+    any_, subtypes = LABELS.index("any"), [i for i, name in enumerate(LABELS) if name != "any"]
+    repaired = probability.copy()
+    repaired[:, any_] = np.maximum(probability[:, any_], probability[:, subtypes].max(axis=1))
+    return repaired
+
+
+def inconsistent(probability: F64) -> Bool:
+    """Where P(any) is below the largest P of a subtype, bool [n]."""
+    changed: Bool = (repair_any(probability) != probability).any(axis=1)
+    return changed
 
 
 def prevalence(labels: npt.NDArray[np.integer[Any]]) -> F64:
@@ -146,29 +178,8 @@ def weighted_log_loss(probability: F64, labels: npt.NDArray[np.integer[Any]]) ->
     Returns:
         Natural-logarithm loss; nan when no label is known.
     """
-    loss, weight = _weighted_entropy(probability, labels)
+    loss, weight = weighted_entropy(probability, labels)
     return float(ratio(loss.sum(), weight.sum()))
-
-
-def roc_curve(score: F64, positive: Bool) -> tuple[F64, F64]:
-    """False and true positive rate at every distinct threshold, both rising from 0 to 1; both classes must occur."""
-    hits, calls = _thresholds(score, positive)
-    false, true = (calls - hits) / max(1, int((~positive).sum())), hits / max(1, int(positive.sum()))
-    return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
-
-
-def precision_recall_curve(score: F64, positive: Bool) -> tuple[F64, F64]:
-    """Precision and recall at every distinct threshold, recall rising to 1; a positive must occur."""
-    hits, calls = _thresholds(score, positive)
-    return hits / calls, hits / max(1, int(positive.sum()))
-
-
-def average_precision(score: F64, positive: Bool) -> float:
-    """Sum of precision times the gain in recall, without interpolation; nan without a positive."""
-    if not positive.any():
-        return math.nan
-    precision, recall = precision_recall_curve(score, positive)
-    return float((precision * np.diff(recall, prepend=0.0)).sum())
 
 
 def reliability(probability: F64, positive: Bool, bins: int = CALIBRATION_BINS) -> tuple[F64, F64, I64]:
@@ -182,9 +193,26 @@ def reliability(probability: F64, positive: Bool, bins: int = CALIBRATION_BINS) 
 
 def calibration_error(probability: F64, positive: Bool, bins: int = CALIBRATION_BINS) -> float:
     """Expected calibration error: |share of positives - mean probability|, averaged over the slices of the bins."""
-    mean, share, count = reliability(probability, positive, bins)
-    gap = np.where(count > 0, np.abs(share - mean), 0.0)
-    return float(ratio((gap * count).sum(), count.sum()))
+    group = np.zeros(len(probability), np.int64)
+    return calibration_estimate(probability, positive, group, np.zeros((0, 1)), bins).value
+
+
+def calibration_estimate(
+    probability: F64, positive: Bool, group: I64, counts: F64, bins: int = CALIBRATION_BINS
+) -> Estimate:
+    """`calibration_error` of [n] probabilities, with its interval over groups."""
+    excess, size = bin_sums(probability, positive - probability, group, counts.shape[1], bins)
+    # In a bin, count x |share - mean| is |sum of label - probability|.
+    replicates = ratio(np.abs(counts @ excess).sum(axis=1), (counts @ size).sum(axis=1))
+    return interval(float(ratio(np.abs(excess.sum(axis=0)).sum(), len(probability))), replicates)
+
+
+def bin_sums(probability: F64, values: F64, group: I64, groups: int, bins: int = CALIBRATION_BINS) -> tuple[F64, F64]:
+    """Sums of `values` and numbers of slices, by group and equal-width bin of the probability; f64 [groups, bins]."""
+    cell = group * bins + np.minimum((probability * bins).astype(np.int64), bins - 1)
+    sums, sizes = (np.bincount(cell, weights, minlength=groups * bins) for weights in (values, None))
+    shape = (groups, bins)
+    return sums.reshape(shape).astype(np.float64), sizes.reshape(shape).astype(np.float64)
 
 
 def threshold_baseline(
@@ -212,7 +240,7 @@ def threshold_baseline(
         raise ValueError(f"fraction has shape {value.shape}, expected ({len(labels)},): one number a slice")
     if not np.isfinite(value).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(value))} of {value.size} fractions are not finite")
-    group = _check_labels(labels, groups)
+    group = check_labels(labels, groups)
     answer = labels[:, LABELS.index("any")]
     known = answer != UNKNOWN
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
@@ -248,7 +276,7 @@ def score(
         raise ValueError(
             f"probabilities {p.shape} and labels {labels.shape} must both be [slices, {len(LABELS)}], a row a slice"
         )
-    group = _check_labels(labels, groups)
+    group = check_labels(labels, groups)
     if not np.isfinite(p).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(p))} of {p.size} probabilities are not finite")
     if p.min() < 0 or p.max() > 1:
@@ -266,10 +294,11 @@ def score(
         slices=len(p),
         groups=int(group.max()) + 1,
         unknown=int((~known).sum()),
-        weighted_log_loss=mean_estimate(*_weighted_entropy(p, labels), group, counts),
+        weighted_log_loss=mean_estimate(*weighted_entropy(p, labels), group, counts),
         accuracy_multi=mean_estimate(right.sum(axis=1), known.sum(axis=1), group, counts),
+        inconsistent=mean_estimate(inconsistent(p), np.ones(len(p)), group, counts),
         labels=tuple(
-            _label_scores(name, p[known[:, i], i], labels[known[:, i], i] == 1, group[known[:, i]], counts)
+            label_scores(name, p[known[:, i], i], labels[known[:, i], i] == 1, group[known[:, i]], counts)
             for i, name in enumerate(LABELS)
         ),
         baselines=Baselines(
@@ -281,23 +310,37 @@ def score(
     )
 
 
-def _label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) -> LabelScores:
-    n = len(p)
+def label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) -> LabelScores:
+    """Scores of one label.
 
-    def mean(values: npt.NDArray[Any]) -> float:
-        return float(ratio(values.sum(), n))
+    Args:
+        name: One of `LABELS`.
+        p: [n], in [0, 1], where the label is known.
+        positive: [n].
+        group: [n], 0 to the columns of `counts` - 1.
+        counts: [replicates, groups], from `hemodist.bootstrap.resamples`.
+    """
+    one = np.ones(len(p))
 
+    def mean(values: npt.NDArray[Any]) -> Estimate:
+        return mean_estimate(values, one, group, counts)
+
+    ranking = ranking_scores(p, positive, group, counts)
     return LabelScores(
         label=name,
-        known=n,
+        known=len(p),
         positive=int(positive.sum()),
-        prevalence=mean(positive),
+        prevalence=float(ratio(positive.sum(), len(p))),
         log_loss=mean(_entropy(p, positive)),
         auc=auc_estimate(p, positive, group, counts),
-        average_precision=average_precision(p, positive),
+        average_precision=ranking.average_precision,
         accuracy=mean((p > DECISION) == positive),
         brier=mean((p - positive) ** 2),
-        calibration_error=calibration_error(p, positive),
+        calibration_error=calibration_estimate(p, positive, group, counts),
+        sensitivity_at_90_specificity=ranking.sensitivity_at[0],
+        sensitivity_at_95_specificity=ranking.sensitivity_at[1],
+        specificity_at_90_sensitivity=ranking.specificity_at[0],
+        specificity_at_95_sensitivity=ranking.specificity_at[1],
     )
 
 
@@ -306,20 +349,13 @@ def _entropy(p: F64, positive: Bool) -> F64:
     return -np.log(np.where(positive, q, 1 - q))
 
 
-def _weighted_entropy(p: F64, labels: npt.NDArray[np.integer[Any]]) -> tuple[F64, F64]:
+def weighted_entropy(p: F64, labels: npt.NDArray[np.integer[Any]]) -> tuple[F64, F64]:
     """Weighted cross-entropy and weight of each slice's known labels, both [n]."""
     weight = WEIGHTS * (labels != UNKNOWN)
     return (weight * _entropy(p, labels == 1)).sum(axis=1), weight.sum(axis=1)
 
 
-def _thresholds(score: F64, positive: Bool) -> tuple[F64, F64]:
-    """True positives and calls at each distinct threshold, from the highest score down."""
-    order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # equal scores are one threshold
-    return np.cumsum(positive[order])[last].astype(np.float64), (last + 1).astype(np.float64)
-
-
-def _check_labels(labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray[Any]) -> I64:
+def check_labels(labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray[Any]) -> I64:
     """Refuses labels and groups that cannot be scored; gives the groups as numbers from 0."""
     if labels.ndim != 2 or labels.shape[1] != len(LABELS) or groups.shape != labels.shape[:1]:
         raise ValueError(f"labels {labels.shape} must be [slices, {len(LABELS)}] and groups {groups.shape} [slices]")
@@ -347,6 +383,12 @@ def _check_prevalence(train_prevalence: F64, known: Bool) -> F64:
         named = ", ".join(f"{LABELS[i]} {constant[i]:g}" for i in np.flatnonzero(bad))
         raise ValueError(f"train_prevalence must lie in [0, 1] for every label that is scored, but: {named}")
     return np.where(np.isnan(constant), 0.5, constant)  # a label that is known nowhere is never looked up
+
+
+def plain_json(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with lists for tuples and None for numbers that are not finite, which JSON has not (RFC 8259)."""
+    plain: dict[str, Any] = _without_nan(values)
+    return plain
 
 
 def _without_nan(value: Any) -> Any:

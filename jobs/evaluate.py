@@ -1,15 +1,19 @@
-"""Score a checkpoint on a data set: `python jobs/evaluate.py RUN_OR_CHECKPOINT DATASET`."""
+"""Score a checkpoint on a data set: `python jobs/evaluate.py RUN_OR_CHECKPOINT DATASET`.
+
+Exit code 0: scored. 1: an error of the program. 2: checkpoint, data set or a flag cannot be used. 130: interrupted.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
 import tyro
 
 from hemodist.config import ScalingConfig
-from hemodist.evaluate import Evaluation
+from hemodist.evaluate import Evaluation, Options
 from hemodist.launch import evaluate
 from hemodist.terminal import run_job
+from hemodist.trained import folder_of
 
 
 def main(
@@ -17,7 +21,7 @@ def main(
     dataset: tyro.conf.Positional[str],
     /,
     output: str = "",
-    part: Literal["auto", "valid", "all"] = "auto",
+    options: Annotated[Options, tyro.conf.OmitArgPrefixes] = Options(),  # noqa: B008 - frozen
     scaling: ScalingConfig = ScalingConfig(workers=0),  # noqa: B008 - frozen
 ) -> None:
     """Score a checkpoint on a data set; writes metrics.json, predictions.parquet and report.html.
@@ -26,17 +30,10 @@ def main(
         checkpoint: a run's folder (its best checkpoint is taken) or a .pt file.
         dataset: path or URI of a finished data set.
         output: folder or URI for what is written; by default the folder `evaluation` beside the checkpoint.
-        part: valid is the run's own validation split, all are all labelled slices; auto is valid on the data set that
-            the run was trained on, and all of any other.
+        options: how it is scored.
         scaling: where it runs; 0 workers is this process, without Ray.
     """
-    folder = checkpoint.rstrip("/")
-    if folder.endswith(".pt"):
-        folder = (
-            f"./{folder}".rpartition("/")[0] if "://" not in folder and folder[0] != "/" else folder.rpartition("/")[0]
-        )
-        folder = folder.removesuffix("/checkpoints")
-    evaluate(Evaluation(checkpoint, dataset, output or f"{folder}/evaluation", part), scaling)
+    evaluate(Evaluation(checkpoint, dataset, output or f"{folder_of(checkpoint)}/evaluation", options), scaling)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -8,11 +9,13 @@ import pytest
 from rich.console import Console
 
 from hemodist import metrics, report
+from hemodist.aggregate import pooled_scores
 from hemodist.bootstrap import Estimate
+from hemodist.extras import Card, Extras, Pointing
 from hemodist.manifest import LABELS, UNKNOWN
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil.example/x.png>"
-SECTIONS = {"summary", "learning", "curves", "calibration", "labels", "history", "dataset", "config"}
+SECTIONS = {"summary", "learning", "curves", "calibration", "confusion", "labels", "history", "dataset", "config"}
 HISTORY = [
     {
         "epoch": e, "step": 77 * e, "train_loss": 0.4 / e, "valid_loss": 0.42 / e, "accuracy_multi": 0.9 + e / 100,
@@ -40,6 +43,7 @@ def a_report(path, split=None, **changes):
     scores = metrics.score(probability, labels, groups, train_prevalence=np.full(6, 0.1), bootstrap=100)
     given = {
         "title": "Demo run", "history": HISTORY, "scores": scores, "probabilities": probability, "labels": labels,
+        "groups": groups,
         "config": {"seed": 0, "optim": {"lr": 3e-4, "schedule": {"kind": "one cycle"}}, "tags": ["a", "b"]},
         "dataset": {"samples": 1500, "rejected": {"constant image": 3}}, "notes": ["A note."],
         "extra_baselines": {"brain-window threshold": Estimate(0.71, 0.65, 0.77, 100)}, "synthetic": True,
@@ -91,10 +95,10 @@ def test_the_report_is_one_small_file_that_refers_to_nothing_outside(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
 
-def test_the_report_holds_every_section_and_three_figures(tmp_path):
+def test_the_report_holds_every_section_and_five_figures(tmp_path):
     page = Page(a_report(tmp_path / "r.html").read_text())
     assert {attrs["id"] for tag, attrs in page.tags if tag == "h2"} == SECTIONS
-    assert len(page.images()) == 3
+    assert len(page.images()) == 5
     assert all(image["alt"] for image in page.images())
     for text in (*LABELS, "brain-window threshold", "0.7100 (0.6500 to 0.7700)", "constant prevalence", "A note.",
                  "optim.schedule.kind", "one cycle", "rejected.constant image", "02:03", "predict none"):  # fmt: skip
@@ -132,12 +136,38 @@ def test_one_class_is_said_and_not_drawn(tmp_path):
     assert page.images() == []
     assert "any: 0 positive of 100 known slices; with one class only" in page.text
     assert "neither calibration nor a histogram" in page.text
+    assert "there is nothing to decide" in page.text
     assert "No training history was given" in page.text
     labels = a_split(100)[1]
     labels[:, 1] = UNKNOWN
     page = Page(a_report(tmp_path / "r.html", (probability, labels, groups)).read_text())
     assert "epidural: 0 positive of 0 known" in page.text
-    assert len(page.images()) == 3
+    assert len(page.images()) == 5
+
+
+CARD = Card("missed", "ID_1", "data:image/jpeg;base64,AA==", 0.01, "subdural 0.02", "subdural", True, True)
+
+
+def test_worst_slices_pooled_scores_and_the_pointing_game_are_shown_where_they_are_known(tmp_path):
+    probability, labels, groups = a_split(300)
+    pooled = pooled_scores("study", groups.astype(str), probability, labels, groups, bootstrap=20)
+    pointing = Pointing(Estimate(0.75, 0.6, 0.9, 100), 30, 40, 0.02, 0.1, "layer4")
+    alarm = dataclasses.replace(CARD, kind="alarm", key="ID_2", readers="no hemorrhage", wrong=False, outlined=False)
+    extras = Extras(pooled, [CARD, alarm], pointing, ["brain 40/80", "subdural 80/200", "soft_tissue 40/380"])
+    page = Page(a_report(tmp_path / "r.html", (probability, labels, groups), extras=extras).read_text())
+    assert {"pooled", "worst"} <= {attrs["id"] for tag, attrs in page.tags if tag == "h2"}
+    text = " ".join(page.text.split())
+    for said in ("ID_1", "ID_2", "(wrong at 0.5)", "brain 40/80", "30 of 40 true positives: 75.0 %", "noisy-or",
+                 "60 to 90 %", "outline of the true hemorrhage"):  # fmt: skip
+        assert said in text, said
+    assert len(page.images()) == 7
+
+
+def test_facts_by_reason_become_a_table_of_their_own(tmp_path):
+    facts = {"samples": 5, "rejected files by reason": {"empty": {"files": 2}, "colour": {"files": 1}}}
+    page = Page(a_bare_report(tmp_path / "r.html", dataset=facts).read_text())
+    assert "rejected files by reason" in page.text
+    assert "colour" in page.text
 
 
 def test_forty_thousand_slices_still_fit_a_mail(tmp_path):

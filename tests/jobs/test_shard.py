@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,24 +24,45 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return shard.main()
 
 
-def test_two_ray_workers_write_the_bytes_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = write_source(tmp_path / "data", 24)
-    common = ["--source", str(source), "--samples-per-shard", "5", "--size", "32"]
-    assert run_here(monkeypatch, *common, "--output", str(tmp_path / "one"), "--workers", "0") == 0
-    command = [sys.executable, str(ROOT / "jobs" / "shard.py"), *common]
+BUILDS = """
+import sys
+from hemodist.cluster import cluster, map_tasks
+from shards import build
+from shards.config import ShardConfig
+
+source, output = sys.argv[1:]
+with cluster(4):
+    for workers in (1, 2, 4):
+        todo = build.plan(ShardConfig(source, f"{output}/{workers}", samples_per_shard=4, size=32))
+        build.run(todo, lambda run, tasks: (done for _, done in map_tasks(run, tasks, in_flight=workers, memory=2**20)))
+"""
+
+
+def test_one_two_and_four_ray_workers_write_the_bytes_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "data", 46, broken=2)
+    flags = ["--source", str(source), "--samples-per-shard", "4", "--size", "32", "--max-rejected-fraction", "0.1"]
+    assert run_here(monkeypatch, *flags, "--output", str(tmp_path / "here"), "--workers", "0") == 0
     done = subprocess.run(
-        [*command, "--output", str(tmp_path / "two"), "--workers", "2"],
-        env=os.environ | {state.KEY_VARIABLE: KEY}, capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-c", BUILDS, str(source), str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "24" in done.stdout
-    assert content_of(tmp_path / "two") == content_of(tmp_path / "one")
-    again = subprocess.run(
-        [*command, "--output", str(tmp_path / "two")],
-        env=os.environ | {state.KEY_VARIABLE: KEY}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    assert "finished already" in again.stdout
+    expected = content_of(tmp_path / "here")
+    for workers in ("1", "2", "4"):
+        assert content_of(tmp_path / workers) == expected
+
+
+def test_what_is_finished_is_told_without_starting_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(tmp_path / "data", 6)
+    flags = ["--source", str(source), "--size", "32", "--output", str(tmp_path / "out")]
+    assert run_here(monkeypatch, *flags, "--workers", "0") == 0
+    monkeypatch.setattr(shard, "cluster", None)  # Starting it would be a TypeError.
+    assert run_here(monkeypatch, *flags) == 0
+    assert "finished already" in capsys.readouterr().out
 
 
 def test_real_files_end_with_the_code_for_too_many_rejections(

@@ -13,7 +13,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemodist import bootstrap, metrics
+from hemodist import bootstrap, metrics, ranking
 from hemodist.manifest import LABELS, UNKNOWN
 
 PREVALENCE = np.array([0.144, 0.004, 0.048, 0.035, 0.048, 0.063])
@@ -55,16 +55,16 @@ def test_scores_of_every_label_equal_scikit_learns_with_ties_and_missing_classes
         p, y = probability[known, i], labels[known, i]
         assert (ours.label, ours.known, ours.positive) == (LABELS[i], known.sum(), (y == 1).sum())
         if not known.any():
-            assert math.isnan(ours.log_loss)
-            assert math.isnan(ours.accuracy)
-            assert math.isnan(ours.calibration_error)
+            assert math.isnan(ours.log_loss.value)
+            assert math.isnan(ours.accuracy.value)
+            assert math.isnan(ours.calibration_error.value)
             continue
-        same(ours.log_loss, sk.log_loss(y, p, labels=[0, 1]))
-        same(ours.accuracy, sk.accuracy_score(y, p > 0.5))
-        same(ours.brier, np.mean((p - y) ** 2) if len(set(y)) < 2 else sk.brier_score_loss(y, p))
+        same(ours.log_loss.value, sk.log_loss(y, p, labels=[0, 1]))
+        same(ours.accuracy.value, sk.accuracy_score(y, p > 0.5))
+        same(ours.brier.value, np.mean((p - y) ** 2) if len(set(y)) < 2 else sk.brier_score_loss(y, p))
         same(ours.prevalence, y.mean())
         same(ours.auc.value, sk.roc_auc_score(y, p) if len(set(y)) == 2 else math.nan)
-        same(ours.average_precision, sk.average_precision_score(y, p) if y.any() else math.nan)
+        same(ours.average_precision.value, sk.average_precision_score(y, p) if y.any() else math.nan)
 
 
 @settings(max_examples=40, deadline=None)
@@ -76,9 +76,9 @@ def test_curves_equal_scikit_learns(split):
     if len(set(y)) < 2:
         return
     false, true, _ = sk.roc_curve(y, score, drop_intermediate=False)
-    same(np.stack(metrics.roc_curve(score, y == 1)), np.stack([false, true]))
+    same(np.stack(ranking.roc_curve(score, y == 1)), np.stack([false, true]))
     precision, recall, _ = sk.precision_recall_curve(y, score)
-    ours = metrics.precision_recall_curve(score, y == 1)
+    ours = ranking.precision_recall_curve(score, y == 1)
     same(np.stack(ours), np.stack([precision[:-1], recall[:-1]])[:, ::-1])
 
 
@@ -298,3 +298,151 @@ def test_fifteen_hundred_slices_with_500_replicates_take_under_a_second():
     before = time.process_time()
     scored(probability, labels, groups, bootstrap=500)
     assert time.process_time() - before < 1.0
+
+
+def best(rate, reached, wanted):
+    """The largest of `wanted` where `reached` is at least `rate`."""
+    return max(wanted[reached >= rate - 1e-9], default=math.nan)
+
+
+@settings(max_examples=60, deadline=None)
+@given(splits)
+def test_sensitivity_and_specificity_at_fixed_rates_equal_those_of_scikit_learns_curve(split):
+    probability, labels, _ = split
+    for i, ours in enumerate(scored(*split).labels):
+        known = labels[:, i] != UNKNOWN
+        p, y = probability[known, i], labels[known, i]
+        found = (ours.sensitivity_at_90_specificity, ours.sensitivity_at_95_specificity,
+                 ours.specificity_at_90_sensitivity, ours.specificity_at_95_sensitivity)  # fmt: skip
+        if len(set(y)) < 2:
+            assert all(math.isnan(one.value) for one in found)
+            continue
+        false, true, _ = sk.roc_curve(y, p, drop_intermediate=False)
+        expected = [best(rate, 1 - false, true) for rate in (0.90, 0.95)]
+        expected += [best(rate, true, 1 - false) for rate in (0.90, 0.95)]
+        same([one.value for one in found], expected)
+
+
+def test_a_rate_that_is_met_to_the_slice_is_met():
+    """0.95 x 20 is 19 slices, whatever the rounding of floating point says."""
+    for negatives in (10, 20, 60, 100, 140, 1000):
+        score = np.arange(2.0 * negatives)
+        positive = np.zeros(len(score), bool)
+        positive[negatives // 20 * 19 :: 2] = True
+        positive[: negatives // 20 * 19] = False
+        points = ranking.operating_points(score / score.max(), positive, 0.5)
+        for point, rate in zip(points[1:], (0.90, 0.95, 0.90, 0.95), strict=True):
+            reached = point.specificity if "specificity" in point.name else point.sensitivity
+            assert reached >= rate - 1e-12
+
+
+@settings(max_examples=40, deadline=None)
+@given(splits)
+def test_operating_points_count_what_their_thresholds_call(split):
+    probability, labels, _ = split
+    p, y = probability[:, 0], labels[:, 0]
+    p, y = p[y != UNKNOWN], y[y != UNKNOWN]
+    if len(set(y)) < 2:
+        return
+    first, *others = ranking.operating_points(p, y == 1, 0.5)
+    for point, called in [(first, p > 0.5), *((other, p >= other.threshold) for other in others)]:
+        negative, positive = sk.confusion_matrix(y, called, labels=[0, 1])
+        assert (point.true_negative, point.false_positive) == tuple(negative)
+        assert (point.false_negative, point.true_positive) == tuple(positive)
+        same(point.sensitivity, sk.recall_score(y, called))
+        same(point.specificity, sk.recall_score(1 - y, ~called))
+        if called.any():
+            same(point.precision, sk.precision_score(y, called))
+
+
+@settings(max_examples=40, deadline=None)
+@given(splits, st.integers(0, 1000))
+def test_each_replicate_of_a_ranking_score_is_that_of_the_split_with_its_groups_repeated(split, seed):
+    probability, labels, groups = split
+    group = np.unique(groups, return_inverse=True)[1]
+    counts = bootstrap.resamples(group.max() + 1, 3, seed)
+    known = labels[:, 0] != UNKNOWN
+    score, y, group = probability[known, 0], labels[known, 0], group[known]
+    if len(set(y)) < 2 or not len(counts):
+        return
+    (true, false), *more = list(ranking._sweeps(score, y == 1, group, counts))
+    assert not more
+    for ours, count in zip(ranking._of_sweep(true, false), counts, strict=True):
+        repeated = np.repeat(np.arange(len(y)), count[group].astype(int))
+        s, t = score[repeated], y[repeated]
+        if len(set(t)) < 2:
+            assert math.isnan(ours[1])
+            continue
+        fall, rise, _ = sk.roc_curve(t, s, drop_intermediate=False)
+        expected = [sk.average_precision_score(t, s)]
+        expected += [best(rate, 1 - fall, rise) for rate in (0.90, 0.95)]
+        expected += [best(rate, rise, 1 - fall) for rate in (0.90, 0.95)]
+        same(ours, expected)
+
+
+def test_every_score_of_a_label_has_an_interval_around_it():
+    probability, labels, groups = a_split(12, 800, 1000)
+    ours = scored(probability, labels, groups, bootstrap=200)
+    for label in ours.labels:
+        found = [value for value in vars(label).values() if isinstance(value, bootstrap.Estimate)]
+        assert len(found) == 10
+        for one in found:
+            assert one.replicates > 150
+            assert one.low < one.high
+    for one in (ours.weighted_log_loss, ours.accuracy_multi, ours.inconsistent, ours.error_rate):
+        assert one.low < one.value < one.high
+
+
+def test_intervals_of_ranking_scores_cover_the_truth_at_their_rate():
+    """Truth from a sample of 200,000 slices; 120 splits of 60 patients each."""
+    rng, patients, slices = np.random.default_rng(1), 60, 12
+
+    def draw(count):
+        group = np.repeat(np.arange(count), slices)
+        y = rng.random(group.size) < 0.3
+        return y + rng.normal(size=group.size) + 0.7 * rng.normal(size=count)[group], y, group
+
+    score, y, _ = draw(17_000)
+    false, true, _ = sk.roc_curve(y, score)
+    truth = [sk.average_precision_score(y, score), best(0.90, 1 - false, true)]
+    covered = np.zeros(2)
+    for trial in range(120):
+        score, y, group = draw(patients)
+        found = ranking.ranking_scores(score, y, group, bootstrap.resamples(patients, 200, trial))
+        pair = (found.average_precision, found.sensitivity_at[0])
+        covered += [one.low <= value <= one.high for one, value in zip(pair, truth, strict=True)]
+    assert (covered / 120 >= 0.87).all()
+    assert (covered / 120 <= 1.0).all()
+
+
+def test_repairing_any_leaves_nothing_inconsistent_and_no_other_probability_changed():
+    probability, labels, groups = a_split(13, 300, 1000)
+    wrong = probability[:, 0] < probability[:, 1:].max(axis=1)
+    ours = scored(probability, labels, groups, bootstrap=50)
+    same(ours.inconsistent.value, wrong.mean())
+    repaired = metrics.repair_any(probability)
+    assert (repaired[:, 1:] == probability[:, 1:]).all()
+    assert (repaired[:, 0] == probability.max(axis=1)).all()
+    assert scored(repaired, labels, groups).inconsistent.value == 0
+
+
+def test_the_error_rate_is_what_accuracy_leaves():
+    ours = scored(*a_split(14, 300, 1000), bootstrap=50)
+    same(ours.error_rate.value, 1 - ours.accuracy_multi.value)
+    same(ours.error_rate.low, 1 - ours.accuracy_multi.high)
+    assert ours.to_json()["error_rate"]["value"] == ours.error_rate.value
+
+
+def test_bands_of_the_curves_hold_the_curves_and_begin_and_end_where_they_must():
+    probability, labels, groups = a_split(15, 900, 1000)
+    group = np.unique(groups, return_inverse=True)[1]
+    positive = labels[:, 0] == 1
+    grid, roc, recall = ranking.bands(probability[:, 0], positive, group, bootstrap.resamples(group.max() + 1, 100, 0))
+    false, true = ranking.roc_curve(probability[:, 0], positive)
+    middle = np.interp(grid, false, true)
+    inside = (roc[0] - 0.02 <= middle) & (middle <= roc[1] + 0.02)
+    assert inside.mean() > 0.9
+    assert roc[1, -1] == roc[0, -1] == 1.0
+    assert abs(recall[:, -1].mean() - positive.mean()) < 0.1
+    assert (roc[0] <= roc[1]).all()
+    assert (recall[0] <= recall[1]).all()

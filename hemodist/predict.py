@@ -1,0 +1,262 @@
+"""Probabilities for slices that nobody has labelled: from pictures drawn on the fly, or from a data set.
+
+What decodes, scales and computes is what evaluates (`hemodist.inputs`, `hemodist.evaluation`), so the probabilities are
+the ones that sharding and evaluating would give. Several checkpoints, such as those of a k-fold run, are averaged.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, ImageDraw
+
+from hemodist import metrics
+from hemodist.cases import strip
+from hemodist.config import Run
+from hemodist.errors import ConfigError
+from hemodist.evaluation import logits_of, predict
+from hemodist.explain import Maps, heat_maps, target_layer
+from hemodist.inputs import memory_batches, pictures, stored_batches
+from hemodist.manifest import LABELS, REJECTED, DataSet
+from hemodist.pipeline import Batch
+from hemodist.store import Store
+from hemodist.trained import PICTURE, Trained, check_fits, mean_logits, open_trained, views
+from hemodist.world import Tell, World
+
+EXPLAINED_TILE = 256
+"""Side of a tile of a heat map's PNG, in pixels."""
+
+
+class Drawn(Protocol):
+    """A file's picture, or why there is none: `shards.picture.Drawn`, which this package does not know."""
+
+    @property
+    def path(self) -> str:
+        """Of the file, below the source."""
+
+    @property
+    def key(self) -> str:
+        """Of the slice."""
+
+    @property
+    def study(self) -> str | None:
+        """The study it belongs to."""
+
+    @property
+    def encoded(self) -> bytes:
+        """The picture."""
+
+    @property
+    def reason(self) -> str:
+        """Why there is none; empty where there is one."""
+
+    @property
+    def detail(self) -> str:
+        """The numbers."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is predicted.
+
+    Attributes:
+        checkpoints: whose probabilities are averaged.
+        tta: average over the flips that each run was trained with.
+        repair_any: raise P(any) to the largest P of a subtype where it is below.
+        explain: folder or URI for a PNG a slice with windows and Grad-CAM map of `any`; empty for none.
+        explain_above: only slices with P(any) above this.
+        eval_batch_size: slices at once; 0 for the run's own.
+        device: `cpu` or `cuda`.
+    """
+
+    checkpoints: tuple[str, ...]
+    tta: bool = False
+    repair_any: bool = False
+    explain: str = ""
+    explain_above: float = -1.0
+    eval_batch_size: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Files for one call: `draw` gives their pictures by a sharding record."""
+
+    settings: Settings
+    draw: Callable[[Mapping[str, Any]], Sequence[Drawn]]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What was predicted.
+
+    Attributes:
+        keys: of the slices.
+        studies: of the slices; None where the file does not say.
+        probability: float64 [n, 6].
+        rejected: path, reason and detail of each file without a prediction.
+    """
+
+    keys: list[str]
+    studies: list[str | None]
+    probability: npt.NDArray[np.float64]
+    rejected: list[tuple[str, str, str]]
+
+
+def check_settings(settings: Settings) -> tuple[Trained, ...]:
+    """Open all checkpoints.
+
+    Raises:
+        UserError: one cannot be read, or cannot do what is asked for.
+    """
+    members = _members(settings.checkpoints)
+    for member in members:
+        if settings.tta:
+            views(member.run.augment)
+        if settings.explain:
+            target_layer(member.network, member.run.model.image_size)
+    return members
+
+
+def predict_chunk(chunk: Chunk) -> Outcome:
+    """Predict the files of a chunk; every file gets a probability or a reason."""
+    settings = chunk.settings
+    members = _members(settings.checkpoints)
+    drawn: dict[str, Sequence[Drawn]] = {}  # checkpoints of one data set see the same pictures
+    for member in members:
+        if (look := _look(member)) not in drawn:
+            drawn[look] = chunk.draw(member.sharding)
+    first = drawn[_look(members[0])]
+    rejected = [(one.path, one.reason, one.detail) for one in first if one.reason]
+    good = [i for i, one in enumerate(first) if not one.reason]
+    if not good:
+        return Outcome([], [], np.empty((0, len(LABELS))), rejected)
+    device = torch.device(settings.device)
+
+    def batches_of(member: Trained, chosen: npt.NDArray[np.int64]) -> Iterator[Batch]:
+        encoded = [drawn[_look(member)][good[i]].encoded for i in chosen]
+        return memory_batches(encoded, member.sharding, _run(member, settings), device)
+
+    everything = np.arange(len(good))
+    logits = [_logits(member, batches_of(member, everything), settings, device) for member in members]
+    probability = _probability(logits, settings)
+    keys, studies = [first[i].key for i in good], [first[i].study for i in good]
+    _explain(members, batches_of, keys, probability, settings)
+    return Outcome(keys, studies, probability, rejected)
+
+
+def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Outcome:
+    """Predict every sample of a data set, second copies too; its rejected files keep their reasons.
+
+    Raises:
+        ConfigError: a checkpoint was trained on other pictures.
+    """
+    members = _members(settings.checkpoints)
+    device = torch.device(settings.device)
+    rows = np.arange(len(dataset.index))
+    logits = []
+    for member in members:
+        check_fits(member, dataset)
+        run = _run(member, settings)
+        seen = views(run.augment) if settings.tta else ((),)
+        network = member.network.to(device)
+        found = predict(network, dataset, rows, run, World.alone(device), tell, seen)
+        logits.append(torch.from_numpy(found.logits))
+
+    def batches_of(member: Trained, chosen: npt.NDArray[np.int64]) -> Iterator[Batch]:
+        return stored_batches(dataset, chosen, _run(member, settings), device)
+
+    probability = _probability(logits, settings)
+    keys = dataset.index.column("key").to_pylist()
+    _explain(members, batches_of, keys, probability, settings)
+    refused = pq.read_table(io.BytesIO(dataset.store.read(REJECTED))).to_pylist()
+    reasons = [(row["path"], row["reason"], row["detail"]) for row in refused]
+    return Outcome(keys, dataset.index.column("study").to_pylist(), probability, reasons)
+
+
+@functools.lru_cache(maxsize=1)
+def _members(checkpoints: tuple[str, ...]) -> tuple[Trained, ...]:
+    return tuple(open_trained(where) for where in checkpoints)
+
+
+def _look(member: Trained) -> str:
+    """What decides how the pictures of a checkpoint look, as text."""
+    return json.dumps([member.sharding.get(name) for name in PICTURE])
+
+
+def _run(member: Trained, settings: Settings) -> Run:
+    run = member.run
+    return replace(run, batch=replace(run.batch, eval_batch_size=settings.eval_batch_size or run.batch.eval_batch_size))
+
+
+def _logits(member: Trained, batches: Iterator[Batch], settings: Settings, device: torch.device) -> torch.Tensor:
+    seen = views(member.run.augment) if settings.tta else ((),)
+    network = member.network.to(device)
+    with torch.inference_mode():
+        found = [logits_of(network, batch.images, member.run, device, seen).float().cpu() for batch in batches]
+    return torch.cat(found)
+
+
+def _probability(logits: Sequence[torch.Tensor], settings: Settings) -> npt.NDArray[np.float64]:
+    mean = logits[0] if len(logits) == 1 else mean_logits(logits)
+    if not torch.isfinite(mean).all():
+        bad = [where for where, one in zip(settings.checkpoints, logits, strict=True) if not torch.isfinite(one).all()]
+        raise ConfigError(f"{', '.join(bad)} gives outputs that are not finite; its training diverged, take another")
+    probability = metrics.probabilities(mean.numpy())
+    return metrics.repair_any(probability) if settings.repair_any else probability
+
+
+def _explain(
+    members: Sequence[Trained],
+    batches_of: Callable[[Trained, npt.NDArray[np.int64]], Iterator[Batch]],
+    keys: Sequence[str],
+    probability: npt.NDArray[np.float64],
+    settings: Settings,
+) -> None:
+    """Write a PNG for each slice with P(any) above the bound: the mean of the networks' maps, each in [0, 1]."""
+    chosen = np.flatnonzero(probability[:, LABELS.index("any")] > settings.explain_above)
+    if not settings.explain or not len(chosen):
+        return
+    store = Store.open(settings.explain)
+    layers = [target_layer(member.network, member.run.model.image_size) for member in members]
+    passes = [batches_of(member, chosen) for member in members]
+    done = 0
+    while done < len(chosen):
+        maps: list[Maps] = []
+        grey: npt.NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+        for member, layer, stream in zip(members, layers, passes, strict=True):
+            batch = next(stream)
+            maps.append(heat_maps(member.network, batch.images, "any", layer))
+            grey = grey if len(grey) else pictures(batch.images)
+        for i in range(len(grey)):
+            heat: Maps = np.stack([_scaled(one[i], grey.shape[1]) for one in maps]).mean(axis=0)
+            at = int(chosen[done + i])
+            store.write(f"{keys[at]}.png", explained(grey[i], heat, keys[at], probability[at]))
+        done += len(grey)
+
+
+def explained(windows: npt.NDArray[np.uint8], heat: Maps, key: str, probability: npt.NDArray[np.float64]) -> bytes:
+    """PNG of a slice: its windows, the first one under the heat map, and the probabilities in a line above."""
+    picture = strip(windows, heat, None, EXPLAINED_TILE)
+    page = Image.new("RGB", (picture.width, picture.height + 24), "black")
+    page.paste(picture, (0, 24))
+    said = "   ".join(f"{name} {p:.3f}" for name, p in zip(LABELS, probability, strict=True))
+    ImageDraw.Draw(page).text((6, 6), f"{key}   {said}", fill="white")
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _scaled(heat: Maps, side: int) -> Maps:
+    if heat.shape[0] == side:
+        return heat
+    return np.asarray(Image.fromarray(heat).resize((side, side), Image.Resampling.BILINEAR))

@@ -1,0 +1,31 @@
+"""Export a checkpoint's network: `python jobs/export.py CHECKPOINT --output DIR`.
+
+Exit code 0: written and equal to the checkpoint's network. 1: an error of the program. 2: the checkpoint cannot be
+used, or an exported network differs. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import tyro
+
+from hemodist.export import export
+from hemodist.terminal import console, facts_table, run_job
+from hemodist.trained import folder_of, open_trained
+
+
+def main(checkpoint: tyro.conf.Positional[str], /, output: str = "") -> None:
+    """Write model.pt2 (torch.export), model.onnx where onnxscript is installed, and model.json, which describes them.
+
+    Args:
+        checkpoint: a run's folder (its best checkpoint is taken) or a .pt file.
+        output: folder or URI for the files; by default the folder `export` beside the checkpoint.
+    """
+    where = output or f"{folder_of(checkpoint)}/export"
+    described = export(open_trained(checkpoint), where)
+    facts = {name: f"{facts['bytes']:,} bytes, logits within {facts['largest difference of a logit']:.1e}"
+             for name, facts in described["files"].items()}  # fmt: skip
+    console.print(facts_table(f"Exported to {where}", facts | {"onnx": described.get("onnx", "written")}))
+
+
+if __name__ == "__main__":
+    run_job(lambda: tyro.cli(main, description=__doc__))

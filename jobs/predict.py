@@ -1,0 +1,57 @@
+"""Predict scans: `python jobs/predict.py CHECKPOINT SOURCE --output submission.csv`.
+
+Exit code 0: every file has a prediction. 1: an error of the program. 2: the input or a flag cannot be used. 3: done,
+but a larger share of the files than --max-rejected-fraction has no prediction, each with its reason in
+submission.rejected.csv. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import tyro
+
+from hemodist import submission
+from hemodist.cluster import cluster, map_tasks
+from hemodist.manifest import MANIFEST, DataSet
+from hemodist.predict import Chunk, Outcome, check_settings, predict_chunk, predict_dataset
+from hemodist.prediction import PredictConfig
+from hemodist.store import Store
+from hemodist.terminal import TrainingView, console, errors, facts_table, run_job
+from shards import picture
+
+EXIT_NOT_PREDICTED = 3
+
+
+def main() -> int:
+    """Read the flags, predict, write."""
+    config = tyro.cli(PredictConfig, description=__doc__)
+    settings = config.settings()
+    check_settings(settings)
+    submission.place(config.output)[0].check_writable()
+    store = Store.open(config.source)
+    if store.size(MANIFEST) is not None:
+        with TrainingView() as view:
+            outcomes = [predict_dataset(settings, DataSet.open(config.source), view)]
+    else:
+        chunks = [Chunk(settings, draw) for draw in picture.chunks(store.uri)]
+        outcomes = run(chunks, config.workers)
+    outcome = submission.merged(outcomes)
+    places = submission.write(config.output, outcome)
+    share = len(outcome.rejected) / (len(outcome.keys) + len(outcome.rejected))
+    facts = {"slices predicted": len(outcome.keys), "files without a prediction": len(outcome.rejected)}
+    console.print(facts_table("Predicted", facts | places))
+    if share > config.max_rejected_fraction:
+        errors.print(f"{share:.2%} of the files have no prediction, {config.max_rejected_fraction:.2%} are allowed")
+        return EXIT_NOT_PREDICTED
+    return 0
+
+
+def run(chunks: list[Chunk], workers: int) -> list[Outcome]:
+    """Predict the chunks here, or over Ray."""
+    if not workers:
+        return [predict_chunk(chunk) for chunk in chunks]
+    with cluster(workers):
+        return [outcome for _, outcome in map_tasks(predict_chunk, chunks, in_flight=2 * workers)]
+
+
+if __name__ == "__main__":
+    run_job(main)
