@@ -24,6 +24,7 @@ from hemodist.gradient import backward, distributed
 from hemodist.journal import Journal
 from hemodist.ledger import Ledger
 from hemodist.loader import TrainingLoader
+from hemodist.manifest import LABELS
 from hemodist.meter import Meter
 from hemodist.metrics import plain_json
 from hemodist.philox import Purpose, words
@@ -288,6 +289,7 @@ class Training:
             "scored": self.scored.state_dict(),
             "run": self.run.to_dict(),
             "sharding": self.prepared.dataset.manifest.config,
+            "labels": list(LABELS),
             "prevalence": self.prepared.train_prevalence.tolist(),
             "state": state,
         }

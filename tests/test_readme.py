@@ -13,7 +13,8 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_table_of_reasons_is_the_codes_own():
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", README, re.MULTILINE))
+    table = README.split("### Why a file is not a sample")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE))
     assert rows == {reason.value: reason.meaning for reason in Reason}
 
 
@@ -23,6 +24,12 @@ def test_every_job_and_recipe_that_is_named_exists():
     named = set(re.findall(r"jobs/train\.py (\w+) ", README)) - {"RECIPE"}
     assert named <= {recipe.__name__ for recipe in RECIPES}
     assert named
+
+
+def test_every_recipe_has_its_place_in_the_table():
+    table = README.split("| recipe | what it is |")[1].split("\n\n")[0]
+    first = "".join(re.findall(r"^\| (.+?) \|", table, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", first)) == {recipe.__name__ for recipe in RECIPES}
 
 
 def test_every_module_of_the_tree_is_named():
