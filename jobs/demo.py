@@ -29,11 +29,11 @@ def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers
     """
     dicom, dataset, runs = output / "dicom", output / "dataset", output / "runs"
     commands: list[list[object]] = [
-        ["-m", "shards", "phantom", dicom, "--slices", slices, "--seed", seed, "--masks"],
+        ["-m", "shards", "phantom", dicom, "--slices", slices, "--seed", seed],
         [HERE / "shard.py", "--source", dicom, "--output", dataset, "--synthetic", *SMALL],
         ["-m", "shards", "verify", dataset],
         [HERE / "train.py", "demo", "--data.dataset", dataset, "--output", runs, "--scaling.workers", workers],
-        [HERE / "evaluate.py", runs / "demo", dataset, "--masks", dicom / "masks"],
+        [HERE / "evaluate.py", runs / "demo", dataset],
     ]
     with no_process_left_behind():
         for command in commands:
