@@ -116,26 +116,26 @@ def run_task(task: Task) -> TaskResult:
         return TaskResult(task.number, known.samples, len(task.files) - known.samples, known.bytes, resumed=True)
     source = Store.open(task.source)
     labels = np.frombuffer(task.labels, np.int8).reshape(len(task.files), len(LABELS))
-    tar = TarWriter()
     columns: dict[str, list[Any]] = {name: [] for name in record.SCHEMA.names}
-    for file, label in zip(task.files, labels, strict=True):
-        made = _read_and_make(source, file, label, task)
-        if isinstance(made, Rejected):
-            row: dict[str, Any] = {"reason": made.reason.value, "detail": made.detail}
-        else:
-            image = tar.add(f"{made.row['key']}.{EXTENSIONS[task.config.encoding]}", made.image)
-            tar.add(f"{made.row['key']}.json", made.json)
-            row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
-        row |= {"path": file.path, "source_size": file.size}
-        for name, values in columns.items():
-            values.append(row.get(name))
-    whole, digest = tar.finish()
-    name = shard_name(task.number)
-    index = index_file(tar.members)
-    output.write(name, whole)
-    output.write(index_name(name), index)
-    done = record.Record(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
-    record.save(output, done, task.build_digest, pa.table(columns, record.SCHEMA))
+    with TarWriter() as tar:
+        for file, label in zip(task.files, labels, strict=True):
+            made = _read_and_make(source, file, label, task)
+            if isinstance(made, Rejected):
+                row: dict[str, Any] = {"reason": made.reason.value, "detail": made.detail}
+            else:
+                image = tar.add(f"{made.row['key']}.{EXTENSIONS[task.config.encoding]}", made.image)
+                tar.add(f"{made.row['key']}.json", made.json)
+                row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
+            row |= {"path": file.path, "source_size": file.size}
+            for name, values in columns.items():
+                values.append(row.get(name))
+        whole, digest = tar.finish()
+        name = shard_name(task.number)
+        index = index_file(tar.members)
+        output.write(name, whole)
+        output.write(index_name(name), index)
+        done = record.Record(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
+        record.save(output, done, task.build_digest, pa.table(columns, record.SCHEMA))
     return TaskResult(task.number, done.samples, len(task.files) - done.samples, done.bytes, resumed=False)
 
 

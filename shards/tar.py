@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ MAX_NAME = 100
 """Bytes of a member's name in a ustar header; the key is shortened to fit, so the prefix field stays empty."""
 
 _FIRST = 2**20  # bytes of a writer's buffer before it grows
+_SPARE: list[bytearray] = []
+"""Buffers of writers that are done, for the next ones: the kernel's fresh pages cost more than all that fills them."""
+
 _MAX_SIZE = 8**11 - 1
 
 
@@ -33,7 +37,7 @@ class Member:
 
 
 class TarWriter:
-    """Collects members in memory: a shard is written in one piece.
+    """Collects members in memory: a shard is written in one piece. A context manager, which gives its buffer back.
 
     Attributes:
         members: what has been added, in order.
@@ -41,9 +45,19 @@ class TarWriter:
 
     def __init__(self) -> None:
         self.members: list[Member] = []
-        self._content = bytearray(_FIRST)
+        self._content = _SPARE.pop() if _SPARE else bytearray(_FIRST)
         self._size = 0
         self._digest = hashlib.sha256()
+        self._whole: memoryview | None = None
+
+    def __enter__(self) -> TarWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(BufferError):  # somebody still reads it: then it is not used again
+            if self._whole is not None:
+                self._whole.release()
+            _SPARE.append(self._content)
 
     def add(self, name: str, content: bytes) -> Member:
         """Append a file.
@@ -61,9 +75,14 @@ class TarWriter:
         return member
 
     def finish(self) -> tuple[memoryview, str]:
-        """The whole tar (what was added, and two empty blocks) and its SHA-256 in hexadecimal digits."""
+        """The whole tar (what was added, and two empty blocks) and its SHA-256 in hexadecimal digits.
+
+        The view holds until the writer's context ends; nothing can be added after it.
+        """
         self._append(bytes(2 * BLOCK))
-        return memoryview(self._content)[: self._size], self._digest.hexdigest()
+        with memoryview(self._content) as everything:
+            self._whole = everything[: self._size].toreadonly()
+        return self._whole, self._digest.hexdigest()
 
     def _append(self, content: bytes) -> None:
         # One buffer, which grows by doubling: kept apart, the contents would split the memory that slices reuse.
