@@ -57,6 +57,7 @@ class TarWriter:
         with contextlib.suppress(BufferError):  # somebody still reads it: then it is not used again
             if self._whole is not None:
                 self._whole.release()
+            self._content.append(0)  # refused while anybody else looks at it
             _SPARE.append(self._content)
 
     def add(self, name: str, content: bytes) -> Member:
