@@ -318,8 +318,7 @@ class Training:
             config=self.run.to_dict(),
             facts=self.prepared.facts(self.run)
             | {"corrupt training samples masked out": len(self.corrupt), "steps without an update": self.skipped},
-            notes=[f"Scored: the checkpoint of step {best}, the best of this run on this very validation split."]
-            + [f"Stopped early, at step {self.step} of {self.total}."] * self.stopped(),
+            notes=self._notes(best),
         )
         self.journal.finish(conclusion, self.predictions, lambda: self.checkpoints.content(best))
         return conclusion
@@ -384,6 +383,20 @@ class Training:
 
     def _seconds_of_epoch(self) -> float:
         return self.epoch_seconds + time.monotonic() - self.epoch_clock
+
+    def _notes(self, best: int) -> list[str]:
+        """What the report says above the scores."""
+        notes = [f"Scored: the checkpoint of step {best}, the best of this run on this very validation split."]
+        row = next((row for row in self.history if row["step"] == best), {})
+        if self.ema is not None and "raw_auc_any" in row:
+            notes.append(
+                f"These are the averaged weights: weighted log loss {row['weighted_log_loss']:.4f}, AUC of any "
+                f"{row['auc_any']:.4f}. The raw weights of the same step: {row['raw_weighted_log_loss']:.4f}, "
+                f"{row['raw_auc_any']:.4f}."
+            )
+        if self.stopped():
+            notes.append(f"Stopped early, at step {self.step} of {self.total}.")
+        return notes
 
     def _note(self, text: str) -> None:
         self.tell({"kind": "note", "text": text})

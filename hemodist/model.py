@@ -177,7 +177,9 @@ def has_dropout(model: nn.Module) -> bool:
 
 def _replace_head(model: nn.Module, name: str) -> None:
     if name.startswith("squeezenet"):  # its head is a 1x1 convolution
-        model.get_submodule("classifier").register_module("1", nn.Conv2d(512, len(LABELS), kernel_size=1))
+        classifier = model.get_submodule("classifier")
+        classifier.register_module("1", nn.Conv2d(512, len(LABELS), kernel_size=1))
+        classifier.register_module("2", nn.Identity())  # a ReLU, after which no probability is below one half
         return
     head = last_linear(model)
     if head is None:

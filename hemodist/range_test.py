@@ -1,10 +1,10 @@
 """Leslie Smith's learning-rate range test on the real loader and ranks ("Cyclical Learning Rates", WACV 2017, 3.3).
 
 The learning rate rises exponentially from step to step; where the loss falls fastest, training is fast, and where it
-turns up, it is about to diverge. The plot of loss against log(lr) and the valley come from fast.ai. What is used lies two
-thirds of the way from the valley to the rate at the lowest loss, on the logarithmic axis: against grids of short
-trainings (least squares with SGD and AdamW, AlexNet) the valley was 4 to 20 times too small, since the sweep gives each
-rate one step only, and the lowest loss up to 6 times too far.
+turns up, it is about to diverge. The plot of loss against log(lr) and the valley come from fast.ai. What is used lies
+two thirds of the way from the valley to the rate at the lowest loss, on the logarithmic axis: against grids of short
+trainings (least squares with SGD and AdamW, AlexNet) the valley was 4 to 20 times too small, since the sweep gives
+each rate one step only, and the lowest loss up to 6 times too far.
 """
 
 from __future__ import annotations

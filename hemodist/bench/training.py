@@ -22,7 +22,7 @@ from hemodist.loader import TrainingLoader
 from hemodist.loop import Training
 from hemodist.manifest import DataSet
 from hemodist.pipeline import Batch
-from hemodist.recipes import resnet50
+from hemodist.recipes import resnet101
 from hemodist.split import fold_of
 from hemodist.world import World
 
@@ -45,9 +45,9 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
         quick: fewer steps and rounds.
         device: that trains; on a CPU the network shares the cores with the decoder, which is counted.
     """
-    steps, rounds = (4, 3) if quick else (10, 7)
+    steps, rounds = (3, 3) if quick else (4, 7)
     world = World.alone(device)
-    run = _run_on(dataset, work, batch=16 if device == "cpu" else 128)
+    run = _run_on(dataset, work, batch=8 if device == "cpu" else 128)
     training, alone = (_started(replace(run, name=name), world) for name in ("loop", "resident"))
     stream = training.batches()
     resident = next(stream)
@@ -174,11 +174,11 @@ def _run_on(dataset: Path, work: Path, batch: int) -> Run:
     counts = np.bincount(fold_of(DataSet.open(str(dataset)).column("group"), 5, 0), minlength=5)
     smallest = int(np.where(counts > 0, counts, counts.max() + 1).argmin())
     return replace(
-        resnet50(),
+        resnet101(),
         output=str(work / "runs"),
         data=DataConfig(dataset=str(dataset), valid_fold=smallest),
         batch=BatchConfig(global_batch_size=batch, mix_group=8, block_shards=2),
-        model=ModelConfig(name="resnet50"),
+        model=ModelConfig(name="resnet101"),
         optim=OptimConfig(epochs=10_000),
         scaling=ScalingConfig(workers=0),
         tracking=TrackingConfig(mode="disabled"),

@@ -172,7 +172,9 @@ def test_a_run_stops_early_scores_both_weights_and_stays_stopped(folder):
     assert any("2 epochs without a better accuracy_multi" in event.get("text", "") for event in said)
     for name in ("weighted_log_loss", "auc_any", "accuracy_multi"):
         assert {name, f"raw_{name}"} <= history[0].keys()
-    assert "Stopped early" in (folder / "runs/early/report.html").read_text()
+    report = (folder / "runs/early/report.html").read_text()
+    assert "Stopped early" in report
+    assert f"The raw weights of the same step: {history[0]['raw_weighted_log_loss']:.4f}" in report
     again = []
     loop.train(run, World.alone(), again.append)
     assert not [event for event in again if event["kind"] == "epoch"]

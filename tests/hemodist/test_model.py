@@ -156,3 +156,15 @@ def test_what_has_no_deterministic_gradient_on_a_gpu_is_replaced():
     assert make_deterministic(model) == 1
     assert torch.allclose(model(images), before, atol=1e-5)
     assert make_deterministic(build(ModelConfig(name="resnet18"))) == 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "densenet121", "squeezenet1_0", "mobilenet_v2"])
+def test_a_logit_can_be_of_either_sign(name):
+    model = build(ModelConfig(name=name))
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    logits = model.eval()(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    logits.sum().backward()
+    optimizer.step()
+    last = list(before)[-1]  # the bias of the head
+    assert (dict(model.named_parameters())[last] < before[last]).all()  # every logit can be pushed down

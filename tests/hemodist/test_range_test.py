@@ -52,7 +52,7 @@ class Toy:
 
 
 def best_of_grid(train, rates) -> list[float]:
-    """The rates after whose training the last losses are lowest; within 2 % they are as good, since batches are noisy."""
+    """The rates after whose training the last losses are lowest; within 2 % they are as good: batches are noisy."""
     final = {lr: np.mean(train(lr)[-10:]) for lr in rates}
     lowest = min(loss for loss in final.values() if math.isfinite(loss))
     return [lr for lr, loss in final.items() if loss <= 1.02 * lowest]

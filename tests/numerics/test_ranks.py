@@ -36,7 +36,7 @@ def run_of(folder: Path, **changes) -> Run:
         mix=MixConfig("cutmix", probability=0.5),
         model=ModelConfig(name="squeezenet1_1", image_size=32),
         # SGD: AdamW divides by the gradient's own size, so that rounding of near-zero gradients would show.
-        optim=OptimConfig(name="sgd", lr=0.01, epochs=12, schedule="constant", warmup_steps=0),
+        optim=OptimConfig(name="sgd", lr=1e-3, epochs=12, schedule="constant", warmup_steps=0),
         tracking=TrackingConfig(mode="disabled", log_every=5),
     )
     run = replace(run, data=replace(run.data, dataset=str(folder / "data"), decode_threads=1))
@@ -81,10 +81,10 @@ def test_any_number_of_ranks_and_micro_batches_gives_the_same_parameters(folder,
     expected, logits = alone
     for parameters, _ in results:
         for name, value in parameters.items():
-            assert np.allclose(value, expected[name], atol=2e-5), name
+            assert np.allclose(value, expected[name], rtol=0, atol=5e-6), name
     for _, own_logits in results:
         assert np.array_equal(own_logits, results[0][1])  # gathered: the same on every rank
-    assert np.allclose(results[0][1], logits, atol=1e-3)
+    assert np.allclose(results[0][1], logits, atol=2e-4)
 
 
 def trained_and_reloaded(world: World, run: Run) -> np.ndarray:
