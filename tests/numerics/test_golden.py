@@ -1,9 +1,9 @@
 """Twenty losses of three recipes, as they were when `golden.json` was written.
 
 Network and optimizer compute in float64: with other threads or another processor the libraries add in another order,
-and twenty steps of AdamW amplify what float32 rounds to percents. `TOLERANCE` is relative (one and two threads differ by 0.0007 at most). A change of what is read,
-how it is augmented or mixed, or of network, loss, optimizer or schedule moves losses by percents. Where such a change
-is meant, write the file anew and read its difference before committing it:
+and twenty steps of AdamW amplify what float32 rounds to percents. `TOLERANCE` is relative; one and two threads differ
+by 0.0007 at most. A change of what is read, how it is augmented or mixed, or of network, loss, optimizer or schedule
+moves losses by percents. Where such a change is meant, write the file anew and read its difference before committing:
 
     HEMODIST_WRITE_GOLDEN=1 uv run pytest tests/numerics/test_golden.py
 """
