@@ -86,7 +86,7 @@ def export(trained: Trained, output: str) -> dict[str, Any]:
             with _quiet():
                 try:
                     again = writer(network, inputs[1], path)
-                except Exception as error:
+                except Exception as error:  # the exporters raise types of their own, and torch's internal ones
                     raise ExportError(f"{trained.run.model.name} cannot be exported as {name}: {error}") from error
                 found = [again(one.numpy()) for one in inputs]
             difference = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))

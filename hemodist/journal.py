@@ -16,8 +16,8 @@ from hemodist.config import Run
 from hemodist.evaluation import Predictions
 from hemodist.manifest import LABELS, UNKNOWN
 from hemodist.panel import Panel, choose
-from hemodist.pipeline import Reader
 from hemodist.prepare import Prepared
+from hemodist.reader import Reader
 from hemodist.store import Store
 from hemodist.tracking import Curve, Tracker, versions
 

@@ -28,8 +28,9 @@ from hemodist.manifest import LABELS
 from hemodist.meter import Meter
 from hemodist.metrics import plain_json
 from hemodist.philox import Purpose, words
-from hemodist.pipeline import Batch, Reader
+from hemodist.pipeline import Batch
 from hemodist.prepare import Prepared, check_resume, prepare
+from hemodist.reader import Reader
 from hemodist.stopping import badness, should_stop
 from hemodist.store import Store, join
 from hemodist.world import LeavingError, Lookout, Tell, World

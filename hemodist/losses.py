@@ -14,7 +14,7 @@ class WorkersLostError(UserError):
     """The workers failed again and again without getting any further."""
 
 
-class LossReporter(UserCallback):  # type: ignore[misc]
+class LossReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotations of its own
     """Runs in Ray's controller and posts which workers were lost, before the controller starts others."""
 
     def __init__(self, mailbox: Any) -> None:

@@ -53,7 +53,7 @@ def load_pretrained(network: nn.Module, config: ModelConfig) -> None:
     if chosen is None:
         try:
             state = torch.load(config.weights, map_location="cpu", weights_only=True)
-        except Exception as error:
+        except Exception as error:  # whatever a file of another kind makes the unpickler raise
             raise ConfigError(f"model.weights {config.weights!r} cannot be read as a state_dict: {error}") from error
         # A checkpoint of hemodist holds the network that was scored under `scored`.
         state = state["scored"] if isinstance(state, dict) and isinstance(state.get("scored"), dict) else state
@@ -201,15 +201,8 @@ def _narrow_stem(network: nn.Module) -> None:
     """Replace the first convolution by one of a single channel, under the same name."""
     name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
     parent, _, leaf = name.rpartition(".")
-    stem = FirstChannel(
-        1,
-        old.out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-    )
+    shape: dict[str, Any] = {kept: getattr(old, kept) for kept in ("kernel_size", "stride", "padding", "dilation")}
+    stem = FirstChannel(1, old.out_channels, **shape, bias=old.bias is not None)
     setattr(network.get_submodule(parent), leaf, stem)
 
 

@@ -19,8 +19,7 @@ from nvidia.dali import fn, pipeline_def, types
 from hemodist.errors import ConfigError
 from hemodist.manifest import UNKNOWN, DataSet, DatasetError
 from hemodist.plan import Ahead
-from hemodist.reader import CorruptSampleError as CorruptSampleError
-from hemodist.reader import Reader as Reader
+from hemodist.reader import Reader
 from hemodist.region import crops, regions
 
 Ints = npt.NDArray[np.int64]

@@ -53,16 +53,6 @@ def format_history_row(row: Mapping[str, Any]) -> str:
     return "  ".join(f"{cell:>{_width(name)}}" for name, cell in zip(HISTORY_COLUMNS, _cells(row), strict=True))
 
 
-def history_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """All epochs as the original study printed them, with weighted log loss and AUC of `any` added."""
-    table = Table(*HISTORY_COLUMNS, title="training")
-    for column in table.columns:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*_cells(row))
-    return table
-
-
 def scores_table(
     scores: Scores,
     extra_baselines: Mapping[str, float | Estimate] | None = None,

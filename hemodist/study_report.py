@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jinja2
@@ -18,6 +18,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from hemodist.bootstrap import Estimate
+from hemodist.charts import flat
 from hemodist.findings import (
     PUBLISHED,
     PUBLISHED_MAJORITY,
@@ -121,8 +122,8 @@ def page(found: Findings) -> str:
             for system in found.networks
             for seed, history in zip(system.seeds, system.histories, strict=True)
         ],
-        facts=list(_flat(found.facts)),
-        config={name: list(_flat(values)) for name, values in found.config.items()},
+        facts=list(flat(found.facts)),
+        config={name: list(flat(values)) for name, values in found.config.items()},
         replicates=found.systems[0].answers.replicates[LOG_LOSS].shape[1],
     )
 
@@ -299,12 +300,3 @@ def _interval(one: Estimate) -> str:
 
 def _markdown_table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
     return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(line)} |" for line in lines)]
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values of a nested mapping, in its own order."""
-    for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", f"{value:g}" if isinstance(value, float) else str(value)

@@ -228,7 +228,7 @@ def _rank(config: dict[str, Any]) -> Any:
         if grouped and not error.transient:  # the same would happen again
             tell({"kind": "failed", "error": error})
         raise
-    except Exception as error:
+    except Exception as error:  # raised again, as it is
         error.add_note(traceback.format_exc())  # a note survives the way to the driver
         raise
 

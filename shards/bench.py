@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import multiprocessing
-import os
 import statistics
 import tempfile
 import time
@@ -183,14 +182,6 @@ def ratios(rates: list[Rate]) -> dict[str, float]:
             ("notebook", "times the notebook"),
         )
     }
-
-
-def machine() -> dict[str, str | int]:
-    """Processor and CPUs, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {"processor": names[0] if names else "unknown", "cpus": os.cpu_count() or 0}
 
 
 def _format(path: Path) -> tuple[str, float, float]:

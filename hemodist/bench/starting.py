@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from hemodist.bench.peers.first_step import DONE
@@ -24,7 +25,11 @@ def run(dataset: Path, work: Path, rounds: int) -> list[Rate]:
         rounds: that count; one before them fills the page cache.
     """
     count = iter(range(10**6))
-    laps = measure({way: lambda way=way: _lap(dataset, work / f"run{next(count)}", way) for way in WAYS}, rounds)  # type: ignore[misc]
+
+    def lap(way: str) -> Lap:
+        return _lap(dataset, work / f"run{next(count)}", way)
+
+    laps = measure({way: partial(lap, way) for way in WAYS}, rounds)
     return [Rate(way, laps[way], {}) for way in WAYS]
 
 

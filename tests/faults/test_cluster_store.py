@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pyarrow.fs as pafs
 import pytest
 
 from hemodist.checkpoint import open_checkpoint
@@ -22,43 +21,19 @@ from hemodist.drain import WORKER
 from hemodist.store import Store
 from tests.dataset import make_dataset
 from tests.faults.training import assert_no_step_is_lost_or_repeated
-from tests.jobs.ray_head import Cluster, copy_of_the_tree, free_ports, ray_head
+from tests.jobs.ray_head import Cluster, copy_of_the_tree, ray_head
 from tests.jobs.test_submit import follow
+from tests.s3 import ENVIRONMENT, bucket_at, s3_process
 
-S3 = {
-    "AWS_ACCESS_KEY_ID": "test",
-    "AWS_SECRET_ACCESS_KEY": "test",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
 EPOCHS = 40
 HEAD = "127.0.0.1"
 
 
 @pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """A bucket of an S3 server that is a process of its own, on loopback."""
-    (port,) = free_ports(1)
-    server = subprocess.Popen(
-        [str(Path(sys.executable).parent / "moto_server"), "-H", HEAD, "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (S3 | {"AWS_ENDPOINT_URL": f"http://{HEAD}:{port}"}).items():
-            patch.setenv(name, value)
-        deadline = time.monotonic() + 60
-        while True:
-            assert server.poll() is None
-            with contextlib.suppress(OSError):
-                filesystem, _ = pafs.FileSystem.from_uri("s3://cluster/x?allow_bucket_creation=true")
-                filesystem.create_dir("cluster")
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        yield "s3://cluster"
-    server.terminate()
-    server.wait(timeout=20)
+    with s3_process() as (host, port), bucket_at(f"http://{host}:{port}", "cluster") as uri:
+        yield uri
 
 
 def busy_node(cluster: Cluster) -> str:
@@ -126,7 +101,7 @@ def test_a_killed_and_a_drained_node_change_no_score_and_no_sample(bucket: str, 
             "--tracking.mode", "disabled", "--tracking.ledger", "--tracking.log-every", 5,
         ]  # fmt: skip
 
-    with ray_head(cpus=1, env={name: os.environ[name] for name in (*S3, "AWS_ENDPOINT_URL")}) as cluster:
+    with ray_head(cpus=1, env={name: os.environ[name] for name in (*ENVIRONMENT, "AWS_ENDPOINT_URL")}) as cluster:
         for number in (2, 3):
             cluster.add_node(number, cpus=1)
             cluster.wait_for_nodes(number)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.fs as pafs
 import pytest
 import torch
 
@@ -26,6 +21,7 @@ from hemodist.manifest import DataSet
 from hemodist.store import Store
 from tests.dataset import make_dataset
 from tests.faults.proxy import Fault, Faulty, faulty_proxy
+from tests.s3 import bucket_at, s3_process
 
 URI = "s3://training/set"
 FAULTS: list[Fault] = ["500", "503", "slow", "cut", "short", "drop"]
@@ -40,34 +36,11 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Faulty]:
     """moto's server, a process of its own, behind the proxy; it holds the data set."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "import moto.server, sys; moto.server.main(sys.argv[1:])"]
-    process = subprocess.Popen(
-        [*command, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(600):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        with faulty_proxy("127.0.0.1", port) as faulty, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", faulty.url)
-            patch.setenv("AWS_ACCESS_KEY_ID", "test")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-            filesystem, _ = pafs.FileSystem.from_uri(f"{URI}?allow_bucket_creation=true")
-            filesystem.create_dir("training")
-            near, far = Store.open(folder), Store.open(URI)
-            for name, _ in near.list():
-                far.write(name, near.read(name))
-            yield faulty
-    finally:
-        process.kill()
-        process.wait()
+    with s3_process() as process, faulty_proxy(*process) as faulty, bucket_at(faulty.url, "training"):
+        near, far = Store.open(folder), Store.open(URI)
+        for name, _ in near.list():
+            far.write(name, near.read(name))
+        yield faulty
 
 
 def epochs_of(

@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 import pytest
-from moto.server import ThreadedMotoServer
 
 from hemodist import store
 from hemodist.store import Store, StoreError
@@ -20,6 +18,7 @@ from shards import build, state
 from shards.config import ShardConfig
 from shards.verify import verify
 from tests.faults.proxy import Fault, Faulty, faulty_proxy
+from tests.s3 import bucket_at, s3_process
 from tests.shards.files import KEY, content_of, write_source
 
 CONTENT = bytes(range(256)) * 400
@@ -31,19 +30,9 @@ FAULTS: list[Fault] = ["500", "503", "cut", "short", "drop"]
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Faulty]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    with faulty_proxy(*server.get_host_and_port()) as faulty, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", faulty.url)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv(state.KEY_VARIABLE, KEY)
-        filesystem, _ = pafs.FileSystem.from_uri("s3://faulty/x?allow_bucket_creation=true")
-        filesystem.create_dir("faulty")
+    key = {state.KEY_VARIABLE: KEY}
+    with s3_process() as server, faulty_proxy(*server) as faulty, bucket_at(faulty.url, "faulty", **key):
         yield faulty
-    server.stop()
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ def test_terminal_tables_show_each_label_and_every_baseline():
     for word in (*LABELS, "constant prevalence", "any constant", "threshold", "predict none", "majority"):
         assert word in text
     assert f"{scores.auc_any.low:.4f} to {scores.auc_any.high:.4f}" in text
-    assert "01:01" in text_of(report.history_table(HISTORY))
+    assert "01:01" in report.format_history_row(HISTORY[0])
 
 
 @pytest.mark.parametrize(

@@ -5,33 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
-from moto.server import ThreadedMotoServer
 
 from hemodist.store import Store
 from shards import build, state
 from shards.config import ShardConfig
 from shards.verify import verify
+from tests.s3 import bucket_at, s3_process
 from tests.shards.files import KEY, content_of, write_source
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv(state.KEY_VARIABLE, KEY)
-        filesystem, _ = pafs.FileSystem.from_uri("s3://sharding/x?allow_bucket_creation=true")
-        filesystem.create_dir("sharding")
-        yield "s3://sharding"
-    server.stop()
+    key = {state.KEY_VARIABLE: KEY}
+    with s3_process() as (host, port), bucket_at(f"http://{host}:{port}", "sharding", **key) as uri:
+        yield uri
 
 
 def make(source: str, output: str) -> None:
