@@ -192,7 +192,8 @@ class Store:
 
     def _read(self, path: str) -> bytes:
         if self.is_local:
-            return Path(path).read_bytes()
+            with Path(path).open("rb", buffering=0) as file:  # one call for the whole, into its place
+                return file.read()
         # As a file, not as a stream: one request for the whole instead of one for every 256 KiB.
         with self.filesystem.open_input_file(path) as file:
             content = bytearray(file.size())
@@ -247,16 +248,30 @@ def join(uri: str | os.PathLike[str], *names: str) -> str:
 
 def _write_local(path: Path, content: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    aside = partial_path(path)
     try:
         with aside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        put_in_place(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def partial_path(path: Path) -> Path:
+    """Where a local file is written before it is whole: beside its place, under a name that nobody else takes."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Give a whole, flushed file its name, and flush that too.
+
+    Raises:
+        OSError: it could not be done.
+    """
+    aside.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

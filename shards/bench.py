@@ -10,9 +10,9 @@ its index and record, flushed to the disk.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import multiprocessing
+import shutil
 import statistics
 import tempfile
 import time
@@ -45,14 +45,14 @@ class Part:
         folder: the source.
         files: paths below it and bytes.
         formats: stored type, slope and intercept of each file, for the limit.
-        scratch: folder for what is written.
+        output: an empty folder for what is written.
         number: of the part.
     """
 
     folder: str
     files: tuple[File, ...]
     formats: tuple[tuple[str, float, float], ...]
-    scratch: str
+    output: str
     number: int
 
 
@@ -69,9 +69,8 @@ class Rate:
 
 def hemodist(part: Part) -> None:
     """The sharder's own task, from reading to the flushed record."""
-    with tempfile.TemporaryDirectory(dir=part.scratch) as output:
-        labels = np.full((len(part.files), len(LABELS)), UNKNOWN, np.int8).tobytes()
-        pack.run_task(pack.Task(part.number, part.folder, output, part.files, labels, _CONFIG, "bench", bytes(16)))
+    labels = np.full((len(part.files), len(LABELS)), UNKNOWN, np.int8).tobytes()
+    pack.run_task(pack.Task(part.number, part.folder, part.output, part.files, labels, _CONFIG, "bench", bytes(16)))
 
 
 def limit(part: Part) -> None:
@@ -110,16 +109,15 @@ def _sums(content: bytes, kind: str) -> npt.NDArray[np.uint16]:
 
 def notebook(part: Part) -> None:
     """As notebooks do it: pydicom, windows in floating point, PIL's resize and save."""
-    with tempfile.TemporaryDirectory(dir=part.scratch) as output:
-        for number, file in enumerate(part.files):
-            read = pydicom.dcmread(Path(part.folder) / file.path)
-            hu = read.pixel_array.astype(np.float64) * float(read.RescaleSlope) + float(read.RescaleIntercept)
-            channels = []
-            for name in WINDOWS:
-                low = window.NAMED[name].center - window.NAMED[name].width / 2
-                channels.append(np.clip((hu - low) / window.NAMED[name].width, 0, 1) * 255)
-            image = Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).resize((SIZE, SIZE))
-            image.save(Path(output) / f"{number}.jpg", quality=QUALITY)
+    for number, file in enumerate(part.files):
+        read = pydicom.dcmread(Path(part.folder) / file.path)
+        hu = read.pixel_array.astype(np.float64) * float(read.RescaleSlope) + float(read.RescaleIntercept)
+        channels = []
+        for name in WINDOWS:
+            low = window.NAMED[name].center - window.NAMED[name].width / 2
+            channels.append(np.clip((hu - low) / window.NAMED[name].width, 0, 1) * 255)
+        image = Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).resize((SIZE, SIZE))
+        image.save(Path(part.output) / f"{number}.jpg", quality=QUALITY)
 
 
 WAYS: dict[str, Callable[[Part], None]] = {
@@ -137,7 +135,7 @@ def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), copi
         source: folder of uncompressed little endian slices of 512 x 512.
         rounds: that count; one before them warms caches and processes up.
         processes: numbers of processes, one after the other.
-        copies: how often each file is taken in a round, so that a few files fill shards of a real size.
+        copies: how often each file is taken in a round and process, so that a few files fill shards of a real size.
 
     Raises:
         ConfigError: the files are of another kind.
@@ -149,22 +147,25 @@ def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), copi
     listed = tuple(File(str(path.relative_to(source)), path.stat().st_size) for path in files) * copies
     rates = []
     with tempfile.TemporaryDirectory(prefix="hemodist-bench-") as scratch:
-        whole = Part(str(source), listed, formats, scratch, 0)
         for count in processes:
             parts = [
-                dataclasses.replace(whole, files=listed[n::count], formats=formats[n::count], number=n)
+                Part(str(source), listed[n::count] * count, formats[n::count] * count, f"{scratch}/{n}", n)
                 for n in range(count)
             ]
             with multiprocessing.get_context("spawn").Pool(count) as pool:
                 seconds: dict[str, list[float]] = {name: [] for name in WAYS}
                 for round_ in range(rounds + 1):
                     for name, way in WAYS.items():
+                        for part in parts:
+                            Path(part.output).mkdir()
                         start = time.perf_counter()
                         pool.map(way, parts, chunksize=1)
                         if round_:
                             seconds[name].append(time.perf_counter() - start)
+                        for part in parts:
+                            shutil.rmtree(part.output)
             for name, taken in seconds.items():
-                per_second = [len(listed) / value for value in taken]
+                per_second = [count * len(listed) / value for value in taken]
                 middle = statistics.median(per_second)
                 rates.append(Rate(name, count, middle, min(per_second), max(per_second)))
     return rates

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hemodist import store
+from hemodist.ahead import Ahead
 from hemodist.manifest import LABELS, UNKNOWN, sha256, shard_name
 from hemodist.store import Store, StoreError
 from shards import clean, dicom, record
@@ -117,7 +118,8 @@ def run_task(task: Task) -> TaskResult:
     source = Store.open(task.source)
     labels = np.frombuffer(task.labels, np.int8).reshape(len(task.files), len(LABELS))
     columns: dict[str, list[Any]] = {name: [] for name in record.SCHEMA.names}
-    with TarWriter() as tar:
+    tar_name = shard_name(task.number)
+    with TarWriter() as tar, Ahead(output, tar_name) as ahead:
         for file, label in zip(task.files, labels, strict=True):
             made = _read_and_make(source, file, label, task)
             if isinstance(made, Rejected):
@@ -125,15 +127,16 @@ def run_task(task: Task) -> TaskResult:
             else:
                 image = tar.add(f"{made.row['key']}.{EXTENSIONS[task.config.encoding]}", made.image)
                 tar.add(f"{made.row['key']}.json", made.json)
+                with tar.so_far() as content:
+                    ahead.offer(content)
                 row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
             row |= {"path": file.path, "source_size": file.size}
             for name, values in columns.items():
                 values.append(row.get(name))
         whole, digest = tar.finish()
-        name = shard_name(task.number)
         index = index_file(tar.members)
-        output.write(name, whole)
-        output.write(index_name(name), index)
+        ahead.finish(whole)
+        output.write(index_name(tar_name), index)
         done = record.Record(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
         record.save(output, done, task.build_digest, pa.table(columns, record.SCHEMA))
     return TaskResult(task.number, done.samples, len(task.files) - done.samples, done.bytes, resumed=False)

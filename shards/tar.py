@@ -68,10 +68,9 @@ class TarWriter:
         """
         if len(name) > MAX_NAME or not name.isascii() or len(content) > _MAX_SIZE:
             raise TarError(f"{name}: a name holds {MAX_NAME} ASCII characters and a file {_MAX_SIZE} bytes at most")
-        self._append(_header(name, len(content)))
-        member = Member(name, self._size, len(content))
-        self._append(content)
-        self._append(bytes(-len(content) % BLOCK))
+        start = self._size + BLOCK
+        self._append(_header(name, len(content)) + content + bytes(-len(content) % BLOCK))
+        member = Member(name, start, len(content))
         self.members.append(member)
         return member
 
@@ -81,9 +80,13 @@ class TarWriter:
         The view holds until the writer's context ends; nothing can be added after it.
         """
         self._append(bytes(2 * BLOCK))
-        with memoryview(self._content) as everything:
-            self._whole = everything[: self._size].toreadonly()
+        self._whole = self.so_far()
         return self._whole, self._digest.hexdigest()
+
+    def so_far(self) -> memoryview:
+        """What has been added, read-only; to be released before more is added."""
+        with memoryview(self._content) as everything:
+            return everything[: self._size].toreadonly()
 
     def _append(self, content: bytes) -> None:
         # One buffer, which grows by doubling: kept apart, the contents would split the memory that slices reuse.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hemodist import ahead
 from shards import build, state
 from shards.config import ShardConfig
 from tests.shards.files import KEY, content_of, write_source
@@ -23,6 +24,7 @@ WINDOW = 1.0
 def shard(source: str, output: str) -> None:
     """In a process of its own: go on where the last one was killed."""
     os.environ[state.KEY_VARIABLE] = KEY
+    ahead.PIECE = 4096  # of shards this small some are half-written too when the kill comes
     todo = build.plan(ShardConfig(source, output, samples_per_shard=16, size=48))
     if isinstance(todo, build.Plan):
         build.run(todo)
