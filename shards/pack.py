@@ -117,7 +117,7 @@ def run_task(task: Task) -> TaskResult:
         return TaskResult(task.number, known.samples, len(task.files) - known.samples, known.bytes, resumed=True)
     source = Store.open(task.source)
     labels = np.frombuffer(task.labels, np.int8).reshape(len(task.files), len(LABELS))
-    columns: dict[str, list[Any]] = {name: [] for name in record.SCHEMA.names}
+    rows: list[dict[str, Any]] = []
     tar_name = shard_name(task.number)
     with TarWriter() as tar, Ahead(output, tar_name) as ahead:
         for file, label in zip(task.files, labels, strict=True):
@@ -130,15 +130,13 @@ def run_task(task: Task) -> TaskResult:
                 with tar.so_far() as content:
                     ahead.offer(content)
                 row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
-            row |= {"path": file.path, "source_size": file.size}
-            for name, values in columns.items():
-                values.append(row.get(name))
+            rows.append(row | {"path": file.path, "source_size": file.size})
         whole, digest = tar.finish()
         index = index_file(tar.members)
         ahead.finish(whole)
         output.write(index_name(tar_name), index)
         done = record.Record(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
-        record.save(output, done, task.build_digest, pa.table(columns, record.SCHEMA))
+        record.save(output, done, task.build_digest, pa.Table.from_pylist(rows, record.SCHEMA))
     return TaskResult(task.number, done.samples, len(task.files) - done.samples, done.bytes, resumed=False)
 
 

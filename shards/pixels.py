@@ -149,7 +149,8 @@ def stored_values(cells: npt.NDArray[np.integer], form: Format) -> tuple[Stored,
     bounds = extremes(values)
     # Bits above HighBit may hold overlays or rubbish (PS3.5 8.1.1); the sign sits at HighBit.
     kind, shift, mask = bits.dtype.type, form.high - form.stored + 1, (1 << form.stored) - 1
-    if form.stored == width or (shift == 0 and bounds[0] >= 0 and bounds[1] <= mask >> form.signed):
+    low, high = (-(mask + 1) // 2, mask >> 1) if form.signed else (0, mask)
+    if form.stored == width or (shift == 0 and bounds[0] >= low and bounds[1] <= high):
         return values, bounds
     values = bits >> kind(shift) & kind(mask)
     if form.signed:
