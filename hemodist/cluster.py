@@ -97,7 +97,7 @@ def map_tasks(
     function: Callable[[T], R],
     items: Sequence[T],
     *,
-    in_flight: int,
+    in_flight: int | Callable[[], int],
     num_cpus: float = 1,
     memory: int | None = None,
 ) -> Iterator[tuple[int, R]]:
@@ -106,7 +106,7 @@ def map_tasks(
     Args:
         function: of a module that the workers can import, not of a script.
         items: small arguments.
-        in_flight: largest number of tasks that are submitted and not finished.
+        in_flight: largest number of tasks that are submitted and not finished; a function is asked again and again.
         num_cpus: CPUs that a task reserves.
         memory: bytes of memory that a task reserves, or None.
 
@@ -121,7 +121,8 @@ def map_tasks(
     pending: dict[ray.ObjectRef, int] = {}
     remaining = iter(enumerate(items))
     while True:
-        while len(pending) < in_flight and (following := next(remaining, None)) is not None:
+        room = in_flight() if callable(in_flight) else in_flight
+        while len(pending) < room and (following := next(remaining, None)) is not None:
             index, item = following
             pending[task.remote(item)] = index
         if not pending:
@@ -134,6 +135,11 @@ def map_tasks(
                 raise error.cause from None
             raise
         yield pending.pop(finished), result
+
+
+def cpus_now() -> int:
+    """CPUs of the cluster at this moment: nodes come and go."""
+    return int(ray.cluster_resources().get("CPU", 0))
 
 
 @contextlib.contextmanager

@@ -27,8 +27,8 @@ class Options:
     """How it is scored.
 
     Attributes:
-        part: `valid` or `test`, that fold of the run's own configuration; `all` labelled slices; `auto` is valid on the
-            data set that the run was trained on, and all of any other.
+        part: `valid` or `test`, that fold of the run's own split, on the data set that it was trained on; `all`
+            labelled slices; `auto` is valid on the run's own data set, and all of any other.
         tta: average over the flips that the run was trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
         worst: slices of either kind that the report shows; 0 for none.
@@ -117,6 +117,12 @@ def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
     if not world.is_chief:
         return Conclusion.elsewhere(evaluation.output)
     notes = [f"Scored: {evaluation.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
+    if not _own(trained, dataset):
+        notes.append(
+            "This is not the data set of the training. Pseudonyms differ from data set to data set, so nobody can tell "
+            "here whether patients of the training are among the scored ones; if so, the scores are too good."
+        )
+        tell({"kind": "note", "text": notes[-1]})
     if evaluation.options.tta:
         notes.append(f"Test-time augmentation: mean probability over {len(seen)} flips.")
     if evaluation.options.repair_any:
@@ -142,9 +148,14 @@ def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
     )
 
 
+def _own(trained: Trained, dataset: DataSet) -> bool:
+    """Whether it is the data set that the network was trained on."""
+    return bool(trained.saved["state"]["dataset"] == dataset.manifest.digest)
+
+
 def _rows(evaluation: Evaluation, trained: Trained, run: Run, dataset: DataSet) -> tuple[Rows, str, dict[str, Rows]]:
     """The rows to score, what they are in words, and the parts of the split for the report."""
-    own = trained.saved["state"]["dataset"] == dataset.manifest.digest
+    own = _own(trained, dataset)
     part = evaluation.options.part if evaluation.options.part != "auto" else "valid" if own else "all"
     if part == "all":
         labelled = (dataset.labels() != UNKNOWN).any(axis=1) & ~dataset.column("duplicate")
@@ -156,6 +167,11 @@ def _rows(evaluation: Evaluation, trained: Trained, run: Run, dataset: DataSet) 
             )
         return rows, "all labelled slices", {"scored": rows}
     divided = divide(run.data, dataset)
+    if not own:
+        raise ConfigError(
+            f"{dataset.store.uri} is not the data set that {run.name} was trained on, so that its {part} fold may hold "
+            "patients of the training; give the run's own data set, or --part all where none of them is in it"
+        )
     parts = {"train": divided.train, "valid": divided.valid}
     fold = run.data.valid_fold
     if part == "test":

@@ -45,7 +45,7 @@ def batches(
         start, stop = number * size, min((number + 1) * size, len(rows))
         return Request(rows[start:stop], ahead=ahead(start, stop))
 
-    yield from Loader(
+    loader = Loader(
         dataset,
         reader,
         request_at,
@@ -58,6 +58,10 @@ def batches(
         prefetch=run.data.prefetch,
         decoder=run.data.decoder if device.type == "cuda" else "cpu",
     )
+    try:
+        yield from loader
+    finally:
+        loader.close()
 
 
 def stored_batches(dataset: DataSet, rows: Ints, run: Run, device: torch.device) -> Iterator[Batch]:

@@ -88,6 +88,7 @@ def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, 
     view = TrainingView()
     if scaling.workers == 0:
         gpu = uses_gpu(scaling, torch.cuda.device_count())
+        console.print(device_line(scaling, torch.cuda.device_count(), gpu=gpu))
         with no_process_left_behind(), view:
             return run_in_process(function, argument, gpu=gpu, tell=view)
     with _checked_cluster(scaling) as gpu, view:
@@ -113,7 +114,22 @@ def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info:
         if info.joined:
             check_cpus(scaling, info.cpus)
-        yield uses_gpu(scaling, info.gpus)
+        gpu = uses_gpu(scaling, info.gpus)
+        console.print(device_line(scaling, info.gpus, gpu=gpu))
+        yield gpu
+
+
+def device_line(scaling: ScalingConfig, gpus: int, *, gpu: bool) -> str:
+    """What the ranks compute on, and where that may surprise, why; nothing falls back to CPUs in silence."""
+    if gpu:
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        named = f" ({', '.join(sorted(names))})" if names else ""
+        return f"device: {max(scaling.workers, 1)} of {gpus} GPUs{named}, {scaling.precision}"
+    if scaling.device == "cpu":
+        return "device: CPU, as asked for"
+    if Path("/dev/nvidiactl").exists():
+        return "device: CPU, although this machine has an NVIDIA GPU: see what `nvidia-smi` and jobs/doctor.py say"
+    return "device: CPU, there is no GPU"
 
 
 def show(conclusion: Conclusion) -> None:

@@ -192,13 +192,15 @@ class TrainingLoader:
             dtype=self._dtype,
             channels_last=self._channels_last,
         )
-        if self._run.mix.kind == "none":
-            yield from loader
-            return
-        for batch in loader:
-            mix = self.stream.mix_at(batch.number, self._rank, self._world)
-            images, targets, weights = cutmix.apply(batch.images, batch.targets, batch.weights, mix, plan.mix_group)
-            yield dataclasses.replace(batch, images=images, targets=targets, weights=weights)
+        try:
+            yield from loader if self._run.mix.kind == "none" else map(self._mixed, loader)
+        finally:
+            loader.close()
+
+    def _mixed(self, batch: Batch) -> Batch:
+        mix, group = self.stream.mix_at(batch.number, self._rank, self._world), self.stream.plan.mix_group
+        images, targets, weights = cutmix.apply(batch.images, batch.targets, batch.weights, mix, group)
+        return dataclasses.replace(batch, images=images, targets=targets, weights=weights)
 
     def _request_at(self, step: int) -> Request:
         stream, where = self.stream, (step, self._rank, self._world)

@@ -30,8 +30,11 @@ def build(config: ModelConfig) -> nn.Module:
 
 def bare(config: ModelConfig) -> nn.Module:
     """The network with its new head and torchvision's random initialisation; no weights are read or downloaded."""
-    # Without their auxiliary heads, which give outputs of another form while training.
-    extra = {"init_weights": True, "aux_logits": False} if config.name in {"googlenet", "inception_v3"} else {}
+    extra = {}
+    if config.name in {"googlenet", "inception_v3"}:
+        # Without their auxiliary heads, which give outputs of another form while training. ImageNet's weights expect
+        # three channels scaled once more; without weights it does no harm, and a checkpoint is rebuilt the same way.
+        extra = {"init_weights": True, "aux_logits": False, "transform_input": config.channels == 3}
     network: nn.Module = torchvision.models.get_model(config.name, weights=None, **extra)
     _replace_head(network, config.name)
     if config.channels == 1:

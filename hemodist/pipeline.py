@@ -210,6 +210,10 @@ class Loader:
         resized = () if self._stored == self._size else (cut.resized,)
         return encoded, *light, cut.start, cut.shape, *resized, cut.affine
 
+    def close(self) -> None:
+        """Free DALI's threads and buffers now, not when Python's collector comes by; batches in use stay."""
+        del self._pipeline
+
     def __iter__(self) -> Iterator[Batch]:
         """Run the stream once."""
         for number in range(self._start, self._stop):

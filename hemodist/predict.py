@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image, ImageDraw
@@ -31,6 +32,9 @@ from hemodist.pipeline import Batch
 from hemodist.store import Store
 from hemodist.trained import PICTURE, Trained, check_fits, mean_logits, open_trained, views
 from hemodist.world import Tell, World
+
+CORRUPT = "corrupt"
+"""Reason of a data set's sample that does not match its checksum."""
 
 EXPLAINED_TILE = 256
 """Side of a tile of a heat map's PNG, in pixels."""
@@ -76,6 +80,8 @@ class Settings:
         explain_above: only slices with P(any) above this.
         eval_batch_size: slices at once; 0 for the run's own.
         device: `cpu` or `cuda`.
+        cache: node-local folder for shards of a remote data set; empty for the run's own.
+        cache_gb: GB that the copies there may take; 0 for the run's own.
     """
 
     checkpoints: tuple[str, ...]
@@ -85,6 +91,8 @@ class Settings:
     explain_above: float = -1.0
     eval_batch_size: int = 0
     device: str = "cpu"
+    cache: str = ""
+    cache_gb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,25 +170,30 @@ def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Outcome
     """
     members = _members(settings.checkpoints)
     device = torch.device(settings.device)
-    rows = np.arange(len(dataset.index))
-    logits = []
+    every = np.arange(len(dataset.index))
+    parts = []
     for member in members:
         check_fits(member, dataset)
         run = _run(member, settings)
         seen = views(run.augment) if settings.tta else ((),)
         network = member.network.to(device)
-        found = predict(network, dataset, rows, run, World.alone(device), tell, seen)
-        logits.append(torch.from_numpy(found.logits))
+        parts.append(predict(network, dataset, every, run, World.alone(device), tell, seen))
+    # A corrupt sample that a run masks out has no probability.
+    rows = functools.reduce(np.intersect1d, (part.rows for part in parts))
+    logits = [torch.from_numpy(part.logits[np.isin(part.rows, rows)]) for part in parts]
 
     def batches_of(member: Trained, chosen: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        return stored_batches(dataset, chosen, _run(member, settings), device)
+        return stored_batches(dataset, rows[chosen], _run(member, settings), device)
 
     probability = _probability(logits, settings)
-    keys = dataset.index.column("key").to_pylist()
+    all_keys = dataset.index.column("key").to_pylist()
+    taken = dataset.index.take(pa.array(rows))
+    keys = taken.column("key").to_pylist()
     _explain(members, batches_of, keys, probability, settings)
     refused = pq.read_table(io.BytesIO(dataset.store.read(REJECTED))).to_pylist()
     reasons = [(row["path"], row["reason"], row["detail"]) for row in refused]
-    return Outcome(keys, dataset.index.column("study").to_pylist(), probability, reasons)
+    reasons += [(all_keys[row], CORRUPT, "not what its checksum says") for row in np.setdiff1d(every, rows)]
+    return Outcome(keys, taken.column("study").to_pylist(), probability, reasons)
 
 
 @functools.lru_cache(maxsize=1)
@@ -195,7 +208,9 @@ def _look(member: Trained) -> str:
 
 def _run(member: Trained, settings: Settings) -> Run:
     run = member.run
-    return replace(run, batch=replace(run.batch, eval_batch_size=settings.eval_batch_size or run.batch.eval_batch_size))
+    given = {name: value for name in ("cache", "cache_gb") if (value := getattr(settings, name))}
+    batch = replace(run.batch, eval_batch_size=settings.eval_batch_size or run.batch.eval_batch_size)
+    return replace(run, batch=batch, data=replace(run.data, **given))
 
 
 def _logits(member: Trained, batches: Iterator[Batch], settings: Settings, device: torch.device) -> torch.Tensor:

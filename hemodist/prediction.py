@@ -30,6 +30,8 @@ class PredictConfig:
         workers: CPUs to use over Ray; 0 runs in this process, on its GPU where there is one.
         device: of this process; auto takes a GPU where there is one. Ray's workers use CPUs.
         eval_batch_size: slices at once; 0 for the run's own.
+        cache: node-local folder for shards of a remote data set; empty for the run's own.
+        cache_gb: GB that the copies there may take; 0 for the run's own.
         max_rejected_fraction: share of files without a prediction above which the exit code is 3.
     """
 
@@ -44,6 +46,8 @@ class PredictConfig:
     workers: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     eval_batch_size: int = 0
+    cache: str = ""
+    cache_gb: float = 0.0
     max_rejected_fraction: float = 0.0
 
     def settings(self) -> Settings:
@@ -52,7 +56,7 @@ class PredictConfig:
         Raises:
             ConfigError: a flag is out of range.
         """
-        for name, low in (("workers", 0), ("eval_batch_size", 0)):
+        for name, low in (("workers", 0), ("eval_batch_size", 0), ("cache_gb", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use {low} or more")
         if not 0 <= self.max_rejected_fraction <= 1:
@@ -68,5 +72,7 @@ class PredictConfig:
             explain=Store.open(self.explain).uri if self.explain else "",
             explain_above=self.explain_above,
             eval_batch_size=self.eval_batch_size,
+            cache=str(Path(self.cache).expanduser().resolve()) if self.cache else "",
+            cache_gb=self.cache_gb,
             device="cuda" if gpu and self.device != "cpu" else "cpu",
         )

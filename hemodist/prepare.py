@@ -149,9 +149,15 @@ def prepare(run: Run) -> Prepared:
     )
     if not dataset.store.is_local and run.data.cache_bytes is not None:
         check_room(dataset.manifest.shards, plan.windows(), run.data.cache_bytes, run.data.cache)
+    total = plan.steps(run.optim.epochs)
+    if run.optim.warmup_steps is not None and run.optim.warmup_steps >= total:
+        raise ConfigError(
+            f"optim.warmup_steps {run.optim.warmup_steps} would last longer than the run's {total} steps, which would "
+            "never learn at its full rate; use fewer, or none for a tenth of the run"
+        )
     known = (labels[parts.train] != UNKNOWN).sum(axis=0)
     positive = (labels[parts.train] == 1).sum(axis=0)
-    return Prepared(dataset, labels, parts, plan, plan.steps(run.optim.epochs), positive / np.maximum(known, 1))
+    return Prepared(dataset, labels, parts, plan, total, positive / np.maximum(known, 1))
 
 
 def fold_runs(run: Run) -> list[Run]:

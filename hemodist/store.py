@@ -80,6 +80,11 @@ class Store:
         if "://" not in text:
             path = str(Path(text).expanduser().resolve())
             return cls(path, path, pafs.LocalFileSystem())
+        if "@" in text.partition("://")[2].partition("/")[0]:  # it would be shown and kept in many places
+            raise StoreError(
+                "the URI carries credentials before '@'; take them out, and give them by AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or in the client's own file"
+            )
         if "?" in text:  # names are joined to the end of a URI
             raise StoreError(
                 f"{text} carries options after '?'; give endpoint and region by AWS_ENDPOINT_URL and AWS_REGION instead"
@@ -87,7 +92,8 @@ class Store:
         # One PUT for what is small, instead of the three requests of an upload in parts.
         asked = f"{text}?allow_delayed_open=true" if text.startswith("s3://") else text
         try:
-            filesystem, root = pafs.FileSystem.from_uri(asked)
+            # S3 is asked for the bucket's region, so that opening may meet a store that is busy.
+            filesystem, root = _tried(lambda: pafs.FileSystem.from_uri(asked), local=False)
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot open {text}: {error}; use a local path, s3://, gs:// or file://") from error
         return cls(text.rstrip("/"), root.rstrip("/"), filesystem)
@@ -98,7 +104,13 @@ class Store:
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, name: str = "") -> str:
-        """The path of `name` inside the file system."""
+        """The path of `name` inside the file system.
+
+        Raises:
+            StoreError: it would lie outside the root.
+        """
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StoreError(f"the name {name!r} leads out of {self.uri}; use names without '..' and leading '/'")
         return f"{self.root}/{name}" if name else self.root
 
     def local(self, name: str = "") -> Path:
@@ -178,17 +190,12 @@ class Store:
 
     def _tried(self, verb: str, name: str, action: Callable[[], T]) -> T:
         """Do something that may fail, again where it may pass, and explain what stays."""
-        for wait in (*WAITS, None):
-            try:
-                return action()
-            except OSError as error:
-                if wait is None or not _may_pass(error, self.is_local):
-                    where = f"{self.uri}/{name}" if name else self.uri
-                    raise StoreError(
-                        f"cannot {verb} {where}: {error}; check the path, the rights and the free space"
-                    ) from error
-                time.sleep(wait * random.uniform(0.5, 1.5))
-        raise AssertionError("unreachable")
+        try:
+            return _tried(action, local=self.is_local)
+        except OSError as error:
+            where = f"{self.uri}/{name}" if name else self.uri
+            remedy = "check the path, the rights and the free space"
+            raise StoreError(f"cannot {verb} {where}: {error}; {remedy}") from error
 
     def _read(self, path: str) -> bytes:
         if self.is_local:
@@ -277,6 +284,18 @@ def put_in_place(aside: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _tried(action: Callable[[], T], *, local: bool) -> T:
+    """Do something that may fail, again where it may pass."""
+    for wait in WAITS:
+        try:
+            return action()
+        except OSError as error:
+            if not _may_pass(error, local):
+                raise
+            time.sleep(wait * random.uniform(0.5, 1.5))
+    return action()
 
 
 def _may_pass(error: OSError, local: bool) -> bool:

@@ -64,10 +64,10 @@ def uses_gpu(scaling: ScalingConfig, gpus: int) -> bool:
     if scaling.device == "cpu" or (scaling.device == "auto" and gpus == 0):
         return False
     if gpus < scaling.fewest:
-        raise ConfigError(
-            f"{_asked(scaling)} need {scaling.fewest} GPUs, one each, and there are {gpus}; "
-            f"use --scaling.workers {gpus}, --scaling.device cpu, or a larger cluster"
-        )
+        remedy = f"use --scaling.workers {gpus}, --scaling.device cpu, or a larger cluster"
+        if not gpus:
+            remedy = "use --scaling.device cpu, or see what `nvidia-smi` and jobs/doctor.py say of the driver"
+        raise ConfigError(f"{_asked(scaling)} need {scaling.fewest} GPUs, one each, and there are {gpus}; {remedy}")
     return True
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import tyro
 
 from hemodist.cluster import no_process_left_behind
@@ -18,15 +19,17 @@ SMALL = ("--size", 128, "--samples-per-shard", 256)
 """For minutes on two cores; the sharder's own defaults are 256 pixels and 1,024 samples."""
 
 
-def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers: int = 2) -> int:
+def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers: int | None = None) -> int:
     """Make a synthetic data set, shard it, verify it, train on it, and score the result.
 
     Args:
         output: folder for everything; run again with the same one, it goes on where it stopped.
         slices: size of the data set; 1500 is the original study's.
         seed: of the data set.
-        workers: training processes.
+        workers: training processes; 2, but on GPUs at most as many as there are.
     """
+    if workers is None:
+        workers = min(2, torch.cuda.device_count() or 2)
     dicom, dataset, runs = output / "dicom", output / "dataset", output / "runs"
     commands: list[list[object]] = [
         ["-m", "shards", "phantom", dicom, "--slices", slices, "--seed", seed],

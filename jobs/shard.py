@@ -6,14 +6,17 @@ more files were faulty than --max-rejected-fraction allows. 130: interrupted; th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
 import tyro
 
-from hemodist.cluster import cluster, map_tasks
+from hemodist.cluster import cluster, cpus_now, map_tasks
 from hemodist.config import TrackingConfig
 from hemodist.observe import observed_shards
 from hemodist.terminal import console, errors, facts_table, run_job
 from shards import build, estimate
 from shards.config import ShardConfig
+from shards.pack import Task, TaskResult
 from shards.progress import Progress
 
 TASK_MEMORY = 600 * 2**20  # bytes that a task reserves
@@ -30,9 +33,16 @@ def main() -> int:
     if config.workers == 0:
         return work(todo, config, None, 1)
     with cluster(config.workers) as info:
-        cpus = config.workers or info.cpus
-        some = {"in_flight": 2 * cpus, "memory": TASK_MEMORY}
-        return work(todo, config, lambda run, tasks: (done for _, done in map_tasks(run, tasks, **some)), cpus)
+        if not info.cpus:
+            console.print("The cluster has no CPU for the work yet; waiting until a node joins.")
+
+        def in_flight() -> int:
+            return 2 * max(1, config.workers or cpus_now())  # a cluster grows and shrinks
+
+        def mapper(run: Callable[[Task], TaskResult], tasks: Sequence[Task]) -> Iterator[TaskResult]:
+            return (done for _, done in map_tasks(run, tasks, in_flight=in_flight, memory=TASK_MEMORY))
+
+        return work(todo, config, mapper, config.workers or max(1, info.cpus))
 
 
 def work(todo: build.Plan, config: ShardConfig, mapper: build.Mapper | None, cpus: int) -> int:

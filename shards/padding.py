@@ -57,7 +57,8 @@ def mask(
     """
     first = _signed(padding.value, form)
     low, high = sorted((first, first if padding.limit is None else _signed(padding.limit, form)))
-    beyond = bool(padding.value >> (form.high + 1)) and not form.signed
+    top = 1 << form.high
+    beyond = not -top <= first < top if form.signed else bool(padding.value >> (form.high + 1))
     if not beyond and (high < bounds[0] or low > bounds[1]):
         return None
     found: _Mask = values == first if low == high else (values >= low) & (values <= high)

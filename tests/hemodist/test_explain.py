@@ -134,3 +134,12 @@ def test_masks_are_read_by_key_and_what_is_none_is_named(tmp_path):
     for key in ("b", "c"):
         with pytest.raises(ConfigError, match=f"{key}.npz is no mask"):
             found.of(key)
+
+
+def test_maps_of_many_images_are_those_of_each_alone():
+    torch.manual_seed(0)
+    network = model.build(ModelConfig(name="resnet18", image_size=64)).eval()
+    images, layer = torch.randn(6, 3, 64, 64), target_layer(network, 64)
+    together = heat_maps(network, images, "any", layer)
+    alone = np.concatenate([heat_maps(network, image[None], "any", layer) for image in images])
+    np.testing.assert_allclose(together, alone, atol=1e-4)

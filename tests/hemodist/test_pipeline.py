@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import io
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hemodist import inputs, pipeline
 from hemodist.augment import draw, in_pixels
 from hemodist.cache import ShardCache
 from hemodist.config import AugmentConfig
@@ -18,6 +21,7 @@ from hemodist.manifest import LABELS, DataSet, DatasetError
 from hemodist.pipeline import MEAN, STD, Loader, Request
 from hemodist.plan import Plan
 from hemodist.reader import CorruptSampleError, Reader
+from tests.checkpoints import run_of
 from tests.dataset import make_dataset
 
 SIZE = 32
@@ -309,3 +313,27 @@ def test_a_flipped_bit_anywhere_in_a_shard_changes_no_pixel_in_silence(tmp_path)
     (last,) = load(dataset, reader_of(dataset, tmp_path, "mask"), [still(range(24))])
     kept = last.weights > 0
     assert torch.equal(last.images[kept], plain.images[kept])
+
+
+def test_a_stream_frees_its_pipeline_when_it_ends_or_is_left(folder, tmp_path):
+    dataset = DataSet.open(str(folder))
+    run = run_of()
+    made = []
+
+    def watched(self, *given, **named):
+        build(self, *given, **named)
+        made.append(weakref.ref(self._pipeline))
+
+    build = pipeline.Loader.__init__
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline.Loader, "__init__", watched)
+            list(inputs.stored_batches(dataset, np.arange(40), run, torch.device("cpu")))
+            left = inputs.stored_batches(dataset, np.arange(40), run, torch.device("cpu"))
+            next(left)
+            left.close()
+        assert [one() for one in made] == [None, None]
+    finally:
+        gc.enable()

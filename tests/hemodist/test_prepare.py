@@ -87,3 +87,9 @@ def test_json_lists_become_what_they_were(folder):
 def test_a_cache_bound_of_nothing_is_out_of_range(folder):
     with pytest.raises(ConfigError, match=r"data.cache_gb 0 is out of range"):
         check(run_of(folder, cache_gb=0))
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(folder):
+    run = replace(run_of(folder), optim=OptimConfig(epochs=1, warmup_steps=500))
+    with pytest.raises(ConfigError, match=r"warmup_steps 500 would last longer than the run's \d+ steps"):
+        prepare(run)

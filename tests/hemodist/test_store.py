@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
+import pyarrow.fs as pafs
 import pytest
 
+from hemodist import store as store_module
 from hemodist.store import PARTIAL_SUFFIX, Store, StoreError, join
 
 
@@ -56,3 +59,34 @@ def test_errors_name_the_place(tmp_path):
 def test_joining_keeps_the_scheme():
     assert join("s3://bucket/", "a", "b") == "s3://bucket/a/b"
     assert join("runs", "x") == "runs/x"
+
+
+def test_credentials_in_a_uri_are_refused_and_not_repeated():
+    with pytest.raises(StoreError, match="AWS_ACCESS_KEY_ID") as caught:
+        Store.open("s3://AKIAKEY:SECRETsecret@bucket/data")
+    assert "SECRETsecret" not in str(caught.value)
+    assert "AKIAKEY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x"])
+def test_a_name_that_leads_out_of_the_root_is_refused(tmp_path, name):
+    store = Store.open(tmp_path / "root")
+    for action in (lambda: store.write(name, b"x"), lambda: store.read(name), lambda: store.delete(name)):
+        with pytest.raises(StoreError, match="leads out of"):
+            action()
+    assert list(tmp_path.rglob("x")) == []
+
+
+def test_opening_tries_again_where_the_store_may_come_back(monkeypatch):
+    monkeypatch.setattr(store_module, "WAITS", (0.0, 0.0))
+    calls = []
+
+    def busy(uri):
+        calls.append(uri)
+        if len(calls) < 3:
+            raise OSError("connection reset")
+        return pafs.LocalFileSystem(), "bucket/data"
+
+    monkeypatch.setattr(store_module, "pafs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=busy)))
+    assert Store.open("s3://bucket/data").root == "bucket/data"
+    assert len(calls) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.metrics import log_loss
 
 from hemodist.checkpoint import open_checkpoint
 from hemodist.manifest import LABELS, DataSet
+from jobs import demo as demo_job
 from tests.jobs.processes import CHECKOUT, alive, start
 
 SLICES, SEED = 300, 1  # the smallest set whose held-out patients show a hemorrhage
@@ -75,3 +77,18 @@ def test_the_predictions_give_the_reported_score(demo):
     losses = [log_loss(table[f"label_{name}"].to_numpy(), table[name].to_numpy(), labels=[0, 1]) for name in LABELS]
     reported = json.loads((demo / "demo/runs/demo/metrics.json").read_text())["weighted_log_loss"]["value"]
     assert float(np.dot(weights, losses)) == pytest.approx(reported, abs=1e-6)
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(0, "2"), (1, "1"), (8, "2")])
+def test_the_demo_asks_for_no_more_workers_than_there_are_gpus(gpus, workers, monkeypatch, tmp_path):
+    asked = []
+
+    def note(command, check):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(demo_job.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(demo_job.subprocess, "run", note)
+    assert demo_job.main(tmp_path) == 0
+    (train,) = [command for command in asked if "--scaling.workers" in command]
+    assert train[train.index("--scaling.workers") + 1] == workers

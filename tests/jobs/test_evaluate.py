@@ -165,3 +165,14 @@ def test_flags_replace_what_the_run_had(folder):
         5,
         "d",
     )
+
+
+def test_another_data_set_is_scored_with_a_warning_and_has_no_fold_of_the_run(folder, tmp_path):
+    groups = DataSet.open(str(folder / "data")).column("group")
+    other = relabelled(folder, tmp_path / "data", lambda index: with_column(index, "group", (groups[::-1]).tolist()))
+    refused(folder, "is not the data set that x was trained on, .* patients of", dataset=other, part="valid")
+    given = Evaluation(str(folder / "run"), str(other), str(tmp_path / "out"), Options(worst=0))
+    launch(given, ScalingConfig(workers=0, device="cpu"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "all labelled slices" in page
+    assert "nobody can tell here whether patients of the training are among the scored ones" in page

@@ -174,3 +174,25 @@ def test_a_data_set_keeps_its_pseudonyms(tmp_path):
     assert outcome.studies == dataset.index.column("study").to_pylist()
     assert outcome.probability.shape == (7, 6)
     assert pq.read_table(tmp_path / "data" / "rejected.parquet").num_rows == len(outcome.rejected) == 0
+
+
+def test_a_corrupt_sample_that_the_run_masks_is_a_rejection_and_moves_no_other(tmp_path):
+    dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=7)))
+    where = make_checkpoint(tmp_path / "run", dataset=dataset)
+    settings = predict.PredictConfig(str(where), "", explain=str(tmp_path / "whole")).settings()
+    whole = predict_dataset(settings, dataset, lambda event: None)
+    run = run_of()
+    masking = replace(run, data=replace(run.data, on_corrupt="mask"))
+    where = make_checkpoint(tmp_path / "masking", dataset=dataset, run=masking)
+    tar = tmp_path / "data" / "shards" / f"{dataset.column('shard')[3]:06d}.tar"
+    content = bytearray(tar.read_bytes())
+    content[dataset.column("offset")[3] + 100] ^= 1
+    tar.write_bytes(content)
+    settings = predict.PredictConfig(str(where), "", explain=str(tmp_path / "heat")).settings()
+    outcome = predict_dataset(settings, DataSet.open(str(tmp_path / "data")), lambda event: None)
+    assert outcome.keys == [key for row, key in enumerate(whole.keys) if row != 3]
+    np.testing.assert_allclose(outcome.probability, np.delete(whole.probability, 3, axis=0), atol=1e-6)
+    assert outcome.rejected == [(whole.keys[3], "corrupt", "not what its checksum says")]
+    for key in outcome.keys:
+        pictures = [np.asarray(Image.open(tmp_path / folder / f"{key}.png"), float) for folder in ("heat", "whole")]
+        assert np.abs(pictures[0] - pictures[1]).mean() < 1  # grey levels: the same slice, the same map

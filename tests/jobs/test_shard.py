@@ -34,7 +34,8 @@ source, output = sys.argv[1:]
 with cluster(4):
     for workers in (1, 2, 4):
         todo = build.plan(ShardConfig(source, f"{output}/{workers}", samples_per_shard=4, size=32))
-        build.run(todo, lambda run, tasks: (done for _, done in map_tasks(run, tasks, in_flight=workers, memory=2**20)))
+        some = {"in_flight": lambda: workers, "memory": 2**20}
+        build.run(todo, lambda run, tasks: (done for _, done in map_tasks(run, tasks, **some)))
 """
 
 

@@ -417,3 +417,11 @@ def test_both_ways_agree_on_damaged_files(implicit: bool, flips: list[tuple[int,
     for position, value in flips:
         content[128 + position % (len(content) - 128)] = value
     assert_both_ways_agree(bytes(content))
+
+
+def test_padding_beyond_bits_stored_is_found_in_signed_files_too() -> None:
+    stored = hu_image()
+    stored[:3] = -3024
+    hu = slice_of(dicom_file(stored, BitsStored=12, HighBit=11, PixelPaddingValue=-3024)).hu()
+    assert (hu[:3] == -1000).all()
+    np.testing.assert_array_equal(hu[3:], hu_image()[3:])
