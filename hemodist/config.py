@@ -245,13 +245,15 @@ class CheckpointConfig:
 
     Attributes:
         every_steps: steps between checkpoints; 0 saves after each epoch only.
-        every_minutes: minutes between checkpoints; 0 for no clock. The clock is looked at every `tracking.log_every`
-            steps, where the ranks speak to each other anyway.
+        every_minutes: minutes between checkpoints, so what a killed worker costs at most, beside the start of another;
+            0 for no clock. Training waits for the copying of the tensors only, 0.1 to 0.3 s of CPU time for 180 to
+            680 MB; a thread writes them. The clock is looked at every `tracking.log_every` steps, where the ranks speak
+            to each other anyway.
         keep: newest checkpoints that are kept, beside the best.
     """
 
     every_steps: int = 0
-    every_minutes: float = 0.0
+    every_minutes: float = 5.0
     keep: int = 2
 
 

@@ -134,7 +134,8 @@ class Copies:
                         file.write(read())
                         file.flush()
                         os.fsync(file.fileno())
-                        aside.rename(target)
+                        with _locked(self.root / "room.lock", wait=True):  # nobody counts a copy without its name
+                            aside.rename(target)
                 finally:
                     aside.unlink(missing_ok=True)
         except OSError as error:

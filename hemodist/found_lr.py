@@ -38,7 +38,7 @@ class FoundLr:
     """The result of a range test.
 
     Attributes:
-        lr: the one to use, two thirds of the way from `valley` to `lowest` on a logarithmic axis.
+        lr: the one to use, the middle of the curve's bottom on a logarithmic axis.
         steepest: where the logarithm of the smoothed loss falls fastest over log(lr).
         valley: two thirds down the longest fall of the smoothed loss, measured in log(lr).
         lowest: where the smoothed loss is lowest.

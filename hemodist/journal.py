@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,7 @@ class Journal:
             warn=warn,
             rows=rows,
             panel=self._panel if self._shown else None,
+            keep=None if store.is_local else partial(put_offline_log, store),
         )
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -108,6 +111,25 @@ class Journal:
             return Panel.of(np.array(self._shown), reader.read, keys, self._prepared.labels)
         finally:
             cache.close()
+
+
+def put_offline_log(store: Store, folder: Path) -> None:
+    """Put a whole offline log of W&B with the run's other files, in place of earlier ones of the same run.
+
+    A run whose store is no folder keeps its log on the chief's node while it trains, which may be lost: the rows are in
+    the checkpoints, and the next start writes them into a new log.
+
+    Args:
+        store: the run's folder.
+        folder: the log, `offline-run-TIME-ID`.
+    """
+    written = {f"wandb/{folder.name}/{file.relative_to(folder)}": file for file in folder.rglob("*") if file.is_file()}
+    for name, file in written.items():
+        store.write(name, file.read_bytes())
+    identity = folder.name.split("-", 3)[-1]
+    for name, _ in store.list("wandb"):
+        if name not in written and name.split("/")[1].endswith(f"-{identity}"):
+            store.delete(name)
 
 
 def curves(predictions: Predictions, labels: npt.NDArray[np.int8]) -> dict[str, dict[str, Curve]]:

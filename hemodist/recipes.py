@@ -12,7 +12,6 @@ from dataclasses import replace
 from hemodist.config import (
     AugmentConfig,
     BatchConfig,
-    CheckpointConfig,
     DataConfig,
     MixConfig,
     ModelConfig,
@@ -163,13 +162,11 @@ def strong() -> Run:
             lr=2e-4,
             weight_decay=0.05,
             schedule="cosine",
-            warmup_steps=500,
             final_lr_fraction=0.01,
             clip_norm=1.0,
             epochs=6,
         ),
         scaling=ScalingConfig(workers=8, cpus_per_worker=8),
-        checkpoint=CheckpointConfig(every_minutes=10.0, keep=2),
     )
 
 

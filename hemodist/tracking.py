@@ -70,6 +70,7 @@ class Tracker:
         warn: Callable[[str], None],
         rows: Sequence[Mapping[str, Any]] = (),
         panel: Callable[[], Panel] | None = None,
+        keep: Callable[[Path], None] | None = None,
     ) -> Tracker:
         """Start the run, or go on with it after a restart: its id is derived from `where`. Does not wait for W&B.
 
@@ -82,6 +83,8 @@ class Tracker:
             warn: told, once, when W&B cannot be used; called from another thread.
             rows: what `state` gave when the run was saved.
             panel: makes the pictures that values named `panel` are predictions of; called from another thread.
+            keep: given the folder of an offline log that is whole and closed, to put it elsewhere; called from another
+                thread.
         """
         mode = resolve_mode(config)
         if mode == "disabled":
@@ -89,7 +92,7 @@ class Tracker:
         identity = f"{name}-{sha256(where.encode())[:10]}"
         options = {"project": config.project, "name": name, "id": identity, "resume": "allow", "mode": mode}
         options |= {"dir": str(local or Path.cwd()), "config": without_credentials(dict(facts))}
-        return cls(_Background(options, warn, panel, rows[:-1]), rows)
+        return cls(_Background(options, warn, panel, rows[:-1], keep), rows)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Log values at an optimizer step; those of one step become one row, sent when a later step is logged.
@@ -148,8 +151,10 @@ class _Background:
         warn: Callable[[str], None],
         panel: Callable[[], Panel] | None,
         rows: Sequence[Mapping[str, Any]],
+        keep: Callable[[Path], None] | None,
     ) -> None:
         self._options, self._warn, self._make_panel, self._first_rows = options, warn, panel, rows
+        self._keep = keep
         self._panel: Panel | None = None
         self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_QUEUE)
         self._dropped = 0
@@ -172,6 +177,8 @@ class _Background:
                 _log_file(run, *artifact)
             run.finish()
             wandb.teardown()  # ends W&B's own service process, which would otherwise wait for this one's end
+            if self._keep is not None and self._options["mode"] == "offline":
+                self._keep(Path(run.dir).parent)
 
         deadline = time.monotonic() + FINISH_SECONDS
         for call in (close, None):

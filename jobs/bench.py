@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hemodist.bench.recovery import bench_recovery
 from hemodist.bench.report import bench_loader, bench_plan, bench_start
 from hemodist.bench.rounds import write
 from hemodist.bench.training import bench_train
@@ -19,7 +20,7 @@ from shards.bench_report import bench_sharder
 
 
 def main(
-    what: Annotated[Literal["sharder", "loader", "plan", "start", "train", "all"], tyro.conf.Positional],
+    what: Annotated[Literal["sharder", "loader", "plan", "start", "train", "recovery", "all"], tyro.conf.Positional],
     output: Path = Path(),
     quick: bool = False,
     source: Path | None = None,
@@ -31,7 +32,8 @@ def main(
     """Measure, print a table and ratios, and write bench_WHAT.json and bench_WHAT.png.
 
     Args:
-        what: sharder, loader, plan (and shard cache), start (the first step), train (the loop), or all in turn.
+        what: sharder, loader, plan (and shard cache), start (the first step), train (the loop),
+            recovery (after lost workers and nodes), or all in turn.
         output: folder for the figures.
         quick: fewer images and rounds, for a first look.
         source: for the sharder, a folder of uncompressed 512 x 512 slices; a phantom is made where there is none.
@@ -50,6 +52,7 @@ def main(
             "plan": lambda: bench_plan(many(), work, quick=quick),
             "start": lambda: bench_start(few(), work, quick=quick),
             "train": lambda: bench_train(few(), work, quick=quick, device=device),
+            "recovery": lambda: bench_recovery(few(), work, quick=quick),
         }
         for name in benches if what == "all" else [what]:
             outcome = benches[name]()

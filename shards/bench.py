@@ -4,8 +4,8 @@ The limit reads the bytes, resamples by area, looks three windows up in one tabl
 the best way that plain NumPy and Pillow have. It knows beforehand where the pixels lie, which rescale holds, and that
 16 bits hold the sums of four; it checks nothing and writes nothing. `kernels` is the limit with the sharder's own trick
 between table and encoder: a bound that the sharder cannot pass. The notebook's way is pydicom's pixel array, windows in
-floating point, PIL's resize and save. The sharder does its whole task: every check and repair, digests, the tar with
-its index and record, flushed to the disk.
+floating point, PIL's resize and save; `webdataset` packs the same with that library's ShardWriter. The sharder does its
+whole task: every check and repair, digests, the tar with its index and record, flushed to the disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from PIL import Image
 
 from hemodist.errors import ConfigError
 from hemodist.manifest import LABELS, UNKNOWN
-from shards import clean, pack, render, window
+from shards import bench_webdataset, clean, pack, render, window
 from shards.source import File
 
 SIZE = 256
@@ -120,11 +120,18 @@ def notebook(part: Part) -> None:
         image.save(Path(part.output) / f"{number}.jpg", quality=QUALITY)
 
 
+def webdataset(part: Part) -> None:
+    """The notebook's arithmetic, packed by the webdataset library's own writer."""
+    paths = [Path(part.folder) / file.path for file in part.files]
+    bench_webdataset.write(paths, Path(part.output), WINDOWS, SIZE, QUALITY)
+
+
 WAYS: dict[str, Callable[[Part], None]] = {
     "hemodist": hemodist,
     "limit": limit,
     "kernels": kernels,
     "notebook": notebook,
+    "webdataset": webdataset,
 }
 
 
@@ -181,6 +188,7 @@ def ratios(rates: list[Rate]) -> dict[str, float]:
             ("limit", "share of the limit"),
             ("kernels", "share of its own kernels"),
             ("notebook", "times the notebook"),
+            ("webdataset", "times webdataset's writer"),
         )
     }
 

@@ -54,6 +54,12 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return config, history
 
 
+def steps_logged(run: Path) -> list[int]:
+    """The step of each row of a run's only offline log, in the order in which they were written."""
+    (folder,) = (run / "wandb").glob("offline-run-*")
+    return [row["step"] for row in read(folder)[1]]
+
+
 def _put(values: dict[str, Any], item: Any) -> None:
     *parents, last = list(item.nested_key) or [item.key]
     for name in parents:

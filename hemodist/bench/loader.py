@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ import psutil
 
 from hemodist.bench.peers.serve import Spec
 from hemodist.bench.rounds import Lap, Rate, measure, ratio
+from hemodist.bench.utilisation import watched
 from hemodist.errors import UserError
 from hemodist.manifest import DataSet
 
@@ -52,19 +54,19 @@ class Peer:
     settings: tuple[tuple[str, Any], ...] = ()
 
 
-_TWO_WORKERS = (("workers", 2), ("normalise", "main"))
-_TORCHVISION = (*_TWO_WORKERS, ("decoder", "torchvision"))
+_IN_MAIN = (("normalise", "main"),)
+_TORCHVISION = (*_IN_MAIN, ("decoder", "torchvision"))
 PEERS: dict[str, Peer] = {
     OURS: Peer("hemodist_loader"),
     "hemodist, augmented": Peer("hemodist_loader", ("augmented",)),
     LIMIT: Peer("dali", ("resident",), bound=0.95),
     READER: Peer("dali", bound=0.95),
-    "webdataset, PIL": Peer("web", package="webdataset", bound=2.0, settings=_TWO_WORKERS),
+    "webdataset, PIL": Peer("web", package="webdataset", bound=2.0, settings=_IN_MAIN),
     "folder, torchvision": Peer("folder", package="torchvision", settings=_TORCHVISION),
     "litdata": Peer("lit", package="litdata", bound=1.0, settings=_TORCHVISION),
     MOSAIC: Peer("mosaic", package="streaming", bound=1.0, settings=_TORCHVISION),
 }
-"""What is measured; the settings are the fastest that were found for each on two cores."""
+"""What is measured; the settings are the fastest that were found for each on two cores, with a worker a core."""
 
 
 class PeerError(UserError):
@@ -94,11 +96,14 @@ class Process:
                 env=os.environ | {"PYTHONPATH": str(root)},
             )
         self.first_batch_seconds = self._answer()["first_batch_seconds"]
+        self._busy: list[dict[str, float]] = []
 
     def lap(self) -> Lap:
         """One run. The CPU time is that of the batches before the clock starts, too."""
         before = self.cpu_seconds()
-        answer = self._ask("go")
+        with watched(self._spec.device) as seen:
+            answer = self._ask("go")
+        self._busy.append(seen.facts())
         images = (self._spec.warm + self._spec.timed) * self._spec.batch
         return Lap(answer["images"] / answer["seconds"], 1000 * (self.cpu_seconds() - before) / images)
 
@@ -115,6 +120,11 @@ class Process:
     def memory_mib(self) -> float:
         """Memory of the process and its workers, shared pages divided among those who share them."""
         return float(sum(process.memory_full_info().pss for process in self._tree())) / 2**20
+
+    def gpu(self) -> dict[str, float]:
+        """How busy the GPU was, in percent of the time, the median of the runs; empty without a GPU."""
+        names = set().union(*self._busy)
+        return {name: statistics.median(busy.get(name, 0.0) for busy in self._busy) for name in sorted(names)}
 
     def close(self) -> None:
         """End it."""
@@ -182,10 +192,11 @@ def streaming_environment(folder: Path) -> str | None:
 
 
 def spec_of(dataset: Path, work: Path, *, batch: int, cores: int, **settings: Any) -> Spec:
-    """What the peers are told of a data set, on the first `cores` CPUs that this process may use."""
+    """What the peers are told of a data set: the first `cores` CPUs that this process may use, and a worker on each."""
     opened = DataSet.open(str(dataset))
     allowed = tuple(sorted(os.sched_getaffinity(0))[:cores])
     size = int(opened.manifest.config["size"])
+    settings = {"workers": len(allowed)} | settings
     return Spec(str(dataset), str(work), opened.manifest.samples, size, batch, allowed, **settings)
 
 
@@ -222,7 +233,11 @@ def run(names: Sequence[str], spec: Spec, rounds: int, streaming_python: str | N
             Rate(
                 name,
                 laps[name],
-                {"first_batch_seconds": process.first_batch_seconds, "memory_mib": process.memory_mib()},
+                {
+                    "first_batch_seconds": process.first_batch_seconds,
+                    "memory_mib": process.memory_mib(),
+                    **process.gpu(),
+                },
             )
             for name, process in started.items()
         ]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.fs as pafs
 
+from hemodist.bench.nodes import BATCH, NodeCost, node_cost, plan_of
 from hemodist.cache import ShardCache
 from hemodist.manifest import DataSet
 from hemodist.plan import Plan
@@ -21,9 +22,10 @@ from hemodist.store import Store
 SAMPLES = 752_803
 """Labelled slices of RSNA's stage 2."""
 
-PER_SHARD = 1024
-BATCH = 256
 WORKERS = (1, 2, 4, 8, 16)
+
+ROOMS = (1.0, 0.25)
+"""Share of the data set's shards that a node's folder for copies has room for."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class PlanCost:
 def plan_cost(samples: int = SAMPLES) -> PlanCost:
     """Measure a plan of `samples` samples, for a worker that reads whole batches of `BATCH`."""
     start = time.perf_counter()
-    plan = _plan(samples)
+    plan = plan_of(samples)
     plan.at(0)
     seconds = time.perf_counter() - start
     steps = plan.steps(1)
@@ -58,7 +60,7 @@ def plan_cost(samples: int = SAMPLES) -> PlanCost:
     jumps = np.random.default_rng(0).integers(10 * steps, size=50).tolist()
     anywhere = [_microseconds(plan, step) for step in jumps]
     tracemalloc.start()
-    again = _plan(samples)
+    again = plan_of(samples)
     for step in range(0, steps, 8):
         again.at(step)
     peak = tracemalloc.get_traced_memory()[1] / 2**20
@@ -68,24 +70,51 @@ def plan_cost(samples: int = SAMPLES) -> PlanCost:
     )
 
 
-def plan_scaling(samples: int = SAMPLES, steps: int = 200) -> dict[int, float]:
-    """Steps a second that the slowest of 1 to 16 workers can plan, global batch `BATCH` samples a worker.
+@dataclass(frozen=True)
+class RankCost:
+    """What the slowest of some workers pays for its plan.
+
+    Attributes:
+        start_seconds: from the index's columns to its share of the first global batch.
+        step_ms: a share of a global batch of `BATCH` samples a worker, in milliseconds, the mean.
+        peak_mib: memory that one worker's plan takes at its highest, in MiB.
+    """
+
+    start_seconds: float
+    step_ms: float
+    peak_mib: float
+
+
+def plan_scaling(samples: int = SAMPLES, planned: int = 2**19) -> dict[int, RankCost]:
+    """What a plan costs each of 1 to 16 workers.
 
     A worker's plan knows nothing of the others, so the workers are run one after the other; the law that their shares
     are the global batch is tested elsewhere.
+
+    Args:
+        samples: of the training split.
+        planned: samples of the stream, the same for any number of workers, since each orders all of them.
     """
-    rates = {}
+    costs = {}
     for world in WORKERS:
-        slowest = 0.0
-        for rank in range(world):
-            plan = _plan(samples, BATCH * world)
-            plan.at(0, rank, world)
-            start = time.perf_counter()
-            for step in range(steps):
-                plan.at(step, rank, world)
-            slowest = max(slowest, time.perf_counter() - start)
-        rates[world] = steps / slowest
-    return rates
+        steps = planned // (BATCH * world)
+        ranks = [_rank_cost(samples, steps, rank, world) for rank in range(world)]
+        tracemalloc.start()
+        _rank_cost(samples, max(steps // 8, 1), world - 1, world)
+        peak = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+        costs[world] = RankCost(max(start for start, _ in ranks), max(step for _, step in ranks), peak)
+    return costs
+
+
+def _rank_cost(samples: int, steps: int, rank: int, world: int) -> tuple[float, float]:
+    start = time.perf_counter()
+    plan = plan_of(samples, BATCH * world)
+    plan.at(0, rank, world)
+    begun = time.perf_counter()
+    for step in range(steps):
+        plan.at(step, rank, world)
+    return begun - start, 1e3 * (time.perf_counter() - begun) / steps
 
 
 @dataclass(frozen=True)
@@ -142,26 +171,58 @@ def cache_scaling(dataset: Path, work: Path) -> dict[int, CacheCost]:
     return costs
 
 
-def plot(plans: dict[int, float], caches: dict[int, CacheCost], path: Path) -> None:
-    """Both over the number of workers; a PNG."""
+def node_scaling(work: Path, samples: int = SAMPLES) -> dict[int, dict[float, NodeCost]]:
+    """What one of 1 to 16 nodes fetches in two epochs, by the share of the data set that its folder has room for.
+
+    Args:
+        work: folder for the copies.
+        samples: of the data set.
+    """
+    return {
+        world: {room: node_cost(world, samples, room, work / f"node-{world}-{room:g}") for room in ROOMS}
+        for world in WORKERS
+    }
+
+
+def plot(
+    plans: dict[int, RankCost],
+    caches: dict[int, CacheCost],
+    nodes: dict[int, dict[float, NodeCost]],
+    gigabytes: float,
+    path: Path,
+) -> None:
+    """Cost of the plan, fetches a shard, and bytes from the store over the number of workers; a PNG.
+
+    Args:
+        plans: by workers.
+        caches: by workers on one node.
+        nodes: by nodes and room.
+        gigabytes: of a shard.
+        path: of the PNG.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(list(plans), list(plans.values()), "o-")
-    left.set(title=f"plan of {SAMPLES:,} samples", ylabel="steps a second of the slowest worker", ylim=(0, None))
-    right.plot(list(caches), [cost.fetches / cost.shards for cost in caches.values()], "o-")
-    right.set(title="shard cache of one node", ylabel="fetches a shard", ylim=(0, 2))
-    for axes in (left, right):
-        axes.set_xlabel("workers")
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.plot(list(plans), [cost.step_ms for cost in plans.values()], "o-", color="tab:red")
+    left.set(title="plan of RSNA's stage 2, the slowest worker", xlabel="workers", ylabel="ms a global batch")
+    middle.plot(
+        list(caches), [cost.fetches / cost.shards for cost in caches.values()], "o-", label="one node, one epoch"
+    )
+    for room in ROOMS:
+        fetches = [by_room[room].fetches for by_room in nodes.values()]
+        middle.plot(list(nodes), fetches, "o--", label=f"a node each, two epochs, room for {room:.0%}")
+        total = [by_room[room].fetched * gigabytes * world for world, by_room in nodes.items()]
+        right.plot(list(nodes), total, "o--", label=f"room for {room:.0%}")
+    middle.set(title="shard cache", xlabel="workers, or nodes of one worker", ylabel="fetches a shard and node")
+    right.set(title="read from the store in two epochs", xlabel="nodes", ylabel="GB by all nodes")
+    for axes in (left, middle, right):
         axes.set_xscale("log", base=2)
-        axes.set_xticks(list(plans), [str(world) for world in plans])
+        axes.set_xticks(WORKERS, [str(world) for world in WORKERS])
+        axes.set_ylim(0, None)
+    for axes in (middle, right):
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
-
-
-def _plan(samples: int, batch: int = BATCH) -> Plan:
-    rows = np.arange(samples, dtype=np.int64)
-    return Plan(rows, (rows // PER_SHARD).astype(np.int32), 0, batch, mix_group=8, block_shards=16)
 
 
 def _microseconds(plan: Plan, step: int) -> float:

@@ -9,9 +9,11 @@ from typing import Any
 
 import psutil
 import ray
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+from hemodist.drain import WORKER
 
 _STORE_BYTES = 80_000_000
 
@@ -28,7 +30,7 @@ class Nodes:
             self.add()
 
     def add(self) -> None:
-        """Add a node."""
+        """Add a node; on the main thread only."""
         self._added += 1
         address = f"127.0.0.{self._added + 1}"
         self.cluster.add_node(num_cpus=1, node_ip_address=address, object_store_memory=_STORE_BYTES)
@@ -38,25 +40,37 @@ class Nodes:
         self.cluster.remove_node(self._working(), allow_graceful=False)
 
     def drain(self, seconds: float) -> None:
-        """Announce that a node with a training worker will be taken away, as clouds do."""
+        """Announce that a node with a training worker will be taken away, as clouds do.
+
+        Raises:
+            RuntimeError: the cluster does not accept it.
+        """
         deadline = int((time.time() + seconds) * 1000)
         accepted, why = GcsClient(address=self.cluster.gcs_address).drain_node(
             self._working().node_id, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "spot", deadline
         )
-        assert accepted, why
+        if not accepted:
+            raise RuntimeError(f"the cluster does not accept that a node goes: {why}")
 
     def _working(self) -> Any:
         for node in self.cluster.worker_nodes:
-            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-            for process in raylet.children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if "ray::RayTrainWorker" in " ".join(process.cmdline()):
-                        return node
-        raise AssertionError("no node has a training worker")
+            if training_workers(psutil.Process(node.all_processes["raylet"][0].process.pid)):
+                return node
+        raise RuntimeError("no node has a training worker")
+
+
+def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
+    """The training workers that came out of a process."""
+    workers = []
+    for process in ancestor.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # gone by now
+            if WORKER in " ".join(process.cmdline()):
+                workers.append(process)
+    return workers
 
 
 @contextlib.contextmanager
-def nodes(count: int) -> Iterator[Nodes]:
+def ray_nodes(count: int) -> Iterator[Nodes]:
     """Nodes for the length of a `with` block, with this process as the driver."""
     started = Nodes(count)
     try:

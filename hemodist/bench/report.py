@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hemodist.bench import loader, planning, starting
+from hemodist.bench.nodes import BATCH, EPOCHS, PER_SHARD
 from hemodist.bench.rounds import Outcome, plot, ratio
+from hemodist.manifest import DataSet
 
 
 def bench_loader(
@@ -29,7 +31,8 @@ def bench_loader(
     spec = loader.spec_of(dataset, work, batch=64, cores=cores, device=device, warm=6, timed=timed)
     rates = loader.run(names, spec, rounds, python)
     found = loader.ratios(rates)
-    columns = ["way", "images/s", "lowest", "highest", "CPU ms/image", "first batch, s", "memory, MiB"]
+    busy = sorted({name for rate in rates for name in rate.facts} - {"first_batch_seconds", "memory_mib"})
+    columns = ["way", "images/s", "lowest", "highest", "CPU ms/image", "first batch, s", "memory, MiB", *busy]
     rows = [
         [
             rate.way,
@@ -37,6 +40,7 @@ def bench_loader(
             f"{rate.cpu_ms:.2f}",
             f"{rate.facts['first_batch_seconds']:.2f}",
             f"{rate.facts['memory_mib']:,.0f}",
+            *(f"{rate.facts[name]:.0f}" for name in busy),
         ]
         for rate in rates
     ]
@@ -50,6 +54,7 @@ def bench_loader(
         "rates": [rate.to_dict() for rate in rates],
         "ratios": {name: {"clock": clock, "cpu": cpu, "bound": bound} for name, (clock, cpu, bound) in found.items()},
         "not measured": absent,
+        "in an environment of its own": {} if loader.MOSAIC in absent else {loader.MOSAIC: loader.STREAMING},
     }
     return Outcome(
         f"loader: {spec.size} px JPEG to float32 tensors on {device}, {cores} CPUs, median of {rounds} rounds",
@@ -64,41 +69,74 @@ def bench_loader(
 
 
 def bench_plan(dataset: Path, work: Path, *, quick: bool) -> Outcome:
-    """Planning for stage 2 of RSNA, and plan and cache with 1 to 16 simulated workers."""
+    """Planning for stage 2 of RSNA, and plan and shard cache with 1 to 16 simulated workers and nodes.
+
+    Args:
+        dataset: whose shards workers of one node open at the same time, and whose bytes a sample count.
+        work: folder for copies of shards.
+        quick: fewer steps, and a fourth of the slices on the simulated nodes.
+    """
+    samples = planning.SAMPLES // 4 if quick else planning.SAMPLES
     cost = planning.plan_cost()
-    plans = planning.plan_scaling(steps=50 if quick else 500)
+    plans = planning.plan_scaling(planned=2**17 if quick else 2**19)
     caches = planning.cache_scaling(dataset, work)
+    nodes = planning.node_scaling(work, samples)
+    manifest = DataSet.open(str(dataset)).manifest
+    gigabytes = PER_SHARD * sum(shard.bytes for shard in manifest.shards) / manifest.samples / 1e9
     rows = [
-        ["start, s", f"{cost.start_seconds:.3f}", "1"],
-        ["memory, MiB", f"{cost.peak_mib:.1f}", "95"],  # 100 MB
-        ["at(step) in turn, ms, mean", f"{cost.at_microseconds / 1000:.3f}", "1"],
-        ["at(step) in turn, ms, median", f"{cost.median_microseconds / 1000:.4f}", ""],
-        ["at(step) in turn, ms, slowest", f"{cost.worst_microseconds / 1000:.1f}", ""],
-        ["at(step) anywhere, ms, median", f"{cost.jump_microseconds / 1000:.1f}", ""],
-        *(
-            [
-                f"{world} workers: ms a step; fetches a shard",
-                f"{1000 / plans[world]:.2f}; {one.fetches / one.shards:.2f}",
-                "",
-            ]
-            for world, one in caches.items()
-        ),
+        [
+            str(world),
+            f"{plan.start_seconds:.2f}",
+            f"{plan.peak_mib:.0f}",
+            f"{plan.step_ms:.2f}",
+            f"{caches[world].fetches / caches[world].shards:.2f}",
+            *(f"{node.fetches:.2f}" for node in nodes[world].values()),
+            *(f"{node.fetched * gigabytes:,.1f}" for node in nodes[world].values()),
+        ]
+        for world, plan in plans.items()
     ]
+    rooms = [f"room for {room:.0%}" for room in planning.ROOMS]
+    columns = [
+        "workers or nodes",
+        "plan: start, s",
+        "MiB",
+        "ms a step",
+        "one node: fetches a shard",
+        *(f"a node each: fetches a shard, {room}" for room in rooms),
+        *(f"GB a node, {room}" for room in rooms),
+    ]
+    found = {
+        "start": (cost.start_seconds, "s", 1.0),
+        "memory": (cost.peak_mib, "MiB", 95.0),  # 100 MB
+        "a batch in turn, mean": (cost.at_microseconds / 1000, "ms", 1.0),
+        "a batch in turn, median": (cost.median_microseconds / 1000, "ms", None),
+        "a batch in turn, slowest": (cost.worst_microseconds / 1000, "ms", None),
+        "a batch anywhere, median": (cost.jump_microseconds / 1000, "ms", None),
+    }
+    shown = {
+        f"one worker: {name}": f"{value:.3g} {unit}" + (f", {value / bound:.2f} of the bound" if bound else "")
+        for name, (value, unit, bound) in found.items()
+    }
     figures = {
         "samples": planning.SAMPLES,
-        "batch": planning.BATCH,
+        "samples of the simulated nodes": samples,
+        "batch a worker": BATCH,
+        "gigabytes a shard": gigabytes,
         "plan": asdict(cost),
-        "steps_per_second": plans,
-        "cache": {world: asdict(value) for world, value in caches.items()},
+        "workers": {world: asdict(value) for world, value in plans.items()},
+        "one node": {world: asdict(value) for world, value in caches.items()},
+        "a node each": {
+            world: {room: asdict(value) for room, value in by_room.items()} for world, by_room in nodes.items()
+        },
     }
     return Outcome(
-        f"plan: {planning.SAMPLES:,} samples, batches of {planning.BATCH} a worker",
-        ["what", "measured", "bound"],
+        f"plan of {planning.SAMPLES:,} slices, {BATCH} a worker and step; {EPOCHS} epochs of {samples:,} on nodes",
+        columns,
         rows,
-        {},
+        shown,
         figures,
         ("hemodist", "numpy"),
-        lambda path: planning.plot(plans, caches, path),
+        lambda path: planning.plot(plans, caches, nodes, gigabytes, path),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hemodist import loss, optim
+from hemodist.bench import lightning_loop
 from hemodist.bench.rounds import Lap, Outcome, Rate, measure, plot, ratio
 from hemodist.config import BatchConfig, DataConfig, ModelConfig, OptimConfig, Run, ScalingConfig, TrackingConfig
 from hemodist.evaluation import autocast_for
@@ -27,6 +28,7 @@ from hemodist.split import fold_of
 from hemodist.world import World
 
 LOOP, RESIDENT, DECODING = "hemodist: loop and loader", "same network, one resident batch", "the loader alone"
+LIGHTNING = "PyTorch Lightning, one resident batch"
 BOUND = 0.97
 """Of the resident batch's rate that the loop must reach where the network is the bottleneck."""
 
@@ -69,16 +71,18 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
         if training.epoch_ended() is None and training.save_is_due():
             training.save()
 
-    laps = measure(
-        {
-            # Asking for a batch starts the decoding of another one, so that a lap decodes as many as it takes.
-            LOOP: lambda: lap(loop_step),
-            RESIDENT: lambda: lap(lambda: bare(resident)),
-            # Here decoding is all there is: what is ready, decoded during the other ways' laps, is taken out first.
-            DECODING: lambda: lap(lambda: next(loading), lambda: _drop(loading, run.data.prefetch + 1)),
-        },
-        rounds,
-    )
+    ways = {
+        # Asking for a batch starts the decoding of another one, so that a lap decodes as many as it takes.
+        LOOP: lambda: lap(loop_step),
+        RESIDENT: lambda: lap(lambda: bare(resident)),
+        # Here decoding is all there is: what is ready, decoded during the other ways' laps, is taken out first.
+        DECODING: lambda: lap(lambda: next(loading), lambda: _drop(loading, run.data.prefetch + 1)),
+    }
+    absent = lightning_loop.missing()
+    if absent is None:
+        other = _started(replace(run, name="lightning"), world)
+        ways[LIGHTNING] = lambda: lightning_loop.lap(other.network, other.optimizer, run, world, resident, steps)
+    laps = measure(ways, rounds)
     rates = [Rate(way, values, {}) for way, values in laps.items()]
     by_way = {rate.way: rate for rate in rates}
     share = ratio(by_way[LOOP].rates, by_way[RESIDENT].rates)
@@ -86,9 +90,11 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
         resident.cpu_ms / ours.cpu_ms for ours, resident in zip(laps[LOOP], laps[RESIDENT], strict=True)
     )
     decoding = by_way[DECODING].cpu_ms / by_way[LOOP].cpu_ms
+    beside = {} if absent else {LIGHTNING: ratio(by_way[LOOP].rates, by_way[LIGHTNING].rates)}
     own = overhead_ms(replace(run, name="overhead"), world, rounds=rounds, steps=50 if quick else 200)
     ratios = {
         "loop over resident batch, by the clock": f"{share:.3f} (bound {BOUND})",
+        **{f"loop over {way}": f"{value:.3f}" for way, value in beside.items()},
         "resident batch over loop, by CPU time an image": f"{cpu_share:.3f}",
         "of the loop's CPU time, decoding alone": f"{decoding:.3f}",
         "the loop's own Python, CPU ms a step": f"{own:.2f} (bound {OVERHEAD_MS:g})",
@@ -105,6 +111,7 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
         "threads": torch.get_num_threads(),
         "rates": [rate.to_dict() for rate in rates],
         "loop_over_resident": share,
+        "loop_over_lightning": beside.get(LIGHTNING),
         "cpu_resident_over_loop": cpu_share,
         "decoding_share_of_cpu": decoding,
         "own_python_ms": own,
@@ -117,7 +124,8 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
         ratios,
         figures,
         ("hemodist", "torch", "torchvision", "nvidia-dali-cuda130", "numpy"),
-        lambda path: plot(rates[:2], title, "images/s", path),
+        lambda path: plot([rate for rate in rates if rate.way != DECODING], title, "images/s", path),
+        () if absent is None else (f"{LIGHTNING}: not measured, {absent}",),
     )
 
 

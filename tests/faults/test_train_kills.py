@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from hemodist.bench.ray_nodes import ray_nodes
 from hemodist.cluster import cluster, no_process_left_behind
 from hemodist.errors import UserError
-from hemodist.loop import train
+from hemodist.loop import Training, train
 from hemodist.losses import Losses, WorkersLostError
 from hemodist.worker import run_on_workers
-from tests.faults.nodes import nodes
+from hemodist.world import World
 from tests.faults.training import (
     Story,
     assert_no_step_is_lost_or_repeated,
@@ -25,6 +27,7 @@ from tests.faults.training import (
     train_until,
 )
 from tests.ranks import run_ranks
+from tests.wandb_log import steps_logged
 
 
 def fit(run, story: Story):
@@ -34,9 +37,9 @@ def fit(run, story: Story):
 
 @pytest.mark.timeout(900)
 def test_two_killed_workers_a_killed_node_and_a_drained_one_leave_no_trace_in_the_history_or_the_weights(tmp_path):
-    run, undisturbed = small_run(tmp_path, "disturbed"), small_run(tmp_path, "undisturbed")
+    run, undisturbed = small_run(tmp_path, "disturbed", tracked=True), small_run(tmp_path, "undisturbed")
     run_ranks(train_until, 2, undisturbed)
-    with no_process_left_behind(), nodes(3) as cluster_nodes:
+    with no_process_left_behind(), ray_nodes(3) as cluster_nodes:
 
         def drain() -> None:
             cluster_nodes.add()
@@ -54,19 +57,24 @@ def test_two_killed_workers_a_killed_node_and_a_drained_one_leave_no_trace_in_th
     assert len(story.of("attempt")) == len(story.of("started")) == 5
     assert_no_step_is_lost_or_repeated(run, newest_step(run))
     assert_same_outcome(run, undisturbed)
-    assert_last_start_repeats_no_step(story)
+    assert_no_step_is_made_again_after_start(story, 3)  # the node is drained after it
+    assert steps_logged(Path(run.output, run.name)) == list(range(1, newest_step(run) + 1))
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(5400)
 def test_thirty_workers_killed_at_random_steps_leave_no_trace_in_the_history_or_the_weights(tmp_path):
     kills = 30
-    run, undisturbed = small_run(tmp_path, "disturbed", epochs=12), small_run(tmp_path, "undisturbed", epochs=12)
+    run, undisturbed = small_run(tmp_path, "disturbed", epochs=8), small_run(tmp_path, "undisturbed", epochs=8)
     run_ranks(train_until, 2, undisturbed)
     rng = np.random.default_rng(5)
     steps = np.sort(rng.choice(np.arange(5, newest_step(undisturbed) - 40), kills, replace=False))
-    deeds = [(at_step(int(step)), partial(kill_worker, int(rng.integers(2)))) for step in steps]
-    story = Story(*deeds)
+
+    def due(number: int, step: int):
+        """When the step is made, by workers that were started after the kill before: one kill an attempt."""
+        return lambda event: at_step(step)(event) and len(story.of("started")) > number
+
+    story = Story(*((due(n, int(step)), partial(kill_worker, int(rng.integers(2)))) for n, step in enumerate(steps)))
     with cluster(cpus=2):
         fit(run, story)
     assert story.done
@@ -78,7 +86,7 @@ def test_thirty_workers_killed_at_random_steps_leave_no_trace_in_the_history_or_
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_sequence_of_batches(tmp_path):
-    run = small_run(tmp_path, "elastic", epochs=400, min_workers=1, wait_seconds=2, grow_seconds=25)
+    run = small_run(tmp_path, "elastic", epochs=400, tracked=True, min_workers=1, wait_seconds=2, grow_seconds=25)
 
     class EnoughError(Exception):
         pass
@@ -86,7 +94,7 @@ def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_seq
     def enough() -> None:
         raise EnoughError
 
-    with no_process_left_behind(), nodes(2) as cluster_nodes:
+    with no_process_left_behind(), ray_nodes(2) as cluster_nodes:
 
         def later(steps: int):
             """So many steps after the newest start."""
@@ -107,15 +115,23 @@ def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_seq
         with pytest.raises(EnoughError):
             fit(run, story)
     assert [event["workers"] for event in story.of("started")] == [2, 1, 2]
-    assert_last_start_repeats_no_step(story)
+    assert_no_step_is_made_again_after_start(story, 1)  # the node is added after it
     assert_no_step_is_lost_or_repeated(run, newest_step(run))
+    again = Training(run, World.alone(), lambda event: None)  # the run's end would have come after hours
+    again.resume()
+    assert again.step == newest_step(run)
+    assert again.journal is not None
+    again.journal.close({})
+    assert steps_logged(Path(run.output, run.name)) == list(range(1, again.step + 1))
 
 
-def assert_last_start_repeats_no_step(story: Story) -> None:
-    """The last attempt goes on after the very last step that was made before it."""
-    last = max(number for number, event in enumerate(story.events) if event["kind"] == "started")
-    steps = [event["step"] for event in story.events[:last] if event["kind"] == "step"]
-    assert steps[-1] == story.events[last]["step"]
+def assert_no_step_is_made_again_after_start(story: Story, number: int) -> None:
+    """From a start on, the steps that were made follow each other without gap and repeat, through later starts too."""
+    (first, begun), *later = [(at, e["step"]) for at, e in enumerate(story.events) if e["kind"] == "started"][number:]
+    steps = [event["step"] for event in story.events[first:] if event["kind"] == "step"]
+    assert later
+    assert steps == list(range(begun + 1, begun + 1 + len(steps)))
+    assert all(begun < step < steps[-1] for _, step in later)
 
 
 def ray_processes() -> list[str]:

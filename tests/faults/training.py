@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from hemodist.bench.ray_nodes import training_workers
 from hemodist.checkpoint import Checkpoints, open_checkpoint
 from hemodist.config import (
     AugmentConfig,
@@ -35,8 +36,16 @@ from tests.dataset import make_dataset
 Event = Mapping[str, Any]
 
 
-def small_run(folder: Path, name: str, *, epochs: int = 2, **scaling: Any) -> Run:
-    """A network with batch norm, CutMix, augmentation and moving average: milliseconds a step, 40 to 60 an epoch."""
+def small_run(folder: Path, name: str, *, epochs: int = 2, tracked: bool = False, **scaling: Any) -> Run:
+    """A network with batch norm, CutMix, augmentation and moving average: milliseconds a step, 40 to 60 an epoch.
+
+    Args:
+        folder: of data set and runs.
+        name: of the run.
+        epochs: of the run.
+        tracked: keep an offline log of W&B, a row a step.
+        scaling: fields of `ScalingConfig`.
+    """
     if not (folder / "dataset").exists():
         make_dataset(folder / "dataset", samples=490, patients=98, per_shard=100)
     return Run(
@@ -50,7 +59,7 @@ def small_run(folder: Path, name: str, *, epochs: int = 2, **scaling: Any) -> Ru
         optim=OptimConfig(epochs=epochs),
         scaling=ScalingConfig(device="cpu", **scaling),
         checkpoint=CheckpointConfig(every_steps=5),
-        tracking=TrackingConfig(mode="disabled", log_every=1, ledger=True),
+        tracking=TrackingConfig(mode="offline" if tracked else "disabled", log_every=1, images=0, ledger=True),
     )
 
 
@@ -104,13 +113,7 @@ def at_step(step: int) -> Callable[[Event], bool]:
 
 def kill_worker(number: int = 0) -> None:
     """SIGKILL one of the training workers that came out of this process."""
-    workers = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
-                workers.append(process)
-        except psutil.Error:
-            continue
+    workers = training_workers(psutil.Process())
     assert workers, "no training worker is running"
     workers[number % len(workers)].kill()
 

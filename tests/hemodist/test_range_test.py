@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,28 +52,27 @@ class Toy:
         return loss.item()
 
 
-def best_of_grid(train, rates) -> list[float]:
-    """The rates after whose training the last losses are lowest; within 2 % they are as good: batches are noisy."""
-    final = {lr: np.mean(train(lr)[-10:]) for lr in rates}
-    lowest = min(loss for loss in final.values() if math.isfinite(loss))
-    return [lr for lr, loss in final.items() if loss <= 1.02 * lowest]
+def best_of_grid(final: Callable[[float, int], float], rates: Sequence[float], seeds: int) -> float:
+    """The one rate after whose training the loss is lowest, as a mean over seeds: of one seed it is half chance."""
+    return min(rates, key=lambda lr: np.nan_to_num(np.mean([final(lr, seed) for seed in range(seeds)]), nan=np.inf))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_on_a_convex_toy_the_found_rate_is_within_a_factor_of_3_of_the_best_of_a_grid(seed):
-    torch.manual_seed(seed)
-    test = RangeTest(alexnet(), lowest=1e-5, highest=10.0, steps=150)
-    rates, losses = sweep(test, Toy(seed).step)
-    assert rates[-1] < 10.0  # it ended where the loss diverged
-    found, *_ = read_off(test, rates, losses)
+def test_on_a_convex_toy_the_found_rate_of_every_seed_is_within_a_factor_of_3_of_the_best_of_a_grid():
     optim = replace(alexnet().optim, lr=1.0)
 
-    def train(lr: float) -> list[float]:
+    def final(lr: float, seed: int) -> float:
+        torch.manual_seed(seed)
         toy = Toy(seed)
-        return [toy.step(lr * lr_at(step, 60, optim)) for step in range(60)]
+        return float(np.mean([toy.step(lr * lr_at(step, 60, optim)) for step in range(60)][-10:]))
 
-    best = best_of_grid(train, np.geomspace(1e-4, 1.0, 13).tolist())
-    assert any(lr / FACTOR <= found <= lr * FACTOR for lr in best)
+    best = best_of_grid(final, np.geomspace(1e-4, 1.0, 9).tolist(), seeds=8)
+    test = RangeTest(alexnet(), lowest=1e-5, highest=10.0, steps=150)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        rates, losses = sweep(test, Toy(seed).step)
+        assert rates[-1] < 10.0  # it ended where the loss diverged
+        found, *_ = read_off(test, rates, losses)
+        assert best / FACTOR <= found <= best * FACTOR, (seed, found, best)
 
 
 def test_a_sweep_that_never_falls_says_so():
@@ -109,9 +109,9 @@ def test_bad_numbers_are_named_with_the_remedy(change, message):
         check(replace(RangeTest(alexnet()), **change))
 
 
-def small(folder: Path, **changes) -> Run:
+def small(folder: Path, samples: int = 200, patients: int = 40) -> Run:
     """AlexNet on 64-pixel images, in this process."""
-    make_dataset(folder / "data", samples=200, patients=40, size=64)
+    make_dataset(folder / "data", samples=samples, patients=patients, size=64)
     run = replace(
         alexnet(),
         output=str(folder / "runs"),
@@ -120,7 +120,7 @@ def small(folder: Path, **changes) -> Run:
         tracking=TrackingConfig(mode="disabled"),
     )
     run = replace(run, data=replace(run.data, dataset=str(folder / "data"), decode_threads=1))
-    return replace(run, model=replace(run.model, image_size=64), **changes)
+    return replace(run, model=replace(run.model, image_size=64))
 
 
 def test_a_found_rate_is_used_by_its_own_run_only(tmp_path):
@@ -147,16 +147,22 @@ def test_a_found_rate_is_used_by_its_own_run_only(tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(1200)
-def test_on_alexnet_the_found_rate_is_within_a_factor_of_3_of_the_best_of_a_grid(tmp_path):
-    run = small(tmp_path)
-    found = run_range_test(RangeTest(run, highest=0.1, steps=100), World.alone(), silent).lr
+@pytest.mark.timeout(3600)
+def test_on_alexnet_the_found_rate_of_every_seed_is_within_a_factor_of_3_of_the_best_of_a_grid(tmp_path):
+    run = small(tmp_path, samples=300, patients=60)
 
-    def train(lr: float) -> list[float]:
-        attempt = replace(run, name=f"lr-{lr:g}", optim=replace(run.optim, lr=lr, epochs=4))
+    def final(lr: float, seed: int) -> float:
+        """The validation loss after two epochs, 32 steps."""
+        attempt = replace(run, name=f"lr-{lr:g}-{seed}", seed=seed, optim=replace(run.optim, lr=lr, epochs=2))
         training = Training(attempt, World.alone(), silent)
         training.resume()
-        return [float(training.update(batch)) / 16 for batch in training.batches()]
+        for batch in training.batches():
+            training.update(batch)
+        training.validate(1)
+        return float(training.history[-1]["valid_loss"])
 
-    best = best_of_grid(train, np.geomspace(1e-5, 1e-2, 7).tolist())
-    assert any(lr / FACTOR <= found <= lr * FACTOR for lr in best)
+    best = best_of_grid(final, np.geomspace(10**-4.5, 10**-2.5, 5).tolist(), seeds=4)
+    for seed in range(4):
+        test = RangeTest(replace(run, name=f"found-{seed}", seed=seed), highest=0.1)
+        found = run_range_test(test, World.alone(), silent).lr
+        assert best / FACTOR <= found <= best * FACTOR, (seed, found, best)

@@ -10,13 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
+import pyarrow.fs as pafs
 import torch
 
 from hemodist import loop, tracking
 from hemodist.config import BatchConfig, ModelConfig, OptimConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.journal import Journal
 from hemodist.loop import Training
 from hemodist.panel import Panel, choose
+from hemodist.prepare import prepare
+from hemodist.store import Store
 from hemodist.tracking import Tracker
 from hemodist.world import World
 from tests.dataset import make_dataset
@@ -102,6 +107,31 @@ def test_the_offline_log_of_a_run_that_was_killed_holds_every_row_once(tmp_path,
     assert {"torch", "git revision", "python"} <= config["versions"].keys()
     for file in folder.rglob("*"):
         assert file.is_dir() or SECRET.encode() not in file.read_bytes()
+
+
+def test_where_a_run_is_no_folder_its_offline_log_ends_there_too_and_replaces_that_of_an_earlier_end(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # what a node would lose
+    make_dataset(tmp_path / "data", samples=100)
+    run = run_of(tmp_path, tracking=TrackingConfig(mode="offline", images=0))
+    bucket = Store("memory://bucket", "/bucket", pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem("memory"))))
+    said: list[str] = []
+    rows: list = []
+    for steps in ((1, 2), (3, 4)):
+        journal = Journal(run, prepare(run), bucket, rows, said.append)
+        for step in steps:
+            journal.log(step, {"loss": 1.0 / step})
+        rows = journal.state()
+        journal.close({})
+        kept = [name for name, _ in bucket.list("wandb") if name.endswith(".wandb")]
+        assert len(kept) == 1, kept
+        (tmp_path / "read").mkdir(exist_ok=True)
+        (tmp_path / "read" / "run-x.wandb").write_bytes(bucket.read(kept[0]))
+        config, history = read(tmp_path / "read")
+        assert [row["step"] for row in history] == list(range(1, steps[-1] + 1))
+        assert config["facts"]["data set digest"]
+    assert said == []
 
 
 def test_credentials_in_uris_are_not_logged():

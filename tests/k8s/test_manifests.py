@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 import yaml
 
 from hemodist import observe
+from tests.commands import parse
 from tests.k8s.conftest import K8S, OVERLAYS, ROOT
 
 Documents = Callable[[str], list[dict[str, Any]]]
@@ -32,7 +28,7 @@ PLANTED = {
     "container": ("readOnlyRootFilesystem: true", "readonlyRootFilesystem: true"),
     "type": ("backoffLimit: 3", "backoffLimit: three"),
     "policy": ("namespaceSelector: {}", "namespaceSelectors: {}"),
-    "budget": ("maxUnavailable: 0", "maxUnavailables: 0"),
+    "budget": ("minAvailable: 1", "minAvailables: 1"),
 }
 """Mistakes, each in one place of a sound manifest."""
 
@@ -86,40 +82,6 @@ def test_every_command_is_one_that_the_job_accepts(
         parse(path, [*flags, "--no-such-flag", "1"], monkeypatch)
     assert ended.value.code == 2
     assert "no-such-flag" in capsys.readouterr().err
-
-
-def parse(script: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a job up to the point where its command line is understood."""
-
-    class UnderstoodError(Exception):
-        pass
-
-    def then_stop(parsed: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(target: Any, *arguments: Any, **options: Any) -> Any:
-            if inspect.isfunction(target):  # a job's `main`: parse for it, do not call it
-                parsed(stub_of(target), *arguments, **options)
-            else:
-                parsed(target, *arguments, **options)
-            raise UnderstoodError
-
-        return wrapped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", [str(script), *flags])
-        patch.setattr(tyro, "cli", then_stop(tyro.cli))
-        patch.setattr(tyro.extras, "overridable_config_cli", then_stop(tyro.extras.overridable_config_cli))
-        with pytest.raises(UnderstoodError):
-            runpy.run_path(str(script), run_name="__main__")
-
-
-def stub_of(main: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the same signature that does nothing."""
-
-    @functools.wraps(main)
-    def nothing(*arguments: Any, **options: Any) -> None:
-        return None
-
-    return nothing
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -29,7 +29,7 @@ def test_a_bench_times_every_way_and_relates_the_medians(tmp_path: Path) -> None
     for number in range(3):
         (tmp_path / f"{number}.dcm").write_bytes(dicom_file(hu_image(512, seed=number)))
     rates = bench.measure(tmp_path, rounds=1, processes=(1,), copies=2)
-    assert [rate.way for rate in rates] == ["hemodist", "limit", "kernels", "notebook"]
+    assert [rate.way for rate in rates] == ["hemodist", "limit", "kernels", "notebook", "webdataset"]
     assert all(0 < rate.low <= rate.median <= rate.high for rate in rates)
     ours, *others = (rate.median for rate in rates)
     assert list(bench.ratios(rates).values()) == [ours / other for other in others]
