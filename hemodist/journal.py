@@ -126,9 +126,10 @@ def put_offline_log(store: Store, folder: Path) -> None:
     written = {f"wandb/{folder.name}/{file.relative_to(folder)}": file for file in folder.rglob("*") if file.is_file()}
     for name, file in written.items():
         store.write(name, file.read_bytes())
-    identity = folder.name.split("-", 3)[-1]
+    # The folder's own name may end in a number, where two logs of a run were begun in one second.
+    runs = {file.stem.removeprefix("run-") for file in folder.glob("run-*.wandb")}
     for name, _ in store.list("wandb"):
-        if name not in written and name.split("/")[1].endswith(f"-{identity}"):
+        if name not in written and any(f"-{run}" in name.split("/")[1] for run in runs):
             store.delete(name)
 
 

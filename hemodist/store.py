@@ -80,7 +80,8 @@ class Store:
         if "://" not in text:
             path = str(Path(text).expanduser().resolve())
             return cls(path, path, pafs.LocalFileSystem())
-        if "@" in text.partition("://")[2].partition("/")[0]:  # it would be shown and kept in many places
+        user, at, _ = text.partition("://")[2].partition("/")[0].rpartition("@")
+        if at and user != "anonymous":  # it would be shown and kept in many places
             raise StoreError(
                 "the URI carries credentials before '@'; take them out, and give them by AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or in the client's own file"

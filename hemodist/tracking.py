@@ -206,7 +206,7 @@ class _Background:
     def _start(self) -> Any:
         folder = Path(self._options["dir"])
         folder.mkdir(parents=True, exist_ok=True)
-        old = list((folder / "wandb").glob(f"offline-run-*-{self._options['id']}"))
+        old = list((folder / "wandb").glob(f"offline-run-*-{self._options['id']}*"))
         settings = wandb.Settings(
             silent=True,
             console="off",

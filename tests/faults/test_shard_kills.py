@@ -24,15 +24,20 @@ WINDOW = 1.0
 def shard(source: str, output: str) -> None:
     """In a process of its own: go on where the last one was killed."""
     os.environ[state.KEY_VARIABLE] = KEY
-    ahead.PIECE = 4096  # of shards this small some are half-written too when the kill comes
     todo = build.plan(ShardConfig(source, output, samples_per_shard=16, size=48))
     if isinstance(todo, build.Plan):
         build.run(todo)
 
 
+def shard_in_pieces(source: str, output: str) -> None:
+    """The same, with shards this small half-written too when the kill comes."""
+    ahead.PIECE = 4096
+    shard(source, output)
+
+
 def killed(source: Path, output: Path, delay: float) -> bool:
     """Start a run, kill it `delay` seconds after it has begun to write; whether it was still at work."""
-    process = multiprocessing.get_context("spawn").Process(target=shard, args=(str(source), str(output)))
+    process = multiprocessing.get_context("spawn").Process(target=shard_in_pieces, args=(str(source), str(output)))
     begun = (output / "build.json").stat().st_mtime_ns if (output / "build.json").exists() else 0
     process.start()
     try:

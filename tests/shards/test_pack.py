@@ -5,6 +5,7 @@ import io
 import json
 import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -155,15 +156,16 @@ def test_a_source_that_changes_under_the_sharder_is_an_error(tmp_path: Path, mon
 def test_a_passing_read_error_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "WAITS", (0.0, 0.0, 0.0))
     (tmp_path / "a.dcm").write_bytes(b"123")
-    fails, read = [errno.EIO, errno.ESTALE], Path.read_bytes
+    fails, read = [errno.EIO, errno.ESTALE], Path.open
 
-    def flaky(path: Path) -> bytes:
+    def flaky(path: Path, *given: Any, **named: Any) -> IO[Any]:
         if fails:
             raise OSError(fails.pop(), "the network folder is away")
-        return read(path)
+        return read(path, *given, **named)
 
-    monkeypatch.setattr(Path, "read_bytes", flaky)
+    monkeypatch.setattr(Path, "open", flaky)
     assert pack.read_source(Store.open(tmp_path), File("a.dcm", 3)) == b"123"
+    assert not fails
 
 
 def test_a_huge_file_is_rejected_unread(tmp_path: Path) -> None:
