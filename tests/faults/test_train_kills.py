@@ -37,7 +37,9 @@ def fit(run, story: Story):
 
 @pytest.mark.timeout(900)
 def test_two_killed_workers_a_killed_node_and_a_drained_one_leave_no_trace_in_the_history_or_the_weights(tmp_path):
-    run, undisturbed = small_run(tmp_path, "disturbed", tracked=True), small_run(tmp_path, "undisturbed")
+    epochs = 4  # the notice of the drain takes seconds to arrive, and steps must be left to make after it
+    run = small_run(tmp_path, "disturbed", epochs=epochs, tracked=True)
+    undisturbed = small_run(tmp_path, "undisturbed", epochs=epochs)
     run_ranks(train_until, 2, undisturbed)
     with no_process_left_behind(), ray_nodes(3) as cluster_nodes:
 
@@ -47,9 +49,9 @@ def test_two_killed_workers_a_killed_node_and_a_drained_one_leave_no_trace_in_th
 
         story = Story(
             (at_step(7), kill_worker),
-            (at_step(22), cluster_nodes.kill),
-            (at_step(38), lambda: kill_worker(1)),
-            (at_step(52), drain),
+            (at_step(22, starts=2), cluster_nodes.kill),
+            (at_step(38, starts=3), lambda: kill_worker(1)),
+            (at_step(52, starts=4), drain),
         )
         fit(run, story)
     assert ray_processes() == []
@@ -69,12 +71,10 @@ def test_thirty_workers_killed_at_random_steps_leave_no_trace_in_the_history_or_
     run_ranks(train_until, 2, undisturbed)
     rng = np.random.default_rng(5)
     steps = np.sort(rng.choice(np.arange(5, newest_step(undisturbed) - 40), kills, replace=False))
-
-    def due(number: int, step: int):
-        """When the step is made, by workers that were started after the kill before: one kill an attempt."""
-        return lambda event: at_step(step)(event) and len(story.of("started")) > number
-
-    story = Story(*((due(n, int(step)), partial(kill_worker, int(rng.integers(2)))) for n, step in enumerate(steps)))
+    victims = rng.integers(2, size=kills)
+    story = Story(
+        *((at_step(s, starts=n), partial(kill_worker, v)) for n, (s, v) in enumerate(zip(steps, victims, strict=True), 1))
+    )
     with cluster(cpus=2):
         fit(run, story)
     assert story.done

@@ -92,6 +92,7 @@ class Story:
 
     def __call__(self, event: Event) -> None:
         """Hear an event, and act."""
+        event = {**event, "starts": len(self.of("started"))}
         self.events.append(event)
         if self._deeds and self._deeds[0][0](event):
             self._deeds.pop(0)[1]()
@@ -106,9 +107,12 @@ class Story:
         return [event for event in self.events if event["kind"] == kind]
 
 
-def at_step(step: int) -> Callable[[Event], bool]:
-    """When a step is told that is not before `step`."""
-    return lambda event: event["kind"] == "step" and event["step"] >= step
+def at_step(step: int, starts: int = 1) -> Callable[[Event], bool]:
+    """When a step is told that is not before `step`, by workers that were not started before the start numbered so.
+
+    Steps that were made before a kill are told after it, too; only `starts` keeps two kills from being one loss.
+    """
+    return lambda event: event["kind"] == "step" and event["step"] >= step and event["starts"] >= starts
 
 
 def kill_worker(number: int = 0) -> None:
