@@ -71,9 +71,11 @@ def test_thirty_workers_killed_at_random_steps_leave_no_trace_in_the_history_or_
     run_ranks(train_until, 2, undisturbed)
     rng = np.random.default_rng(5)
     steps = np.sort(rng.choice(np.arange(5, newest_step(undisturbed) - 40), kills, replace=False))
-    victims = rng.integers(2, size=kills)
     story = Story(
-        *((at_step(s, starts=n), partial(kill_worker, v)) for n, (s, v) in enumerate(zip(steps, victims, strict=True), 1))
+        *(
+            (at_step(int(step), starts=number), partial(kill_worker, int(rng.integers(2))))
+            for number, step in enumerate(steps, 1)
+        )
     )
     with cluster(cpus=2):
         fit(run, story)
