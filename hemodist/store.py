@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import random
 import threading
@@ -200,7 +201,7 @@ class Store:
 
     def _read(self, path: str) -> bytes:
         if self.is_local:
-            with Path(path).open("rb", buffering=0) as file:  # one call for the whole, into its place
+            with io.FileIO(path) as file:  # one call for the whole, into its place
                 return file.read()
         # As a file, not as a stream: one request for the whole instead of one for every 256 KiB.
         with self.filesystem.open_input_file(path) as file:

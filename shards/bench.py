@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import shutil
 import statistics
 import tempfile
@@ -28,7 +29,8 @@ from PIL import Image
 
 from hemodist.errors import ConfigError
 from hemodist.manifest import LABELS, UNKNOWN
-from shards import bench_webdataset, clean, pack, render, window
+from shards import bench_webdataset, clean, dicom, pack, render, window
+from shards.reason import Rejected
 from shards.source import File
 
 SIZE = 256
@@ -165,6 +167,7 @@ def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), copi
                     for name, way in WAYS.items():
                         for part in parts:
                             Path(part.output).mkdir()
+                        os.sync()  # no way waits for what another has left to be flushed
                         start = time.perf_counter()
                         pool.map(way, parts, chunksize=1)
                         if round_:
@@ -204,7 +207,15 @@ def _format(path: Path) -> tuple[str, float, float]:
     values = np.frombuffer(read.PixelData, kind)
     if not -(2**13) <= int(values.min()) <= int(values.max()) < 2**13:
         raise ConfigError(f"{path} holds values of more than 14 bits, whose sums 16 bits do not hold")
-    return kind, float(read.RescaleSlope), float(read.RescaleIntercept)
+    slope, intercept = float(read.RescaleSlope), float(read.RescaleIntercept)
+    if read.PhotometricInterpretation == "MONOCHROME1":
+        # Values that are stored inverted are HU by a table as well: that of a falling line.
+        ends = -1 if read.PixelRepresentation else 2**read.BitsStored - 1
+        falling = -slope, intercept + ends * slope
+        found = dicom.read(path.read_bytes())
+        if not isinstance(found, Rejected) and np.mean(values * falling[0] + falling[1] == found.hu().ravel()) > 0.5:
+            slope, intercept = falling
+    return kind, slope, intercept
 
 
 @lru_cache(maxsize=8)

@@ -177,7 +177,7 @@ def undo_rsna_fault(stored: Stored, form: Format, slope: float, intercept: float
     """
     if form.signed or form.stored != 12 or intercept <= RSNA_INTERCEPT:
         return stored, slope, intercept
-    unwrapped = stored.astype(np.int16) + np.int16(RSNA_SHIFT)
+    unwrapped: Stored = stored.view(np.int16) + np.int16(RSNA_SHIFT)
     unwrapped &= RSNA_MODULUS - 1  # the remainder by a power of two, also of negative numbers
     unwrapped -= RSNA_SHIFT
     return unwrapped, 1.0, 0.0
@@ -193,10 +193,16 @@ def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float)
         (-(1 << (form.stored - 1)), (1 << (form.stored - 1)) - 1) if form.signed else (0, (1 << form.stored) - 1)
     )
     border = np.concatenate([stored[0], stored[-1], stored[1:-1, 0], stored[1:-1, -1]])
-    middle = float(np.median(border))
+    border.sort()
+    middle = (int(border[(border.size - 1) // 2]) + int(border[border.size // 2])) / 2
     as_it_is = abs(middle * slope + intercept - clean.AIR)
     turned = abs((low + high - middle) * slope + intercept - clean.AIR)
-    return low + high - stored.astype(np.int32) if turned < as_it_is else stored
+    if turned >= as_it_is:
+        return stored
+    # In as many bits as before: steps that wrap around come back, since low <= result <= high.
+    bits = stored.view(f"u{stored.itemsize}")
+    turned_round: Stored = (bits.dtype.type((low + high) % (1 << (8 * stored.itemsize))) - bits).view(stored.dtype)
+    return turned_round
 
 
 def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:

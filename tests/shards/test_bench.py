@@ -13,10 +13,18 @@ from shards.dicom import Slice
 from tests.shards.files import dicom_file, hu_image
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [("1", "-1024"), ("2", "0")])
-def test_the_limit_makes_the_very_image_of_the_sharder(slope: str, intercept: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("slope", "intercept", "inverted"), [("1", "-1024", False), ("2", "0", False), ("1", "0", True), ("2", "24", True)]
+)
+def test_the_limit_makes_the_very_image_of_the_sharder(
+    slope: str, intercept: str, inverted: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "a.dcm"
-    path.write_bytes(dicom_file(hu_image(512), RescaleSlope=slope, RescaleIntercept=intercept))
+    stored = hu_image(512)
+    shown = {"PhotometricInterpretation": "MONOCHROME1"} if inverted else {}
+    path.write_bytes(
+        dicom_file(~stored if inverted else stored, RescaleSlope=slope, RescaleIntercept=intercept, **shown)
+    )
     found = dicom.read(path.read_bytes())
     assert isinstance(found, Slice)
     image, _ = render.render(found, clean.narrow(found.stored, found.bounds), bench._CONFIG)
