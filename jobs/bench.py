@@ -12,6 +12,7 @@ import tyro
 from hemodist.bench.recovery import bench_recovery
 from hemodist.bench.report import bench_loader, bench_plan, bench_start
 from hemodist.bench.rounds import write
+from hemodist.bench.systems import bench_systems
 from hemodist.bench.training import bench_train
 from hemodist.cluster import no_process_left_behind
 from hemodist.terminal import console, facts_table, run_job
@@ -20,7 +21,9 @@ from shards.bench_report import bench_sharder
 
 
 def main(
-    what: Annotated[Literal["sharder", "loader", "plan", "start", "train", "recovery", "all"], tyro.conf.Positional],
+    what: Annotated[
+        Literal["sharder", "loader", "plan", "start", "train", "recipes", "recovery", "all"], tyro.conf.Positional
+    ],
     output: Path = Path(),
     quick: bool = False,
     source: Path | None = None,
@@ -32,8 +35,8 @@ def main(
     """Measure, print a table and ratios, and write bench_WHAT.json and bench_WHAT.png.
 
     Args:
-        what: sharder, loader, plan (and shard cache), start (the first step), train (the loop),
-            recovery (after lost workers and nodes), or all in turn.
+        what: sharder, loader, plan (and shard cache), start (the first step), train (the loop), recipes (each one's
+            training), recovery (after lost workers and nodes), or all in turn, the recipes on a GPU only.
         output: folder for the figures.
         quick: fewer images and rounds, for a first look.
         source: for the sharder, a folder of uncompressed 512 x 512 slices; a phantom is made where there is none.
@@ -52,9 +55,11 @@ def main(
             "plan": lambda: bench_plan(many(), work, quick=quick),
             "start": lambda: bench_start(few(), work, quick=quick),
             "train": lambda: bench_train(few(), work, quick=quick, device=device),
+            "recipes": lambda: bench_systems(few(), work, quick=quick, device=device),
             "recovery": lambda: bench_recovery(few(), work, quick=quick),
         }
-        for name in benches if what == "all" else [what]:
+        everything = [name for name in benches if name != "recipes" or device == "cuda"]
+        for name in everything if what == "all" else [what]:
             outcome = benches[name]()
             console.print(outcome.table(), facts_table("ratios, median of the rounds", outcome.ratios), *outcome.notes)
             console.print(f"written: {write(name, outcome, output)}", soft_wrap=True)

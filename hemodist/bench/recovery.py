@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
+from hemodist.bench.folds import smallest_fold
 from hemodist.bench.ray_nodes import ray_nodes, training_workers
 from hemodist.bench.rounds import Lap, Outcome, Rate, plot
 from hemodist.config import (
@@ -32,8 +32,6 @@ from hemodist.config import (
     TrackingConfig,
 )
 from hemodist.loop import train
-from hemodist.manifest import DataSet
-from hemodist.split import fold_of
 from hemodist.worker import run_on_workers
 
 KILLED, LOST, LEFT = "a worker is killed", "a node is lost", "a node leaves with notice"
@@ -147,7 +145,7 @@ def bench_recovery(dataset: Path, work: Path, *, quick: bool) -> Outcome:
     run = Run(
         name="recovery",
         output=str(work / "runs"),
-        data=DataConfig(dataset=str(dataset), valid_fold=_smallest_fold(dataset), decode_threads=1),
+        data=DataConfig(dataset=str(dataset), valid_fold=smallest_fold(dataset), decode_threads=1),
         batch=BatchConfig(global_batch_size=8, mix_group=4, block_shards=2),
         model=ModelConfig(name="shufflenet_v2_x0_5", image_size=32),
         optim=OptimConfig(epochs=100_000),
@@ -165,12 +163,6 @@ def bench_recovery(dataset: Path, work: Path, *, quick: bool) -> Outcome:
         with contextlib.suppress(_EnoughError):
             run_on_workers(train, run, run.scaling, gpu=False, tell=heard, name=run.name, storage=f"{run.output}/ray")
     return _outcome(heard.recoveries)
-
-
-def _smallest_fold(dataset: Path) -> int:
-    """Of five, the one with fewest slices but not none: a small phantom has few patients."""
-    counts = np.bincount(fold_of(DataSet.open(str(dataset)).column("group"), 5, 0), minlength=5)
-    return int(np.where(counts > 0, counts, counts.max() + 1).argmin())
 
 
 def _nothing() -> None:

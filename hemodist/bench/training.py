@@ -10,21 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
 from hemodist import loss, optim
 from hemodist.bench import lightning_loop
+from hemodist.bench.folds import smallest_fold
 from hemodist.bench.rounds import Lap, Outcome, Rate, measure, plot, ratio
-from hemodist.config import BatchConfig, DataConfig, ModelConfig, OptimConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.bench.utilisation import Utilisation, watched
+from hemodist.config import BatchConfig, DataConfig, Run, ScalingConfig, TrackingConfig
 from hemodist.evaluation import autocast_for
 from hemodist.loader import TrainingLoader
 from hemodist.loop import Training
-from hemodist.manifest import DataSet
 from hemodist.pipeline import Batch
 from hemodist.recipes import resnet101
-from hemodist.split import fold_of
 from hemodist.world import World
 
 LOOP, RESIDENT, DECODING = "hemodist: loop and loader", "same network, one resident batch", "the loader alone"
@@ -49,39 +48,19 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
     """
     steps, rounds = (3, 3) if quick else (4, 7)
     world = World.alone(device)
-    run = _run_on(dataset, work, batch=8 if device == "cpu" else 128)
-    training, alone = (_started(replace(run, name=name), world) for name in ("loop", "resident"))
-    stream = training.batches()
-    resident = next(stream)
-    bare = bare_step(alone.network, alone.optimizer, alone.run, world)
-    loading = iter(_endless(training))
-
-    def lap(step: Callable[[], object], ready: Callable[[], object] = lambda: None) -> Lap:
-        ready()
-        _wait_for(world)
-        clock, cpu = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            step()
-        _wait_for(world)
-        images = steps * run.batch.global_batch_size
-        return Lap(images / (time.perf_counter() - clock), 1e3 * (time.process_time() - cpu) / images)
-
-    def loop_step() -> None:
-        training.update(next(stream))
-        if training.epoch_ended() is None and training.save_is_due():
-            training.save()
-
+    run = on_stored_images(resnet101(), dataset, work, batch=batch_size(device))
+    duel = Duel(run, world, steps)
+    loading = iter(_endless(duel.training))
     ways = {
-        # Asking for a batch starts the decoding of another one, so that a lap decodes as many as it takes.
-        LOOP: lambda: lap(loop_step),
-        RESIDENT: lambda: lap(lambda: bare(resident)),
+        LOOP: duel.loop,
+        RESIDENT: duel.alone,
         # Here decoding is all there is: what is ready, decoded during the other ways' laps, is taken out first.
-        DECODING: lambda: lap(lambda: next(loading), lambda: _drop(loading, run.data.prefetch + 1)),
+        DECODING: lambda: duel.lap(lambda: next(loading), lambda: _drop(loading, run.data.prefetch + 1)),
     }
     absent = lightning_loop.missing()
     if absent is None:
         other = _started(replace(run, name="lightning"), world)
-        ways[LIGHTNING] = lambda: lightning_loop.lap(other.network, other.optimizer, run, world, resident, steps)
+        ways[LIGHTNING] = lambda: lightning_loop.lap(other.network, other.optimizer, run, world, duel.resident, steps)
     laps = measure(ways, rounds)
     rates = [Rate(way, values, {}) for way, values in laps.items()]
     by_way = {rate.way: rate for rate in rates}
@@ -111,6 +90,7 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
         "threads": torch.get_num_threads(),
         "rates": [rate.to_dict() for rate in rates],
         "loop_over_resident": share,
+        "gpu_during_loop": duel.use.facts(),
         "loop_over_lightning": beside.get(LIGHTNING),
         "cpu_resident_over_loop": cpu_share,
         "decoding_share_of_cpu": decoding,
@@ -127,6 +107,63 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
         lambda path: plot([rate for rate in rates if rate.way != DECODING], title, "images/s", path),
         () if absent is None else (f"{LIGHTNING}: not measured, {absent}",),
     )
+
+
+class Duel:
+    """A run's loop with its loader, and the same network on one batch that stays where it is; a lap of each at a time.
+
+    Attributes:
+        training: the loop's.
+        resident: the batch, augmented and mixed as the run says.
+        use: of the GPU during the loop's laps.
+    """
+
+    def __init__(self, run: Run, world: World, steps: int) -> None:
+        """Start both.
+
+        Args:
+            run: what is trained, without Ray; twice the network, its gradients and its optimizer must fit.
+            world: one rank.
+            steps: of a lap.
+        """
+        self.training, self._alone = (_started(replace(run, name=name), world) for name in ("loop", "resident"))
+        self._world, self._steps, self._batch = world, steps, run.batch.global_batch_size
+        self._stream = self.training.batches()
+        self.resident = next(self._stream)
+        self._bare = bare_step(self._alone.network, self._alone.optimizer, run, world)
+        self.use = Utilisation()
+
+    def loop(self) -> Lap:
+        """Steps of the loop, checkpoints where they are due.
+
+        Asking for a batch starts the decoding of another one, so that a lap decodes as many as it takes.
+        """
+        with watched(self._world.device.type) as use:
+            lap = self.lap(self._loop_step)
+        for whole, part in ((self.use.gpu, use.gpu), (self.use.memory, use.memory), (self.use.decoder, use.decoder)):
+            whole += part
+        return lap
+
+    def alone(self) -> Lap:
+        """Steps of the network on the resident batch."""
+        return self.lap(lambda: self._bare(self.resident))
+
+    def lap(self, step: Callable[[], object], ready: Callable[[], object] = lambda: None) -> Lap:
+        """Time so many steps as a lap has, after `ready`."""
+        ready()
+        _wait_for(self._world)
+        clock, cpu = time.perf_counter(), time.process_time()
+        for _ in range(self._steps):
+            step()
+        _wait_for(self._world)
+        images = self._steps * self._batch
+        return Lap(images / (time.perf_counter() - clock), 1e3 * (time.process_time() - cpu) / images)
+
+    def _loop_step(self) -> None:
+        training = self.training
+        training.update(next(self._stream))
+        if training.epoch_ended() is None and training.save_is_due():
+            training.save()
 
 
 def bare_step(
@@ -178,17 +215,19 @@ def overhead_ms(run: Run, world: World, *, rounds: int, steps: int) -> float:
     return statistics.median(differences[1:])  # the first round warms up
 
 
-def _run_on(dataset: Path, work: Path, batch: int) -> Run:
-    # A small phantom has few patients, so that a fold may be empty.
-    counts = np.bincount(fold_of(DataSet.open(str(dataset)).column("group"), 5, 0), minlength=5)
-    smallest = int(np.where(counts > 0, counts, counts.max() + 1).argmin())
+def batch_size(device: str) -> int:
+    """Images a step: enough to fill a GPU of 40 GB, few where a CPU computes."""
+    return 8 if device == "cpu" else 128
+
+
+def on_stored_images(run: Run, dataset: Path, work: Path, batch: int) -> Run:
+    """The run on a bench's data set, in this process, without end and without a log."""
     return replace(
-        resnet101(),
+        run,
         output=str(work / "runs"),
-        data=DataConfig(dataset=str(dataset), valid_fold=smallest),
+        data=DataConfig(dataset=str(dataset), valid_fold=smallest_fold(dataset)),
         batch=BatchConfig(global_batch_size=batch, mix_group=8, block_shards=2),
-        model=ModelConfig(name="resnet101"),
-        optim=OptimConfig(epochs=10_000),
+        optim=replace(run.optim, epochs=10_000),
         scaling=ScalingConfig(workers=0),
         tracking=TrackingConfig(mode="disabled"),
     )
