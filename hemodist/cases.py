@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import ndimage
 
-from hemodist.explain import Maps, Masks, heat_maps, on_mask, pixel_maps, pointing_of, region_maps, target_layer
+from hemodist.explain import Maps, Masks, factors, heat_maps, on_mask, pointing_of, target_layer
 from hemodist.extras import Card, Pointing
 from hemodist.inputs import pictures, stored_batches
 from hemodist.manifest import LABELS, UNKNOWN, DataSet
@@ -136,16 +136,15 @@ def play_pointing(
     keys, groups = dataset.index.column("key"), dataset.column("group")
     hits, coarse, covered, group = [], [], [], []
     for batch in stored_batches(dataset, true, trained.run, device):
-        regions = region_maps(trained.network, batch.images, "any", layer)
-        maps = regions * pixel_maps(trained.network, batch.images, "any")
-        for row, region, heat in zip(batch.rows.tolist(), regions, maps, strict=True):
+        regions, pixels = factors(trained.network, batch.images, "any", layer)
+        for row, region, heat in zip(batch.rows.tolist(), regions, regions * pixels, strict=True):
             mask = masks.of(keys[row].as_py())
             if mask is not None:
                 hits.append(on_mask(heat, mask))
                 coarse.append(on_mask(region, mask))
                 covered.append(mask.mean())
                 group.append(groups[row])
-        tell({"kind": "evaluating", "done": min((batch.number + 1) * len(maps), len(true)), "total": len(true)})
+        tell({"kind": "evaluating", "done": min((batch.number + 1) * len(regions), len(true)), "total": len(true)})
     if not hits:
         return None
     return pointing_of(np.array(hits), np.array(coarse), np.array(covered), np.array(group), layer)

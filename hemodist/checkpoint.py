@@ -27,6 +27,10 @@ class CheckpointError(UserError):
     """There is no usable checkpoint, or it belongs to another run."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was written."""
+
+
 @dataclass(frozen=True)
 class Record:
     """The JSON beside a checkpoint.
@@ -69,14 +73,21 @@ class Checkpoints:
         self._failure: BaseException | None = None
 
     def records(self) -> list[Record]:
-        """What is there, oldest first. Records that cannot be read are left out."""
+        """What is there, oldest first; records that are damaged, or deleted meanwhile, are left out.
+
+        Raises:
+            StoreError: the store cannot be read, which says nothing about the checkpoints in it.
+        """
         found = []
         for name, _ in self._store.list(FOLDER):
             if name.endswith(".json"):
                 try:
                     found.append(Record(**json.loads(self._store.read(name))))
-                except (StoreError, ValueError, TypeError):
+                except (ValueError, TypeError):
                     continue
+                except StoreError:
+                    if self._store.size(name) is not None:
+                        raise
         return sorted(found, key=lambda record: record.step)
 
     def save(self, state: dict[str, Any], step: int, score: float | None) -> Record:
@@ -90,14 +101,17 @@ class Checkpoints:
         self.wait()
         return self._save(state, step, score)
 
-    def save_behind(self, state: dict[str, Any], step: int, score: float | None) -> None:
+    def save_behind(
+        self, state: dict[str, Any], step: int, score: float | None, then: Callable[[], object] = lambda: None
+    ) -> None:
         """As `save`, on a thread: only the copying of the tensors into this process's memory is waited for.
 
         An earlier one is waited for first, so that there is never more than one; what it failed with is raised then.
+        `then` is called, on the thread, once the checkpoint is there.
         """
         self.wait()
         copied = _copied(state, {})
-        self._writing = threading.Thread(target=self._save_and_keep_failure, args=(copied, step, score))
+        self._writing = threading.Thread(target=self._save_and_keep_failure, args=(copied, step, score, then))
         self._writing.start()
 
     def wait(self) -> None:
@@ -113,9 +127,12 @@ class Checkpoints:
             failure, self._failure = self._failure, None
             raise failure
 
-    def _save_and_keep_failure(self, state: dict[str, Any], step: int, score: float | None) -> None:
+    def _save_and_keep_failure(
+        self, state: dict[str, Any], step: int, score: float | None, then: Callable[[], object]
+    ) -> None:
         try:
             self._save(state, step, score)
+            then()
         except BaseException as failure:  # raised where somebody waits
             self._failure = failure
 
@@ -131,13 +148,33 @@ class Checkpoints:
         return record
 
     def newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """The newest state that is whole, or None; damaged ones are named to `warn` and passed over."""
+        """The newest state that is whole, or None; damaged ones are named to `warn` and passed over.
+
+        Raises:
+            CheckpointError: one is as it was written, and cannot be read all the same.
+            StoreError: the store cannot be read, which says nothing about the checkpoints in it.
+        """
         for record in reversed(self.records()):
             try:
                 return self._read(record)
-            except (StoreError, CheckpointError) as error:
+            except DamagedError as error:
                 warn(f"{error}; going on with the one before")
         return None
+
+    def go_on_from(self, step: int | None) -> None:
+        """Delete what an earlier attempt has left that is no checkpoint, before the first save of this one.
+
+        That is all beyond the step that was chosen, so that no damaged one counts as new and pushes out whole ones; and
+        what a kill has left of one: parts of files, and files without a record.
+
+        Args:
+            step: that the run goes on from; None where there was nothing whole.
+        """
+        kept = {record.name for record in self.records() if step is not None and record.step <= step}
+        stale = sorted(name for name, _ in self._store.list(FOLDER) if name.rpartition(".")[0] not in kept)
+        for name in stale:  # in this order a record goes before its checkpoint
+            self._store.delete(name)
+        self._store.delete_partial(FOLDER)
 
     def newest_origin(self) -> dict[str, Any] | None:
         """What the newest checkpoint was made of, without reading it; None where there is none or it does not say."""
@@ -172,7 +209,7 @@ class Checkpoints:
         for record in [*scored, *(r for r in reversed(records) if r.score is None)]:
             try:
                 return self._read(record)
-            except (StoreError, CheckpointError) as error:
+            except DamagedError as error:
                 warn(f"{error}; taking the next best")
         raise CheckpointError(f"{self._store.uri} holds no whole checkpoint; train first, or name another run")
 
@@ -186,13 +223,19 @@ class Checkpoints:
         return name.rpartition("/")[2], bytes(self._store.read(name))
 
     def _read(self, record: Record) -> dict[str, Any]:
-        content = self._store.read(f"{record.name}.pt")
+        name = f"{record.name}.pt"
+        try:
+            content = self._store.read(name)
+        except StoreError as error:
+            if self._store.size(name) is not None:
+                raise
+            raise DamagedError(f"checkpoint {self._store.uri}/{name} is missing beside its record") from error
         if len(content) != record.bytes or sha256(content) != record.sha256:
-            raise CheckpointError(
-                f"checkpoint {self._store.uri}/{record.name}.pt is damaged: {len(content)} bytes of {record.bytes}, "
+            raise DamagedError(
+                f"checkpoint {self._store.uri}/{name} is damaged: {len(content)} bytes of {record.bytes}, "
                 "or its SHA-256 differs"
             )
-        return _load(content, f"{self._store.uri}/{record.name}.pt")
+        return _load(content, f"{self._store.uri}/{name}")
 
     def _prune(self) -> None:
         records = self.records()

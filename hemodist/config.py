@@ -349,6 +349,10 @@ def _check_sizes(run: Run) -> None:
         raise ConfigError(
             f"scaling.min_workers {fewest} is out of range; use 1 to scaling.workers, {most}, or leave it out"
         )
+    if run.mix.kind != "none" and run.batch.mix_group < 2:
+        raise ConfigError(
+            f"mix.kind {run.mix.kind} needs partners, and batch.mix_group is {run.batch.mix_group}; use 2 or more"
+        )
     for world in range(run.scaling.fewest, max(most, 1) + 1):
         check_shares(run.batch, world)
 

@@ -84,9 +84,15 @@ def heat_maps(network: nn.Module, images: torch.Tensor, label: str, layer: str) 
         label: one of `LABELS`.
         layer: name of a layer, see `target_layer`.
     """
+    regions, pixels = factors(network, images, label, layer)
+    return _scaled(regions * pixels)
+
+
+def factors(network: nn.Module, images: torch.Tensor, label: str, layer: str) -> tuple[Maps, Maps]:
+    """What `heat_maps` multiplies: `region_maps` and `pixel_maps`, a few images at a time."""
     parts = torch.split(images, _AT_ONCE)
-    maps = [region_maps(network, part, label, layer) * pixel_maps(network, part, label) for part in parts]
-    return _scaled(np.concatenate(maps))
+    regions = np.concatenate([region_maps(network, part, label, layer) for part in parts])
+    return regions, np.concatenate([pixel_maps(network, part, label) for part in parts])
 
 
 def region_maps(network: nn.Module, images: torch.Tensor, label: str, layer: str) -> Maps:

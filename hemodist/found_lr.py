@@ -18,6 +18,8 @@ PLOT = f"{FOLDER}/find_lr.png"
 
 _DECIDES = (
     "batch.global_batch_size",
+    "batch.sampling",
+    "batch.label_weights",
     "augment",
     "mix",
     "model.name",

@@ -66,8 +66,7 @@ def batches(
 
 def stored_batches(dataset: DataSet, rows: Ints, run: Run, device: torch.device) -> Iterator[Batch]:
     """`batches` of a data set's own shards, fetched ahead where they are remote."""
-    limit = None if run.data.cache_gb is None else int(run.data.cache_gb * 1e9)
-    cache = ShardCache(dataset, run.data.cache, limit=limit)
+    cache = ShardCache(dataset, run.data.cache, limit=run.data.cache_bytes)
     shards = dataset.column("shard")[rows]
     found, first = np.unique(shards, return_index=True)
     order = np.argsort(first)

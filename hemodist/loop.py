@@ -111,6 +111,7 @@ class Training:
         self.nonfinite, self.skipped = 0, 0
         # Summed over this rank's samples of the epoch; on the device, so that no step waits for it.
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=world.device)
+        self.epoch_weight = torch.zeros((), dtype=torch.float64, device=world.device)  # samples in that sum
         self.epoch_seconds, self.epoch_clock = 0.0, time.monotonic()
         self.meter = Meter(run, world)
         self.saved_at, self.clock_says_save = time.monotonic(), False
@@ -125,6 +126,8 @@ class Training:
         # The chief chooses, so that all ranks agree; the others read the same one.
         newest = self.checkpoints.newest(self._note) if world.is_chief else None
         step = world.broadcast(newest["state"]["step"] if newest else None)
+        if world.is_chief:
+            self.checkpoints.go_on_from(step)
         if step is not None:
             saved = newest or self.checkpoints.at(step)
             check_resume(saved, self.prepared, self.run, self.store.uri)
@@ -135,6 +138,7 @@ class Training:
             self.step, self.history = step, saved["state"]["history"]
             if world.is_chief:  # the sum over all ranks, carried on by one of them
                 self.epoch_loss += saved["state"]["epoch_loss"]
+                self.epoch_weight += saved["state"].get("epoch_weight", self._images_of_epoch())  # none in 0.1.0
             self.epoch_seconds = saved["state"]["epoch_seconds"]
             self.nonfinite, self.skipped = saved["state"]["nonfinite"], saved["state"]["skipped"]
             rows = saved["state"]["logged"]
@@ -202,6 +206,7 @@ class Training:
             if self.ema is not None:
                 self.ema.follow(self.network, self.step)
             self.epoch_loss += loss_sum
+            self.epoch_weight += batch.weights.sum()
             self.nonfinite = 0
         else:
             self._skip(batch)
@@ -238,10 +243,11 @@ class Training:
         scores = self._scores(self.predictions)
         raw = self._scores(self._predict(self.network)) if self.ema is not None else {}
         images = (self.step - self.prepared.plan.steps(epoch)) * self.run.batch.global_batch_size
+        loss_sum, weight = self.world.sum(torch.stack([self.epoch_loss, self.epoch_weight])).tolist()
         row = {
             "epoch": epoch + 1,
             "step": self.step,
-            "train_loss": self.world.sum(self.epoch_loss).item() / images,
+            "train_loss": loss_sum / weight if weight else float("nan"),
             "valid_loss": scores["weighted_log_loss"],
             **scores,
             **{f"raw_{name}": value for name, value in raw.items()},
@@ -252,6 +258,7 @@ class Training:
         row = self.world.broadcast(row)  # the chief's, so that all ranks stop and choose alike
         self.history.append(row)
         self.epoch_loss.zero_()
+        self.epoch_weight.zero_()
         self.epoch_seconds, self.epoch_clock = 0.0, time.monotonic()
         self.meter.restart(self.step)
         if self.journal is not None:
@@ -263,12 +270,11 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint of this step, beside the training that follows; the score is that of an epoch's end."""
-        scored = self.history[-1] if self.history and self.history[-1]["step"] == self.step else None
-        epoch_loss = self.world.sum(self.epoch_loss.clone()).item()
+        row = self.history[-1] if self.history and self.history[-1]["step"] == self.step else None
+        epoch_loss, epoch_weight = self.world.sum(torch.stack([self.epoch_loss, self.epoch_weight])).tolist()
         if self.ledger is not None:
             self.ledger.commit()
         self.saved_at, self.clock_says_save = time.monotonic(), False
-        self.tell({"kind": "saved", "step": self.step})
         if self.journal is None:  # the chief has one
             return
         state = {
@@ -278,6 +284,7 @@ class Training:
             "step": self.step,
             "history": self.history,
             "epoch_loss": epoch_loss,
+            "epoch_weight": epoch_weight,
             "epoch_seconds": self._seconds_of_epoch(),
             "nonfinite": self.nonfinite,
             "skipped": self.skipped,
@@ -294,7 +301,9 @@ class Training:
             "prevalence": self.prepared.train_prevalence.tolist(),
             "state": state,
         }
-        self.checkpoints.save_behind(content, self.step, badness(scored, self.run.stop.score) if scored else None)
+        saved = {"kind": "saved", "step": self.step}
+        badness_of_step = badness(row, self.run.stop.score) if row else None
+        self.checkpoints.save_behind(content, self.step, badness_of_step, lambda: self.tell(saved))
         self.store.write(HISTORY, (json.dumps([plain_json(row) for row in self.history], indent=2) + "\n").encode())
 
     def conclude(self) -> Conclusion:
@@ -325,13 +334,16 @@ class Training:
         return conclusion
 
     def _skip(self, batch: Batch) -> None:
+        """Count a step whose gradient is not finite. All ranks come here together, and leave by the same way."""
         self.nonfinite, self.skipped = self.nonfinite + 1, self.skipped + 1
-        if not all(torch.isfinite(buffer).all() for buffer in self.network.buffers()):
+        # The chief's statistics, which DDP gives to all at the next forward pass.
+        if not self.world.broadcast(all(bool(torch.isfinite(buffer).all()) for buffer in self.network.buffers())):
             raise DivergedError(
                 f"step {batch.number}: the forward pass has made batch statistics non-finite, which no later step "
                 f"mends; lower optim.lr (now {self.run.optim.peak:g}) or set optim.clip_norm, under another name"
             )
-        keys = self.prepared.dataset.index.column("key").take(batch.rows).to_pylist()
+        rows = np.concatenate(self.world.gather(batch.rows))
+        keys = self.prepared.dataset.index.column("key").take(rows).to_pylist()
         listed = ", ".join(keys[:8]) + (" ..." if len(keys) > 8 else "")
         self._note(f"step {batch.number}: the gradient is not finite, no update was made; samples {listed}")
         if self.nonfinite >= self.run.optim.max_nonfinite:
@@ -381,6 +393,11 @@ class Training:
         decay = self.run.model.ema_decay
         self.ema = Average(self.network, decay) if decay else None
         self.scored: nn.Module = self.ema.module if self.ema is not None else self.network
+
+    def _images_of_epoch(self) -> int:
+        """Images of the global batches since the last epoch's end."""
+        done = self.step * self.run.batch.global_batch_size // len(self.prepared.plan.rows)
+        return (self.step - self.prepared.plan.steps(done)) * self.run.batch.global_batch_size
 
     def _seconds_of_epoch(self) -> float:
         return self.epoch_seconds + time.monotonic() - self.epoch_clock

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from ray.train import UserCallback
 
 from hemodist.errors import UserError
+
+_APART_SECONDS = 5.0
+"""The controller tells of one loss again and again, every second while it waits for the others of its group to end."""
 
 
 class WorkersLostError(UserError):
@@ -49,6 +54,7 @@ class Losses:
         self._lost = 0
         self._step = -1
         self._counted = False
+        self._heard = -math.inf
 
     def hear(self, event: Mapping[str, Any]) -> str | None:
         """Take an event into account; returns a note for the user, or None.
@@ -60,7 +66,12 @@ class Losses:
             self._counted = False
         elif event["kind"] == "started" and event["step"] > self._step:  # there is a new checkpoint
             self._step, self._lost = event["step"], 0
-        elif event["kind"] == "lost" and not self._counted:  # the controller may tell it several times
+        elif event["kind"] == "lost":
+            now, before = time.monotonic(), self._heard
+            self._heard = now
+            # Workers that are lost before the chief could speak up are another attempt all the same.
+            if self._counted and now - before < _APART_SECONDS:
+                return None
             self._counted = True
             self._lost += 1
             if self._lost > self._most:

@@ -123,8 +123,8 @@ def answers(
         AUC: np.stack([_auc(p[asked, LABELS.index("any")], positive, groups[asked], drawn) for p in probability]),
         ACCURACY: ratio(correct @ drawn.T, drawn @ entries),
     }
-    value = {score: drawn[:, 0] for score, drawn in scores.items()}
-    return Answers(name, value, {s: drawn[:, 1:] for s, drawn in scores.items()}, losses / weight.sum())
+    value = {score: values[:, 0] for score, values in scores.items()}
+    return Answers(name, value, {score: values[:, 1:] for score, values in scores.items()}, losses / weight.sum())
 
 
 def difference(first: Answers, second: Answers, score: str, *, seed: int = 0) -> Difference:

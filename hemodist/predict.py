@@ -243,20 +243,19 @@ def _explain(
         return
     store = Store.open(settings.explain)
     layers = [target_layer(member.network, member.run.model.image_size) for member in members]
-    passes = [batches_of(member, chosen) for member in members]
-    done = 0
-    while done < len(chosen):
+    # One size for all, so that the networks look at the same slices at a time.
+    size = min(_run(member, settings).batch.eval_batch_size for member in members)
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
         maps: list[Maps] = []
         grey: npt.NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
-        for member, layer, stream in zip(members, layers, passes, strict=True):
-            batch = next(stream)
+        for member, layer in zip(members, layers, strict=True):
+            (batch,) = batches_of(member, part)
             maps.append(heat_maps(member.network, batch.images, "any", layer))
             grey = grey if len(grey) else pictures(batch.images)
-        for i in range(len(grey)):
-            heat: Maps = np.stack([_scaled(one[i], grey.shape[1]) for one in maps]).mean(axis=0)
-            at = int(chosen[done + i])
-            store.write(f"{keys[at]}.png", explained(grey[i], heat, keys[at], probability[at]))
-        done += len(grey)
+        for picture, at, *heats in zip(grey, part.tolist(), *maps, strict=True):
+            heat: Maps = np.stack([_scaled(one, grey.shape[1]) for one in heats]).mean(axis=0)
+            store.write(f"{keys[at]}.png", explained(picture, heat, keys[at], probability[at]))
 
 
 def explained(windows: npt.NDArray[np.uint8], heat: Maps, key: str, probability: npt.NDArray[np.float64]) -> bytes:

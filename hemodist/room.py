@@ -14,6 +14,9 @@ from hemodist.config import ScalingConfig
 _PATIENCE_SECONDS = 20.0
 """Without workers, after which the terminal says what is waited for."""
 
+_AGAIN_SECONDS = 300.0
+"""After which it says so again."""
+
 _LOOK_SECONDS = 3.0
 """Between two looks for room."""
 
@@ -51,15 +54,18 @@ class Waiting:
         return f"going on with {self._workers} of {self._scaling.workers} workers"
 
     def look(self) -> str | None:
-        """A note for the user where nothing has happened for long, since there is no room; once each time."""
+        """A note for the user where nothing has happened for long, and again every few minutes."""
         if self._since is None or time.monotonic() - self._since < _PATIENCE_SECONDS:
             return None
-        self._since = None
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = places(nodes, self._resources)
-        if room >= self._scaling.fewest:
-            return None
-        return f"waiting: the cluster has room for {room} workers, and the run needs {self._scaling.fewest}"
+        self._since = time.monotonic() + _AGAIN_SECONDS - _PATIENCE_SECONDS
+        room = places([node["Resources"] for node in ray.nodes() if node["Alive"]], self._resources)
+        needed = self._scaling.fewest
+        if room < needed:
+            return f"waiting: the cluster has room for {room} workers, and the run needs {needed}"
+        free = places(list(available_resources_per_node().values()), self._resources)
+        if free < needed:
+            return f"waiting: {free} of the cluster's {room} places are free, and the run needs {needed}"
+        return f"waiting: there is room for {free} workers, and they have not started yet; Ray's logs may say why"
 
 
 class Growth:

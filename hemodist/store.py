@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -165,6 +166,16 @@ class Store:
         """
         if self.size(name) is not None:
             self._tried("delete", name, lambda: self._delete(self.path(name)))
+
+    def delete_partial(self, prefix: str) -> None:
+        """Delete what kills have left of local files in the folder `prefix`; nobody else may be writing there.
+
+        Raises:
+            StoreError: they cannot be deleted.
+        """
+        if self.is_local:
+            for left in self.local(prefix).glob(f"*{PARTIAL_SUFFIX}"):
+                self._tried("delete", f"{prefix}/{left.name}", partial(left.unlink, missing_ok=True))
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> list[tuple[str, int]]:
         """Names (relative to the root) and sizes in bytes of the files below the folder `prefix`, sorted by name.

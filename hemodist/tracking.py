@@ -213,6 +213,7 @@ class _Background:
             # Arguments, remotes and user names may hold what nobody meant to publish; `facts` says what matters.
             x_disable_meta=True,
             finish_timeout=FINISH_SECONDS,
+            reinit="create_new",  # a run that failed in this process is still open, and not ours
         )
         run = wandb.init(**self._options, settings=settings)
         for superseded in old if self._options["mode"] == "offline" else []:

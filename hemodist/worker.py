@@ -198,11 +198,14 @@ def _fit(trainer: TorchTrainer, mailbox: Any, losses: Losses, waiting: Waiting, 
 
 def _rank(config: dict[str, Any]) -> Any:
     context = ray.train.get_context()
-    device = torch.device("cpu")
-    if config["gpu"]:
-        device = torch.device("cuda", torch.cuda.current_device())
     grouped = dist.is_available() and dist.is_initialized()
     tell = config["tell"]
+    if grouped:
+        if tell.is_closed():
+            return None
+        if context.get_world_rank() == 0:  # first of all, so that every loss is one of an attempt
+            tell({"kind": "attempt", "workers": context.get_world_size()})
+    device = torch.device("cuda", torch.cuda.current_device()) if config["gpu"] else torch.device("cpu")
     notice = _Notice(tell, chief=context.get_world_rank() == 0) if grouped else None
     world = World(
         rank=context.get_world_rank() if grouped else 0,
@@ -212,11 +215,6 @@ def _rank(config: dict[str, Any]) -> Any:
     )
     # cuBLAS asks for this in deterministic mode, before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if grouped:
-        if tell.is_closed():
-            return None
-        if world.is_chief:
-            tell({"kind": "attempt", "workers": world.size})
     try:
         heard: Tell = tell if world.is_chief else _tell_nobody
         if ray.is_initialized():  # Prometheus hears every rank

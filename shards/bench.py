@@ -27,6 +27,7 @@ import numpy.typing as npt
 import pydicom
 from PIL import Image
 
+from hemodist.bench.rounds import ratio
 from hemodist.errors import ConfigError
 from hemodist.manifest import LABELS, UNKNOWN
 from shards import bench_webdataset, clean, dicom, pack, render, window
@@ -60,13 +61,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Rate:
-    """Slices a second of one way in one number of processes: the median of the rounds, the lowest, the highest."""
+    """Slices a second of one way in one number of processes, one figure a round."""
 
     way: str
     processes: int
-    median: float
-    low: float
-    high: float
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle of the rounds."""
+        return statistics.median(self.rounds)
 
 
 def hemodist(part: Part) -> None:
@@ -175,17 +179,18 @@ def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), copi
                         for part in parts:
                             shutil.rmtree(part.output)
             for name, taken in seconds.items():
-                per_second = [count * len(listed) / value for value in taken]
-                middle = statistics.median(per_second)
-                rates.append(Rate(name, count, middle, min(per_second), max(per_second)))
+                rates.append(Rate(name, count, tuple(count * len(listed) / value for value in taken)))
     return rates
 
 
 def ratios(rates: list[Rate]) -> dict[str, float]:
-    """The sharder's rate as a share of each bound and as a multiple of the notebook's, by number of processes."""
-    found = {(rate.way, rate.processes): rate.median for rate in rates}
+    """The sharder's rate as a share of each bound and as a multiple of its peers', by number of processes.
+
+    Each is the median of the rounds' own ratios: what slows a whole round cancels out.
+    """
+    found = {(rate.way, rate.processes): rate.rounds for rate in rates}
     return {
-        f"{text}, {count} processes": found["hemodist", count] / found[way, count]
+        f"{text}, {count} processes": ratio(found["hemodist", count], found[way, count])
         for count in sorted({rate.processes for rate in rates})
         for way, text in (
             ("limit", "share of the limit"),

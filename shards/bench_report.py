@@ -25,16 +25,16 @@ def bench_sharder(work: Path, *, quick: bool, source: Path | None = None) -> Out
         f"sharder, median of {rounds} rounds",
         ["way", "processes", "slices/s", "lowest", "highest"],
         [
-            [rate.way, *(f"{value:,.0f}" for value in (rate.processes, rate.median, rate.low, rate.high))]
+            [rate.way, *(f"{v:,.0f}" for v in (rate.processes, rate.median, min(rate.rounds), max(rate.rounds)))]
             for rate in rates
         ],
         {name: f"{value:.2f}" for name, value in ratios.items()},
-        {"rounds": rounds, "rates": [asdict(rate) for rate in rates], "ratios": ratios},
+        {"rounds": rounds, "rates": [asdict(rate) | {"median": rate.median} for rate in rates], "ratios": ratios},
         ("hemodist", "numpy", "pillow", "pydicom", "pyarrow"),
         lambda path: plot([_bar(rate) for rate in rates], "Sharding", "slices a second", path),
     )
 
 
 def _bar(rate: bench.Rate) -> Rate:
-    laps = tuple(Lap(value, 0.0) for value in (rate.low, rate.median, rate.high))
+    laps = tuple(Lap(value, 0.0) for value in rate.rounds)
     return Rate(f"{rate.way}, {rate.processes} processes", laps, {})

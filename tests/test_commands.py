@@ -37,7 +37,6 @@ NOT_RUN = {
     r"ray job .*": "a cluster",
     r"export RAY_.*": "a cluster",
     r"kubectl (?!kustomize).*": "a cluster",
-    r"python jobs/doctor\.py --storage s3:.*": "a cluster",
     r"docker .*": "Docker",
     r"kaggle .*": "the internet",
     r"wandb sync .*": "the internet",

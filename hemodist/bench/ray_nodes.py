@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from hemodist.cluster import no_process_left_behind  # isort: skip - this module sets what Ray reads when it is imported
+
 import psutil
 import ray
+from ray._private import ray_constants
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
@@ -72,10 +76,26 @@ def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
 @contextlib.contextmanager
 def ray_nodes(count: int) -> Iterator[Nodes]:
     """Nodes for the length of a `with` block, with this process as the driver."""
-    started = Nodes(count)
+    with no_process_left_behind(), _on_loopback():
+        started = Nodes(count)
+        try:
+            ray.init(address=started.cluster.address, log_to_driver=False, logging_level="ERROR")
+            yield started
+        finally:
+            ray.shutdown()
+            started.cluster.shutdown()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray listens on 127.0.0.0/8 only: its processes by a variable; this one, which has read it already, by hand."""
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(variable), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[variable], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
-        ray.init(address=started.cluster.address, log_to_driver=False, logging_level="ERROR")
-        yield started
+        yield
     finally:
-        ray.shutdown()
-        started.cluster.shutdown()
+        os.environ.pop(variable)
+        if before[0] is not None:
+            os.environ[variable] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]

@@ -50,7 +50,7 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
     world = World.alone(device)
     run = on_stored_images(resnet101(), dataset, work, batch=batch_size(device))
     duel = Duel(run, world, steps)
-    loading = iter(_endless(duel.training))
+    loading = iter(_loader_alone(duel.training))
     ways = {
         LOOP: duel.loop,
         RESIDENT: duel.alone,
@@ -240,8 +240,8 @@ def _started(run: Run, world: World) -> Training:
     return training
 
 
-def _endless(training: Training) -> TrainingLoader:
-    """The same loader by itself."""
+def _loader_alone(training: Training) -> TrainingLoader:
+    """A loader like the run's, from the beginning, whose batches nobody trains on."""
     return TrainingLoader(training.prepared, training.run, training.reader, device=training.world.device)
 
 

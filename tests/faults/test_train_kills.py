@@ -160,6 +160,21 @@ def test_losses_in_a_row_end_the_run_and_a_new_checkpoint_starts_the_count_again
         losses.hear(lost())
 
 
+def test_workers_that_are_lost_before_they_can_speak_up_end_the_run_too(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("hemodist.losses.time.monotonic", lambda: now)
+    losses = Losses(2)
+    assert "1 of 2" in (losses.hear(lost()) or "")
+    for _ in range(30):  # the controller repeats it while it waits for the others of the group
+        now += 1
+        assert losses.hear(lost()) is None
+    now += 12
+    assert "2 of 2" in (losses.hear(lost()) or "")
+    now += 12
+    with pytest.raises(WorkersLostError, match="failed 3 times"):
+        losses.hear(lost())
+
+
 def test_a_transient_error_that_stays_is_shown_as_itself():
     class BusyError(UserError):
         transient = True

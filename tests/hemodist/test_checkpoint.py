@@ -57,6 +57,53 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(store, 
         checkpoints.at(2)
 
 
+def names(store: Store) -> list[str]:
+    return sorted(path.name for path in store.local("checkpoints").iterdir())
+
+
+def test_damaged_checkpoints_that_were_passed_over_push_out_no_whole_one(store):
+    checkpoints = Checkpoints(store, keep=1)
+    checkpoints.save(state_of(10), 10, None)
+    Checkpoints(store, keep=2).save(state_of(20), 20, None)
+    store.local("checkpoints/step-00000020.pt").write_bytes(b"damaged")
+    newest = checkpoints.newest(lambda text: None)
+    checkpoints.go_on_from(newest["state"]["step"])
+    for step in (11, 12):
+        checkpoints.save(state_of(step), step, None)
+        assert checkpoints.newest(pytest.fail)["state"]["step"] == step
+    assert names(store) == ["step-00000012.json", "step-00000012.pt"]
+
+
+def test_what_kills_leave_of_checkpoints_is_cleared_away_when_a_run_goes_on(store):
+    checkpoints = Checkpoints(store, keep=2)
+    checkpoints.save(state_of(5), 5, None)
+    store.write("checkpoints/step-00000007.pt", b"without a record")
+    store.write("checkpoints/step-00000003.json", b"{half a rec")
+    store.local("checkpoints/step-00000009.pt.0123.partial").write_bytes(b"part")
+    checkpoints.go_on_from(5)
+    assert names(store) == ["step-00000005.json", "step-00000005.pt"]
+    checkpoints.go_on_from(None)
+    assert names(store) == []
+
+
+@pytest.mark.parametrize("suffix", ["json", "pt"])
+def test_a_store_that_cannot_be_read_is_no_damaged_checkpoint(store, suffix, monkeypatch):
+    checkpoints = Checkpoints(store, keep=2)
+    for step in (1, 2):
+        checkpoints.save(state_of(step), step, 0.5 / step)
+    read = Store.read
+
+    def fails(self: Store, name: str) -> bytes:
+        if name.endswith(f"2.{suffix}"):
+            raise StoreError("503")
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", fails)
+    for ask in (checkpoints.newest, checkpoints.best):
+        with pytest.raises(StoreError, match="503"):
+            ask(pytest.fail)
+
+
 def test_a_damaged_best_checkpoint_is_named_and_the_next_best_is_taken(store):
     checkpoints = Checkpoints(store, keep=3)
     for step, score in enumerate([0.2, 0.1, 0.3]):
@@ -102,6 +149,14 @@ def test_loading_never_executes_code(tmp_path):
     with pytest.raises(CheckpointError):
         open_checkpoint(str(tmp_path / "evil.pt"))
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_is_told_of_when_it_is_there(store):
+    checkpoints = Checkpoints(store, keep=2)
+    told: list[list[int]] = []
+    checkpoints.save_behind(state_of(3), 3, None, lambda: told.append([r.step for r in checkpoints.records()]))
+    checkpoints.wait()
+    assert told == [[3]]
 
 
 def test_what_is_written_behind_the_training_is_what_was_there_when_it_was_asked_for(store):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hemodist.config import Run, check
+from hemodist.config import MixConfig, Run, check
 from hemodist.errors import ConfigError
 from hemodist.recipes import RECIPES, debug, demo
 
@@ -33,6 +33,7 @@ def test_a_run_survives_the_way_through_json_values():
         ({"batch": replace(RUN.batch, global_batch_size=33)}, "use 32 or 40"),
         ({"scaling": replace(RUN.scaling, workers=9)}, "too few for 9 workers"),
         ({"batch": replace(RUN.batch, accumulate=3)}, "batch.accumulate 2 or less"),
+        ({"mix": MixConfig("cutmix"), "batch": replace(RUN.batch, mix_group=1)}, "batch.mix_group is 1; use 2 or more"),
         ({"optim": replace(RUN.optim, lr=-1.0)}, "optim.lr -1.0 is out of range"),
         ({"augment": replace(RUN.augment, flip_horizontal=1.5)}, "augment.flip_horizontal 1.5"),
         ({"seed": -1}, "seed -1"),

@@ -240,6 +240,7 @@ def test_steps_without_an_update_are_counted_and_after_some_in_a_row_the_samples
     assert all(torch.equal(p, q) for p, q in zip(training.network.parameters(), weights_before, strict=True))
     training.update(second)
     assert (training.skipped, training.nonfinite) == (1, 0)
+    assert training.epoch_weight.item() == len(second.rows)  # what was skipped does not dilute the mean loss
     training.update(replace(third, images=third.images * float("inf")))
     keys = training.prepared.dataset.index.column("key").take(third.rows).to_pylist()
     with pytest.raises(DivergedError, match=f"2 steps in a row.*{keys[0]}"):

@@ -193,6 +193,31 @@ def test_a_tracker_that_hangs_slows_nothing_and_the_end_does_not_wait_for_it(tmp
     assert any("rows were dropped" in text for text in said)
 
 
+def test_a_run_after_one_that_failed_in_this_process_has_a_log_of_its_own(tmp_path):
+    said: list[str] = []
+    trackers = {
+        name: Tracker.start(
+            TrackingConfig(mode="offline"),
+            name=name,
+            local=tmp_path / name,
+            where=name,
+            facts={},
+            warn=said.append,
+            rows=[],
+        )
+        for name in ("failed", "next")
+    }
+    for number, tracker in enumerate(trackers.values()):
+        tracker.log(1, {"loss": float(number)})
+    trackers["next"].finish({"score": 0.5})
+    assert said == []
+    (folder,) = (tmp_path / "next/wandb").glob("offline-run-*")
+    _, history = read(folder)
+    assert [row["loss"] for row in history] == [1.0]
+    assert len(list((tmp_path / "failed/wandb").glob("offline-run-*"))) == 1
+    trackers["failed"].finish({})
+
+
 def test_values_of_one_step_are_one_row_and_a_restart_sends_what_the_checkpoint_holds(tmp_path, monkeypatch):
     sent: list[tuple[int, dict]] = []
     monkeypatch.setattr(

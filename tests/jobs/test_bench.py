@@ -12,7 +12,7 @@ import pytest
 
 from tests.jobs.processes import CHECKOUT, alive, start
 
-WHATS = ("sharder", "loader", "plan", "start", "train")
+WHATS = ("sharder", "loader", "plan", "start", "train", "recovery")
 MINUTES = 15
 CORES = 2
 
@@ -41,3 +41,6 @@ def test_a_quick_bench_prints_every_ratio_and_leaves_figures_and_plots(tmp_path:
         assert f"bench_{what}.json" in log
     for ratio in ("share of the limit", "times the notebook", "hemodist / bare decode", "loop over resident batch"):
         assert ratio in log, ratio
+    recoveries = json.loads((tmp_path / "out/bench_recovery.json").read_text())["faults"]
+    assert len(recoveries) == 3
+    assert all(one["committed"] > 0 for found in recoveries.values() for one in found)

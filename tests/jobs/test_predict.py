@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -123,6 +124,26 @@ def test_an_ensemble_is_the_mean_probability_of_its_checkpoints(tmp_path, monkey
     for key, values in together.items():
         assert values == pytest.approx(np.mean([one[key] for one in alone], axis=0), abs=1e-6)
     assert len(list((tmp_path / "heat").glob("*.png"))) == 5
+
+
+def test_the_networks_of_an_ensemble_explain_the_same_slices_whatever_batches_they_were_trained_with(
+    tmp_path, monkeypatch
+):
+    source = write_source(tmp_path / "source", 7)
+    runs = []
+    for seed, size in ((1, 2), (2, 5)):
+        run = run_of(batch=replace(run_of().batch, eval_batch_size=size))
+        runs.append(make_checkpoint(tmp_path / f"run{seed}", seed=seed, run=run))
+    flags = ["--ensemble", runs[1], "--explain-above", "0"]
+    for name, more in {"own": [], "one": ["--eval-batch-size", "7"]}.items():
+        outputs = ["--output", tmp_path / f"{name}.csv", "--explain", tmp_path / name]
+        assert run_here(monkeypatch, runs[0], source, *flags, *outputs, *more) == 0
+    maps = {path.name: path.read_bytes() for path in (tmp_path / "own").glob("*.png")}
+    assert len(maps) == 7
+    for name, content in maps.items():
+        together = (tmp_path / "one" / name).read_bytes()
+        own, one = (np.asarray(Image.open(io.BytesIO(png)), np.int16) for png in (content, together))
+        assert np.abs(own - one).max() <= 2  # rounding
 
 
 def test_tta_is_the_mean_over_flips_and_repairing_raises_any(checkpoint, tmp_path, monkeypatch):
