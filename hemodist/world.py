@@ -83,7 +83,10 @@ class World:
         return tensor
 
     def share_buffers(self, module: torch.nn.Module) -> None:
-        """Give every rank the chief's buffers of `module`: batch statistics are each rank's own otherwise."""
+        """Give every rank the chief's buffers of `module`, as DDP does before each forward pass.
+
+        Since the last one each rank has moved its batch statistics by its own share.
+        """
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
