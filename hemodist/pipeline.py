@@ -129,7 +129,7 @@ class Loader:
             max_batch: largest number of samples in a batch.
             image_size: side of the output in pixels.
             device: `cpu`, or a CUDA device to transform on.
-            threads: DALI's CPU threads.
+            threads: DALI's CPU threads; no more than one beyond the CPUs that this process may use.
             prefetch: batches prepared ahead.
             decoder: `cpu`; `mixed`, which decodes on the GPU; or `auto`, which is `mixed` on a CUDA device.
             upright: nothing is turned or transposed, so that a crop is one resize of a part of the stored image, which
@@ -178,7 +178,8 @@ class Loader:
             dtype=DTYPES[dtype],
             layout="HWC" if channels_last else "CHW",
             batch_size=max_batch,
-            num_threads=max(1, min(threads, len(os.sched_getaffinity(0)))),
+            # One more than CPUs: a thread sleeps whenever batches that Python hands over end or begin (14 % on 2 CPUs).
+            num_threads=max(1, min(threads, len(os.sched_getaffinity(0)) + 1)),
             device_id=self._device.index or 0 if on_gpu else None,
             prefetch_queue_depth=prefetch,
             exec_dynamic=True,  # outputs live as long as somebody holds them, so torch may keep them without a copy

@@ -1,7 +1,8 @@
 """DALI without hemodist: its own WebDataset reader, or encoded images that lie in memory (the limit).
 
-Both decode and normalise by the operators that hemodist's pipeline uses, on as many threads, with the same executor,
-and hand their tensors to PyTorch without a copy, as hemodist does.
+Both decode and normalise by the operators that hemodist's pipeline uses, with the same executor, and hand their tensors
+to PyTorch without a copy, as hemodist does. Each has the number of threads that suits it best: what is handed over by
+Python wants one more than there are CPUs, as in hemodist, the reader as many.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def open_reader(spec: Spec) -> Epoch:
             name="reader",
         )
 
-    return _epoch(spec, source)
+    return _epoch(spec, source, len(spec.cores))
 
 
 def open_resident(spec: Spec) -> Epoch:
@@ -45,10 +46,10 @@ def open_resident(spec: Spec) -> Epoch:
     def source() -> Any:
         return fn.external_source(source=lambda number: batches[number % len(batches)], batch=True)
 
-    return _epoch(spec, source)
+    return _epoch(spec, source, len(spec.cores) + 1)
 
 
-def _epoch(spec: Spec, source: Any) -> Epoch:
+def _epoch(spec: Spec, source: Any, threads: int) -> Epoch:
     @pipeline_def  # type: ignore[untyped-decorator]
     def define() -> Any:
         images = fn.decoders.image(source(), device="mixed" if spec.device == "cuda" else "cpu", output_type=types.RGB)
@@ -62,7 +63,7 @@ def _epoch(spec: Spec, source: Any) -> Epoch:
 
     pipeline = define(
         batch_size=spec.batch,
-        num_threads=len(spec.cores),
+        num_threads=threads,
         device_id=0 if spec.device == "cuda" else None,
         prefetch_queue_depth=2,
         exec_dynamic=True,
