@@ -20,7 +20,7 @@ from hemodist.conclude import Conclusion, conclude, score
 from hemodist.config import Run, check_shares
 from hemodist.errors import ConfigError, UserError
 from hemodist.evaluation import Predictions, predict
-from hemodist.gradient import backward, distributed
+from hemodist.gradient import backward, clip, distributed
 from hemodist.journal import Journal
 from hemodist.ledger import Ledger
 from hemodist.loader import TrainingLoader
@@ -198,8 +198,8 @@ class Training:
         lr = optim.lr_at(batch.number, self.total, run.optim) if lr is None else lr
         optim.set_lr(self.optimizer, lr)
         self.wrapped.train()
-        loss_sum = backward(self.wrapped, batch, run, self.world)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), run.optim.clip_norm or float("inf"))
+        loss_sum = backward(self.wrapped, batch, run, self.world, self.optimizer)
+        norm = clip(self.network, run.optim.clip_norm)
         # The gradient is already averaged over the ranks, so they all see the same norm and decide alike.
         if torch.isfinite(norm):
             self.optimizer.step()
@@ -210,7 +210,6 @@ class Training:
             self.nonfinite = 0
         else:
             self._skip(batch)
-        self.optimizer.zero_grad(set_to_none=True)
         self.step = batch.number + 1
         if self.ledger is not None:
             self.ledger.note(batch.rows)

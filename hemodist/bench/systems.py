@@ -91,7 +91,7 @@ def _laps(run: Run, device: str, steps: int, rounds: int) -> tuple[dict[str, tup
     laps = measure({_LOOP: duel.loop, _RESIDENT: duel.alone}, rounds)
     use = duel.use.facts()
     del duel
-    gc.collect()  # two networks and their pipelines, before the next ones are made
+    gc.collect()  # network and pipeline, before the next ones are made
     if device != "cpu":
         torch.cuda.empty_cache()
     return laps, use

@@ -205,7 +205,7 @@ def test_ddp_over_the_devices_own_group_gives_the_bare_networks_gradient(device:
             ),
         ):
             training.optimizer.zero_grad(set_to_none=True)
-            backward(wrapped, batch, run, world)
+            backward(wrapped, batch, run, world, training.optimizer)
             gradients.append([p.grad.clone() for p in training.network.parameters() if p.grad is not None])
         assert len(gradients[0]) == len(gradients[1]) > 10
         for bare, reduced in zip(*gradients, strict=True):
