@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -206,21 +207,21 @@ def test_a_read_error_is_tried_again_and_then_told(
     monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
     source = write_source(tmp_path / "data", 10)
     local(source, tmp_path / "whole")
-    whole, tries, read = content_of(tmp_path / "whole"), 0, Path.open
+    whole, tries, read = content_of(tmp_path / "whole"), 0, io.FileIO
 
-    def bad(path: Path, *given: Any, **named: Any) -> IO[Any]:
+    def bad(path: str) -> io.FileIO:
         nonlocal tries
-        if path.name == "ID_000000004.dcm":
+        if Path(path).name == "ID_000000004.dcm":
             tries += 1
             if lasting or tries < 3:
                 raise OSError(errno.EIO, "Input/output error")
-        return read(path, *given, **named)
+        return read(path)
 
-    monkeypatch.setattr(Path, "open", bad)
+    monkeypatch.setattr(io, "FileIO", bad)
     if lasting:
         with pytest.raises(StoreError, match=r"cannot read .*ID_000000004\.dcm: .*Input/output error"):
             local(source, tmp_path / "out")
-        monkeypatch.setattr(Path, "open", read)
+        monkeypatch.setattr(io, "FileIO", read)
         assert not (tmp_path / "out" / "manifest.json").exists()
     local(source, tmp_path / "out")
     assert tries == 3

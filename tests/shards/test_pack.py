@@ -5,7 +5,6 @@ import io
 import json
 import zlib
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -156,14 +155,14 @@ def test_a_source_that_changes_under_the_sharder_is_an_error(tmp_path: Path, mon
 def test_a_passing_read_error_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "WAITS", (0.0, 0.0, 0.0))
     (tmp_path / "a.dcm").write_bytes(b"123")
-    fails, read = [errno.EIO, errno.ESTALE], Path.open
+    fails, read = [errno.EIO, errno.ESTALE], io.FileIO
 
-    def flaky(path: Path, *given: Any, **named: Any) -> IO[Any]:
+    def flaky(path: str) -> io.FileIO:
         if fails:
             raise OSError(fails.pop(), "the network folder is away")
-        return read(path, *given, **named)
+        return read(path)
 
-    monkeypatch.setattr(Path, "open", flaky)
+    monkeypatch.setattr(io, "FileIO", flaky)
     assert pack.read_source(Store.open(tmp_path), File("a.dcm", 3)) == b"123"
     assert not fails
 
