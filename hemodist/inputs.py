@@ -55,7 +55,7 @@ def batches(
         image_size=run.model.image_size,
         device=device,
         threads=run.data.decode_threads,
-        prefetch=run.data.prefetch,
+        prefetch=run.data.prefetch or (2 if device.type == "cuda" else 1),
         decoder=run.data.decoder if device.type == "cuda" else "cpu",
     )
     try:

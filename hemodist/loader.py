@@ -185,7 +185,7 @@ class TrainingLoader:
             max_batch=stop - start,
             image_size=self.stream.image_size,
             threads=data.decode_threads,
-            prefetch=data.prefetch,
+            prefetch=data.prefetch or (2 if torch.device(self._device).type == "cuda" else 1),
             decoder=data.decoder,
             upright=not (self._run.augment.rotation_degrees or self._run.augment.transpose),
             device=self._device,

@@ -35,6 +35,9 @@ BOUND = 0.97
 OVERHEAD_MS = 2.0
 """Most that the loop's own Python may take of the CPU in a step."""
 
+_MOST_AHEAD = 3
+"""Batches that may lie ready."""
+
 _T = TypeVar("_T")
 
 
@@ -56,7 +59,7 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
         LOOP: duel.loop,
         RESIDENT: duel.alone,
         # Here decoding is all there is: what is ready, decoded during the other ways' laps, is taken out first.
-        DECODING: lambda: duel.lap(lambda: next(loading), lambda: _drop(loading, run.data.prefetch + 1)),
+        DECODING: lambda: duel.lap(lambda: next(loading), lambda: _drop(loading, _MOST_AHEAD)),
     }
     absent = lightning_loop.missing()
     if absent is None:

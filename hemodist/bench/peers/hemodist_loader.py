@@ -38,7 +38,7 @@ def _training(spec: Spec, dataset: DataSet, reader: Reader) -> Iterable[Batch]:
     rows = np.arange(spec.samples, dtype=np.int64)
     run = Run(
         "bench",
-        data=DataConfig(decode_threads=len(spec.cores) + 1),
+        data=DataConfig(decode_threads=len(spec.cores) + 1, prefetch=2),  # no network is in the way
         batch=BatchConfig(global_batch_size=spec.batch, mix_group=1),
         augment=resnet18().augment if "augmented" in sys.argv[2:] else AugmentConfig(),
         model=ModelConfig(image_size=spec.size),
