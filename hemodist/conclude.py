@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from hemodist import metrics, report
-from hemodist.aggregate import PooledScores, pooled_scores, unit_names
+from hemodist.aggregate import PooledScores, pooled_scores
 from hemodist.evaluation import Predictions
 from hemodist.extras import NO_EXTRAS, Extras
 from hemodist.manifest import DataSet, labels_of
@@ -24,9 +23,12 @@ from hemodist.store import Store
 REPORT = "report.html"
 METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
+TEST_PREDICTIONS = "test_predictions.parquet"
 THRESHOLD = "brain-window threshold"
 BOOTSTRAP = 500
 """Replicates of every interval that is written down."""
+LEVELS = ("study", "patient")
+PLURAL = {"study": "studies", "patient": "patients"}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def conclude(
     config: Mapping[str, Any],
     facts: Mapping[str, Any],
     notes: Sequence[str],
+    scored: Mapping[str, Any],
     extras: Extras = NO_EXTRAS,
     repair_any: bool = False,
 ) -> Conclusion:
@@ -110,6 +113,7 @@ def conclude(
         config: the resolved configuration.
         facts: of data set and split.
         notes: sentences for the report.
+        scored: checkpoint, step, part of the split, and whatever else tells these scores from others.
         extras: pictures and the pointing game; what is pooled is added here.
         repair_any: P(any) is raised to the largest P of a subtype first.
 
@@ -125,13 +129,17 @@ def conclude(
         threshold = metrics.threshold_baseline(predictions.blood, labels, groups, bootstrap=0).value
     windows = [f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]]
     extras = replace(extras, pooled=pool(dataset, predictions.rows, probability), windows=windows)
+    held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if extras.pooled else {}
     conclusion = Conclusion(scores, threshold, f"{store.uri}/{REPORT}", extras)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, probability))
     content = scores.to_json() | {
         "threshold_auc_any": threshold if np.isfinite(threshold) else None,
         "pooled": [metrics.plain_json(asdict(one)) for one in extras.pooled],
+        "slices_held_by_units": held,
         "pointing": metrics.plain_json(asdict(extras.pointing)) if extras.pointing else None,
-        "repaired_any": repair_any,
+        "operating_points": [metrics.plain_json(asdict(one)) for one in report.operating_points(probability, labels)],
+        "scored": dict(scored)
+        | {"dataset": dataset.store.uri, "dataset_digest": dataset.manifest.digest, "repaired_any": repair_any},
     }
     store.write(METRICS, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     synthetic = bool(dataset.manifest.config.get("synthetic"))
@@ -146,7 +154,7 @@ def conclude(
             groups=groups,
             config=config,
             dataset=dict(facts) | data_facts(dataset),
-            notes=notes,
+            notes=[*notes, *_incomplete(len(predictions.rows), held, dataset)],
             extra_baselines=conclusion.extra_baselines(),
             extras=extras,
             synthetic=synthetic,
@@ -155,7 +163,7 @@ def conclude(
     return conclusion
 
 
-def probability_of(predictions: Predictions, repair_any: bool) -> npt.NDArray[np.float64]:
+def probability_of(predictions: Predictions, repair_any: bool = False) -> npt.NDArray[np.float64]:
     """Probabilities, float64 [n, 6], with P(any) repaired where that is asked for."""
     probability = metrics.probabilities(predictions.logits)
     return metrics.repair_any(probability) if repair_any else probability
@@ -167,10 +175,35 @@ def pool(
     """Scores of the studies and of the patients of these rows; a slice without a name counts to its group."""
     labels, groups = labels_of(dataset.index)[rows], dataset.column("group")[rows]
     found: list[PooledScores] = []
-    for level in ("study", "patient"):
-        names = unit_names(dataset.index.column(level).take(pa.array(rows)).to_pylist(), groups)
-        found += pooled_scores(level, names, probability, labels, groups, bootstrap=BOOTSTRAP)
+    for level in LEVELS:
+        units = _units(dataset, level)[rows]
+        found += pooled_scores(level, units, probability, labels, groups, bootstrap=BOOTSTRAP)
     return tuple(found)
+
+
+def held_by_units(dataset: DataSet, rows: npt.NDArray[np.int64], level: str) -> int:
+    """How many slices the data set holds of the units that these rows belong to, second copies not counted."""
+    units = _units(dataset, level)
+    held: npt.NDArray[np.bool_] = np.isin(units, units[rows]) & ~dataset.column("duplicate")
+    return int(held.sum())
+
+
+def _units(dataset: DataSet, level: str) -> npt.NDArray[np.int64]:
+    """A number for the study or the patient of each sample; a slice without a name counts to its group."""
+    names = dataset.index.column(level).combine_chunks().dictionary_encode()
+    named = names.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.where(named >= 0, named, len(names.dictionary) + dataset.column("group").astype(np.int64))
+
+
+def _incomplete(scored: int, held: Mapping[str, int], dataset: DataSet) -> list[str]:
+    """Why the scores of studies and patients are not those of whole ones; nothing where they are."""
+    parts = [f"{scored:,} of the {n:,} slices of these {PLURAL[level]}" for level, n in held.items() if n > scored]
+    reasons = [f"only {' and '.join(parts)} were scored"] if parts else []
+    if held and dataset.manifest.config.get("selection", "all") != "all":
+        reasons.append(f"the data set itself is a selection ({dataset.manifest.config['selection']}) of the slices")
+    if not reasons:
+        return []
+    return [f"Scores by study and patient are not of whole ones: {'; '.join(reasons)}. Blood may lie on another slice."]
 
 
 def data_facts(dataset: DataSet) -> dict[str, Any]:

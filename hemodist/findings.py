@@ -15,8 +15,10 @@ from hemodist import metrics
 from hemodist.bootstrap import LEVEL, Estimate
 from hemodist.manifest import UNKNOWN
 from hemodist.paired import AUC, LOG_LOSS, SCORES, Answers, Difference, difference, holm
+from hemodist.stopping import badness
 
 Kind = Literal["constant", "classical", "network"]
+Part = Literal["test", "validation"]
 
 FEW_GROUPS = 30
 """Below so many patients a percentile interval over them is too narrow (Cameron, Gelbach and Miller 2008)."""
@@ -79,6 +81,7 @@ class System:
         images_per_s: while training, a number a seed.
         seeds: that networks were trained from.
         histories: a row an epoch, a list a seed.
+        chosen_by: the score on the validation split by which a checkpoint of each seed was chosen.
     """
 
     name: str
@@ -89,6 +92,7 @@ class System:
     images_per_s: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
     histories: tuple[list[dict[str, Any]], ...] = ()
+    chosen_by: str = LOG_LOSS
 
     @property
     def time(self) -> float:
@@ -104,8 +108,13 @@ class System:
         return float(self.answers.value[score].min()), float(self.answers.value[score].max())
 
     def scored_rows(self) -> list[dict[str, Any]]:
-        """The row of each seed's history whose checkpoint was scored: that with the least weighted log loss."""
-        return [min(history, key=lambda row: row["weighted_log_loss"]) for history in self.histories]
+        """The row of each seed's history whose checkpoint was scored: the best by `chosen_by`."""
+
+        def bad(row: Mapping[str, Any]) -> float:
+            value = None if row[self.chosen_by] is None else badness(row, self.chosen_by)
+            return math.inf if value is None else value
+
+        return [min(history, key=bad) for history in self.histories]
 
 
 @dataclass(frozen=True)
@@ -127,9 +136,11 @@ class Findings:
         questions: with their answers.
         groups: patients scored.
         slices: scored.
+        part: of the split that they are: `test` or `validation`.
         baselines: accuracy_multi of predicting none and of the majority, on these slices.
         facts: of data set and split.
         config: by recipe, the resolved configuration.
+        unlike: why the networks' times are not compared; empty where they are.
         failed: what went wrong, by run.
         synthetic: whether the data are phantoms.
     """
@@ -140,9 +151,11 @@ class Findings:
     questions: tuple[Question, ...]
     groups: int
     slices: int
+    part: Part
     baselines: Mapping[str, float]
     facts: Mapping[str, Any]
     config: Mapping[str, Any]
+    unlike: str
     failed: Mapping[str, str]
     synthetic: bool
 
@@ -156,6 +169,8 @@ class Findings:
         content = {
             "synthetic": self.synthetic,
             "slices": self.slices,
+            "part": self.part,
+            "unlike": self.unlike,
             "groups": self.groups,
             "questions": {question.asked: question.answer for question in self.questions},
             "systems": [
@@ -192,19 +207,23 @@ def compare(
     labels: npt.NDArray[np.integer[Any]],
     *,
     facts: Mapping[str, Any],
+    part: Part,
     config: Mapping[str, Any],
     failed: Mapping[str, str],
     synthetic: bool,
+    unlike: str = "",
 ) -> Findings:
     """Work out differences and answers.
 
     Args:
         systems: one or more networks among them, all scored on the same slices.
         labels: [n, 6], values 0, 1 and `UNKNOWN`, of the slices scored.
-        facts: see `Findings`, as the three after it.
+        facts: see `Findings`, as those after it.
+        part: see there.
         config: see there.
         failed: see there.
         synthetic: see there.
+        unlike: see there.
     """
     pairs = [
         difference(first.answers, second.answers, LOG_LOSS)
@@ -216,11 +235,11 @@ def compare(
     to_best = _adjusted([difference(s.answers, best.answers, LOG_LOSS) for s in networks if s is not best])
     present = {system.name: system for system in systems}
     questions = [
-        Question(question, _effect(present[first], present[second]))
+        Question(question, _effect(present[first], present[second], unlike))
         for first, second, question in _ASKED
         if first in present and second in present
     ]
-    questions.append(Question("Which system is worth its time?", _worth(best, networks, to_best)))
+    questions.append(Question("Which system is worth its time?", _worth(best, networks, to_best, unlike)))
     questions.append(Question("Does it take a network?", _floor(systems, networks)))
     questions.append(Question("How much can these slices tell?", _power(best)))
     questions.append(Question("What of the published figures?", _published()))
@@ -233,12 +252,14 @@ def compare(
         questions=tuple(questions),
         groups=best.answers.losses.shape[1],
         slices=len(labels),
+        part=part,
         baselines={
             "predict none": float(none.sum() / known.sum()),
             "majority": float(np.maximum(none, some).sum() / known.sum()),
         },
         facts=facts,
         config=config,
+        unlike=unlike,
         failed=failed,
         synthetic=synthetic,
     )
@@ -269,7 +290,7 @@ def _adjusted(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     return tuple(replace(one, p=p) for one, p in zip(differences, adjusted, strict=True))
 
 
-def _effect(first: System, second: System) -> str:
+def _effect(first: System, second: System, unlike: str) -> str:
     """What a change did: the answer is the verdict of the weighted log loss; AUC and time stand beside it."""
     loss, auc = (difference(first.answers, second.answers, score) for score in (LOG_LOSS, AUC))
     names = f"{first.name} minus {second.name}"
@@ -285,14 +306,14 @@ def _effect(first: System, second: System) -> str:
     if not math.isnan(auc.value):
         words = {1: "higher", -1: "lower", 0: "cannot tell"}
         text += f" AUC of any: {shown(auc)}, {words[auc.verdict]}."
-    return f"{text} Training takes {first.time / second.time:.2f} times as long."
+    return f"{text} {unlike or f'Training takes {first.time / second.time:.2f} times as long.'}"
 
 
 def _way(difference: float) -> str:
     return "better" if difference < 0 else "worse"
 
 
-def _worth(best: System, networks: Sequence[System], to_best: Sequence[Difference]) -> str:
+def _worth(best: System, networks: Sequence[System], to_best: Sequence[Difference], unlike: str) -> str:
     """The quickest of the networks that are not shown to be worse than the best one."""
     loss = f"{best.estimate(LOG_LOSS).value:.4f}"
     if len(networks) == 1:
@@ -301,6 +322,8 @@ def _worth(best: System, networks: Sequence[System], to_best: Sequence[Differenc
     alike = [system for system in networks if system is not best and system.name not in worse]
     text = f"{best.name} has the least weighted log loss, {loss}, in {clock(best.time)}. "
     text += f"Shown to be worse: {', '.join(worse)}. " if worse else "No other network is shown to be worse. "
+    if unlike:
+        return text + (f"{_listed(alike)} cannot be told from it. " if alike else "") + unlike
     quickest = min([best, *alike], key=lambda system: system.time)
     if quickest is best:
         if alike:

@@ -16,7 +16,7 @@ from hemodist import model, optim
 from hemodist.average import Average
 from hemodist.cache import ShardCache
 from hemodist.checkpoint import Checkpoints
-from hemodist.conclude import Conclusion, conclude, score
+from hemodist.conclude import TEST_PREDICTIONS, Conclusion, conclude, probability_of, score
 from hemodist.config import Run, check_shares
 from hemodist.errors import ConfigError, UserError
 from hemodist.evaluation import Predictions, predict
@@ -31,6 +31,7 @@ from hemodist.philox import Purpose, words
 from hemodist.pipeline import Batch
 from hemodist.prepare import Prepared, check_resume, prepare
 from hemodist.reader import Reader
+from hemodist.split import Rows
 from hemodist.stopping import badness, should_stop
 from hemodist.store import Store, join
 from hemodist.world import LeavingError, Lookout, Tell, World
@@ -314,9 +315,13 @@ class Training:
             best = self.world.broadcast(chosen["state"]["step"] if chosen else None)
             self.scored.load_state_dict((chosen or self.checkpoints.at(best))["scored"])
             self.predictions = self._predict(self.scored)
+        # Shown to nobody before systems are compared: what is not chosen on them alone tells how good a system is.
+        test = self._predict(self.scored, self.prepared.split.test) if len(self.prepared.split.test) else None
         self.cache.close()
         if self.journal is None:
             return Conclusion.elsewhere(self.store.uri)
+        if test is not None:
+            self.store.write(TEST_PREDICTIONS, test.to_parquet(self.prepared.dataset, probability_of(test)))
         conclusion = conclude(
             self.store,
             self.prepared.dataset,
@@ -328,6 +333,7 @@ class Training:
             facts=self.prepared.facts(self.run)
             | {"corrupt training samples masked out": len(self.corrupt), "steps without an update": self.skipped},
             notes=self._notes(best),
+            scored={"checkpoint": self.store.uri, "step": best, "part": "valid"},
         )
         self.journal.finish(conclusion, self.predictions, lambda: self.checkpoints.content(best))
         return conclusion
@@ -368,8 +374,9 @@ class Training:
         told = {"step": self.step, "total": self.total, "loss": mean_loss, "corrupt_samples": len(self.corrupt)}
         self.tell({"kind": "step"} | told | figures)
 
-    def _predict(self, network: nn.Module) -> Predictions:
-        rows = self.prepared.split.valid
+    def _predict(self, network: nn.Module, rows: Rows | None = None) -> Predictions:
+        """The validation split, or other rows."""
+        rows = self.prepared.split.valid if rows is None else rows
         self.reader.close()  # what validation reads may need the room
         predictions = predict(network, self.prepared.dataset, rows, self.run, self.world, self.tell)
         if not np.isfinite(predictions.logits).all():

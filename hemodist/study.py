@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -142,7 +143,7 @@ def conduct(study: Study) -> Findings:
         Store.open(join(run.output, run.name)).write(RESULT, (json.dumps(record, indent=2) + "\n").encode())
 
     failed = train_all(left, study.scaling, study.at_once, finished)
-    done = [with_found_lr(run, common) for run in runs if run.name not in failed]
+    done = [_recorded(run) for run in runs if run.name not in failed]
     done.sort(key=lambda run: study.recipes.index(recipe_of(run)))  # as asked for; of a recipe, in the order of seeds
     if not done:
         raise UserError(f"all {len(runs)} runs failed; the first: {next(iter(failed.items()))}")
@@ -153,7 +154,9 @@ def conduct(study: Study) -> Findings:
         systems,
         labels,
         facts=_facts(common, runs[0]),
+        part="test" if len(common.split.test) else "validation",
         config={recipe_of(run): run.to_dict() for run in reversed(done)},
+        unlike=_unlike(done),
         failed=failed,
         synthetic=bool(common.dataset.manifest.config.get("synthetic")),
     )
@@ -162,7 +165,7 @@ def conduct(study: Study) -> Findings:
     store.write("study.html", study_report.page(found).encode())
     console.print(study_report.table(found))
     for question in found.questions:
-        console.print(f"\n{question.asked} {question.answer}", markup=False)
+        console.print(f"\n{question.asked} {question.answer}")
     console.print(f"\nreport: {store.uri}/study.html", soft_wrap=True)
     if failed:
         listed = "; ".join(f"{name}: {text}" for name, text in failed.items())
@@ -183,7 +186,32 @@ def is_finished(run: Run, prepared: Prepared) -> bool:
         run = with_found_lr(run, prepared)
     if saved is not None:
         check_resume(saved, prepared, run, store.uri)
+    if saved is not None and finished:  # a run that goes on has its weights from a checkpoint, this one its scores
+        weights = Run.from_dict(saved["run"]).model.weights
+        if weights != run.model.weights:
+            raise ConfigError(
+                f"{store.uri} holds a finished run: model.weights was {weights}, is {run.model.weights}; use another "
+                "--output, or what it had"
+            )
     return finished
+
+
+def _recorded(run: Run) -> Run:
+    """The run as it was made, read where it is now: a finished one may have been made with other flags."""
+    store = Store.open(join(run.output, run.name))
+    made = Run.from_dict(json.loads(store.read(RESULT))["run"])
+    return replace(made, output=run.output, data=run.data)
+
+
+def _unlike(runs: Sequence[Run]) -> str:
+    """Why the runs' times cannot be compared, as a sentence; empty where they can."""
+    made = [vars(run.scaling) | {"compile": run.model.compile} for run in runs]
+    parts = [
+        f"{name} was {', '.join(dict.fromkeys(str(one[name]) for one in made))}"
+        for name in ("workers", "min_workers", "cpus_per_worker", "device", "precision", "deterministic", "compile")
+        if len({one[name] for one in made}) > 1
+    ]
+    return f"Not all runs were made alike ({'; '.join(parts)}), so their times are not compared." if parts else ""
 
 
 def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from hemodist import classical as methods
 from hemodist.bootstrap import F64, resamples
-from hemodist.conclude import PREDICTIONS
+from hemodist.conclude import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.config import ModelConfig, Run
 from hemodist.findings import Kind, System
 from hemodist.loop import HISTORY
@@ -47,7 +47,7 @@ def recipe_of(run: Run) -> str:
 def gather(
     runs: Sequence[Run], prepared: Prepared, *, classical: bool, replicates: int
 ) -> tuple[list[System], npt.NDArray[np.int8]]:
-    """The constant answer, the classical methods and the networks on the same slices.
+    """The constant answer, the classical methods and the networks on the same slices, of the test fold if there is one.
 
     Args:
         runs: finished, on the same split; those of one recipe are one system.
@@ -60,15 +60,17 @@ def gather(
         were masked out are not among them.
     """
     dataset = prepared.dataset
-    valid = prepared.split.valid
-    keys = dataset.index.column("key").take(pa.array(valid)).combine_chunks()
-    predicted = {run.name: _predictions(Store.open(join(run.output, run.name)), keys) for run in runs}
-    rows = valid[np.all([np.isfinite(values[:, 0]) for values in predicted.values()], axis=0)]
+    scored, file = prepared.split.valid, PREDICTIONS
+    if len(prepared.split.test):  # on which nothing was chosen, neither an epoch nor a learning rate
+        scored, file = prepared.split.test, TEST_PREDICTIONS
+    keys = dataset.index.column("key").take(pa.array(scored)).combine_chunks()
+    predicted = {run.name: _predictions(Store.open(join(run.output, run.name)), file, keys) for run in runs}
+    rows = scored[np.all([np.isfinite(values[:, 0]) for values in predicted.values()], axis=0)]
     if classical:
         train = methods.statistics(dataset, prepared.split.train, runs[0].data)
         asked = methods.statistics(dataset, rows, runs[0].data)
         rows = asked.rows
-    chosen = np.searchsorted(valid, rows)
+    chosen = np.searchsorted(scored, rows)
     labels = prepared.labels[rows]
     groups = np.unique(dataset.column("group")[rows], return_inverse=True)[1].astype(np.int64)
     counts = resamples(int(groups.max()) + 1, replicates, 0)
@@ -98,6 +100,7 @@ def gather(
                 images_per_s=tuple(float(np.median([row["images_per_s"] for row in h])) for h in histories),
                 seeds=tuple(run.seed for run in mine),
                 histories=histories,
+                chosen_by=mine[0].stop.score,
             )
         )
     return found, labels
@@ -113,9 +116,9 @@ def parameters(config: ModelConfig) -> int:
         return sum(parameter.numel() for parameter in build(replace(config, weights="none")).parameters())
 
 
-def _predictions(store: Store, keys: pa.Array) -> F64:
+def _predictions(store: Store, file: str, keys: pa.Array) -> F64:
     """Probabilities of the slices `keys`, float64 [n, 6]; nan where a run has not answered."""
-    table = pq.read_table(io.BytesIO(store.read(PREDICTIONS)), columns=["key", *LABELS])
+    table = pq.read_table(io.BytesIO(store.read(file)), columns=["key", *LABELS])
     values = np.stack([table.column(label).to_numpy() for label in LABELS], axis=1)
     place = pc.index_in(keys, value_set=table.column("key").combine_chunks()).fill_null(-1).to_numpy()
     return np.where((place >= 0)[:, None], values[place], np.nan)

@@ -193,16 +193,16 @@ class StudyView:
         if name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
         text = f"failed: {failure}" if failure else "finished"
-        console.print(f"{name:<{self._width}}  {text} ({self._done} of {self._runs})", markup=False, soft_wrap=True)
+        console.print(f"{name:<{self._width}}  {text} ({self._done} of {self._runs})", soft_wrap=True)
 
     def _show(self, name: str, event: Mapping[str, Any]) -> None:
         if event["kind"] == "epoch":
             if not self._header_shown:
-                console.print(f"{'run':<{self._width}}  {history_header()}", style="bold", markup=False, soft_wrap=True)
+                console.print(f"{'run':<{self._width}}  {history_header()}", style="bold", soft_wrap=True)
                 self._header_shown = True
-            console.print(f"{name:<{self._width}}  {format_history_row(event['row'])}", markup=False, soft_wrap=True)
+            console.print(f"{name:<{self._width}}  {format_history_row(event['row'])}", soft_wrap=True)
         elif event["kind"] == "note":
-            console.print(f"{name}: {event['text']}", markup=False, soft_wrap=True)
+            console.print(f"{name}: {event['text']}", soft_wrap=True)
         elif event["kind"] == "step":
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=event["total"])
@@ -210,4 +210,4 @@ class StudyView:
             self._at[name] = f"{name} {event['step']}/{event['total']}"
         if self._at and not console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            console.print("steps: " + ", ".join(self._at.values()), markup=False, soft_wrap=True)
+            console.print("steps: " + ", ".join(self._at.values()), soft_wrap=True)

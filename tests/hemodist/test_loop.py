@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from hemodist import loop
+from hemodist.conclude import probability_of
 from hemodist.config import (
     AugmentConfig,
     BatchConfig,
@@ -24,9 +27,11 @@ from hemodist.config import (
 )
 from hemodist.config import TrackingConfig as Tracking
 from hemodist.errors import ConfigError
+from hemodist.evaluation import predict
 from hemodist.loop import DivergedError, Training
 from hemodist.manifest import DataSet
 from hemodist.prepare import prepare
+from hemodist.trained import open_trained
 from hemodist.world import World
 from tests.dataset import make_dataset
 
@@ -246,3 +251,18 @@ def test_steps_without_an_update_are_counted_and_after_some_in_a_row_the_samples
     with pytest.raises(DivergedError, match=f"2 steps in a row.*{keys[0]}"):
         training.update(replace(third, images=third.images * float("inf"), number=3))
     assert any(keys[0] in event.get("text", "") for event in said)
+
+
+def test_a_run_with_a_test_fold_leaves_the_best_checkpoints_answers_on_it_and_shows_none(folder):
+    run = run_of(folder, name="held")
+    run = replace(run, data=replace(run.data, test_fold=1))
+    told = []
+    conclusion = loop.train(run, World.alone(), told.append)
+    split = prepare(run).split
+    table = pq.read_table(folder / "runs/held/test_predictions.parquet")
+    keys = DataSet.open(run.data.dataset).index.column("key").take(pa.array(split.test))
+    assert table["key"].to_pylist() == keys.to_pylist()
+    assert conclusion.scores.slices == len(split.valid)
+    trained = open_trained(str(folder / "runs/held"))
+    again = predict(trained.network, DataSet.open(run.data.dataset), split.test, run, World.alone(), silent)
+    np.testing.assert_allclose(table["any"].to_numpy(), probability_of(again)[:, 0], atol=1e-6)

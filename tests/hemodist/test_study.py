@@ -101,3 +101,14 @@ def test_a_run_is_finished_only_with_a_record_of_this_very_run(dataset, tmp_path
     elsewhere = replace(study, data=DataConfig(dataset=dataset, valid_fold=1)).runs()[0]
     with pytest.raises(ConfigError, match="split was"):
         is_finished(elsewhere, prepare(elsewhere))
+
+
+def test_a_finished_run_of_other_weights_is_not_taken_for_this_one(dataset, tmp_path):
+    run = replace(SMALL, output=str(tmp_path), data=DataConfig(dataset=dataset)).runs()[0]
+    prepared = prepare(run)
+    state = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
+    made = replace(run, model=replace(run.model, weights="imagenet"))
+    Store.open(join(run.output, run.name)).write(RESULT, json.dumps({"run": made.to_dict(), "state": state}).encode())
+    assert is_finished(made, prepared)
+    with pytest.raises(ConfigError, match=r"model\.weights was imagenet, is none"):
+        is_finished(run, prepared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -60,7 +61,7 @@ def hash_of(name):
     return int.from_bytes(name.encode()[-7:], "big")
 
 
-def the_findings(*networks, floor=0.3, failed=None, split=None, synthetic=True) -> Findings:
+def the_findings(*networks, floor=0.3, failed=None, split=None, synthetic=True, unlike="") -> Findings:
     split = split or a_split()
     others = [
         a_system("constant prevalence", 0.0, kind="constant", seeds=1, split=split, noise=0),
@@ -70,6 +71,8 @@ def the_findings(*networks, floor=0.3, failed=None, split=None, synthetic=True) 
         [*others, *networks],
         split[0],
         facts={"samples": 400, "split": {"train": {"slices": 1}}},
+        part="test" if unlike else "validation",
+        unlike=unlike,
         config={network.name: {"seed": 0, "optim": {"lr": 1e-3}} for network in networks},
         failed=failed or {},
         synthetic=synthetic,
@@ -121,6 +124,28 @@ def test_the_best_is_worth_its_time_where_all_others_are_worse_or_slower():
     slower = the_findings(a_system("resnet18", 0.8, seconds=60), a_system("resnet34", 0.8, seconds=90))
     assert "resnet18 is worth its time" in answer(slower, "Which system")
     assert "there is no choice" in answer(the_findings(a_system("resnet18", 1)), "Which system")
+
+
+def test_times_of_runs_that_were_made_unlike_are_not_compared():
+    sentence = "Not all runs were made alike (workers was 1, 8), so their times are not compared."
+    found = the_findings(
+        a_system("resnet34", 0.803, seconds=900), a_system("resnet34_silu", 0.8, seconds=60), unlike=sentence
+    )
+    for start in ("Does SiLU help?", "Which system is worth its time?"):
+        assert answer(found, start).endswith(sentence)
+        assert "times as long" not in answer(found, start)
+        assert "of the time" not in answer(found, start)
+    assert "not on these slices" in study_report.page(found)
+
+
+def test_the_row_beside_the_published_figures_is_of_the_epoch_that_the_recipe_chose():
+    history = [
+        {"epoch": 1, "weighted_log_loss": 0.2, "auc_any": None},
+        {"epoch": 2, "weighted_log_loss": 0.3, "auc_any": 0.9},
+    ]
+    system = dataclasses.replace(a_system("resnet18", 0.5), histories=(history,))
+    assert [row["epoch"] for row in system.scored_rows()] == [1]
+    assert [row["epoch"] for row in dataclasses.replace(system, chosen_by="auc_any").scored_rows()] == [2]
 
 
 def test_networks_are_measured_against_the_best_answer_that_needs_none():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hemodist import metrics
-from hemodist.conclude import PREDICTIONS
+from hemodist.conclude import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.config import DataConfig
 from hemodist.evaluation import Predictions
 from hemodist.loop import HISTORY
@@ -29,11 +29,11 @@ def study(tmp_path) -> Study:
     return replace(Study(**small), recipes=("resnet18", "resnet34"), seeds=(3, 5), data=DataConfig(dataset=dataset))
 
 
-def answered(run, prepared, rows, logits):
+def answered(run, prepared, rows, logits, file=PREDICTIONS):
     """Leave what a finished run leaves, with the answers in any order."""
     store = Store.open(join(run.output, run.name))
     given = Predictions(rows, logits.astype(np.float32), np.zeros(len(rows)))
-    store.write(PREDICTIONS, given.to_parquet(prepared.dataset, metrics.probabilities(logits)))
+    store.write(file, given.to_parquet(prepared.dataset, metrics.probabilities(logits)))
     store.write(HISTORY, json.dumps([ROW, ROW | {"epoch": 2, "images_per_s": 60.0}]).encode())
 
 
@@ -75,3 +75,15 @@ def test_without_classical_methods_none_is_fitted(study):
 
 def test_parameters_are_those_of_the_network_that_is_trained(study):
     assert parameters(study.runs()[0].model) == 11_179_590
+
+
+def test_where_a_fold_is_held_out_systems_are_compared_on_it_alone(study):
+    study = replace(study, data=replace(study.data, test_fold=2))
+    runs = study.runs()[:1]
+    prepared = prepare(runs[0])
+    test = prepared.split.test
+    answered(runs[0], prepared, prepared.split.valid, np.full((len(prepared.split.valid), 6), 9.0))
+    answered(runs[0], prepared, test, np.zeros((len(test), 6)), TEST_PREDICTIONS)
+    systems, labels = gather(runs, prepared, classical=True, replicates=100)
+    np.testing.assert_array_equal(labels, prepared.labels[test])
+    assert systems[-1].answers.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
