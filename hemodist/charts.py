@@ -64,7 +64,8 @@ def roc_curves(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray
         axes.fill_between(
             grid, band[0], band[1], step="post", color=COLORS[i], alpha=0.18, linewidth=0, label="95 % band"
         )
-        axes.plot(*_thin(*ranking.roc_curve(score, positive)), color=COLORS[i], linewidth=1.6, label="all slices")
+        curve = ranking.thinned(*ranking.roc_curve(score, positive), _CURVE_POINTS)
+        axes.plot(*curve, color=COLORS[i], linewidth=1.6, label="all slices")
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="by chance")
         auc = scores.labels[i].auc
         _dress(axes, "false positive rate", "true positive rate", unit=True)
@@ -78,7 +79,7 @@ def recall_curves(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDAr
     for i, axes in panels:
         score, positive, (grid, _, band) = _known_with_bands(p, labels, groups, i)
         axes.fill_between(grid, band[0], band[1], color=COLORS[i], alpha=0.18, linewidth=0, label="95 % band")
-        precision, recall = _thin(*ranking.precision_recall_curve(score, positive))
+        precision, recall = ranking.thinned(*ranking.precision_recall_curve(score, positive), _CURVE_POINTS)
         axes.step(np.append(0.0, recall), np.append(precision[0], precision), where="pre", color=COLORS[i],
                   linewidth=1.6, label="all slices")  # fmt: skip
         axes.axhline(positive.mean(), color=_GREY, linestyle="--", linewidth=1, label="by chance")
@@ -191,11 +192,6 @@ def _svg(figure: Figure) -> str:
     with mpl.rc_context({"svg.hashsalt": "hemodist"}):  # the same scores give the same bytes
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _thin(x: F64, y: F64) -> tuple[F64, F64]:
-    keep = np.unique(np.linspace(0, len(x) - 1, _CURVE_POINTS).round().astype(int))
-    return x[keep], y[keep]
 
 
 def _float(value: Any) -> float:

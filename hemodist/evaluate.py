@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -28,7 +29,8 @@ class Options:
 
     Attributes:
         part: `valid` or `test`, that fold of the run's own split, on the data set that it was trained on; `all`
-            labelled slices; `auto` is valid on the run's own data set, and all of any other.
+            labelled slices, those of the training among them; `auto` is valid on the run's own data set, and all of any
+            other.
         tta: average over the flips that the run was trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
         worst: slices of either kind that the report shows; 0 for none.
@@ -117,12 +119,9 @@ def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
     if not world.is_chief:
         return Conclusion.elsewhere(evaluation.output)
     notes = [f"Scored: {evaluation.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
-    if not _own(trained, dataset):
-        notes.append(
-            "This is not the data set of the training. Pseudonyms differ from data set to data set, so nobody can tell "
-            "here whether patients of the training are among the scored ones; if so, the scores are too good."
-        )
-        tell({"kind": "note", "text": notes[-1]})
+    if warning := _warning(trained, dataset, rows, part, parts):
+        notes.append(warning)
+        tell({"kind": "note", "text": warning})
     if evaluation.options.tta:
         notes.append(f"Test-time augmentation: mean probability over {len(seen)} flips.")
     if evaluation.options.repair_any:
@@ -145,6 +144,12 @@ def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
         notes=notes,
         extras=_extras(evaluation, shown, dataset, predictions, world, tell, notes),
         repair_any=evaluation.options.repair_any,
+        scored={
+            "checkpoint": evaluation.checkpoint,
+            "step": trained.step,
+            "part": part,
+            "test_time_augmentation": len(seen) > 1,
+        },
     )
 
 
@@ -165,7 +170,11 @@ def _rows(evaluation: Evaluation, trained: Trained, run: Run, dataset: DataSet) 
                 f"{dataset.store.uri} has no labelled slice to score among its {dataset.manifest.samples} samples; "
                 "shard again with --labels CSV, or use jobs/predict.py, which needs no labels"
             )
-        return rows, "all labelled slices", {"scored": rows}
+        parts = {"scored": rows}
+        if own:
+            divided = divide(run.data, dataset)
+            parts |= {"train": divided.train, "valid": divided.valid}
+        return rows, "all labelled slices", parts
     divided = divide(run.data, dataset)
     if not own:
         raise ConfigError(
@@ -176,13 +185,30 @@ def _rows(evaluation: Evaluation, trained: Trained, run: Run, dataset: DataSet) 
     fold = run.data.valid_fold
     if part == "test":
         if run.data.test_fold is None:
-            raise ConfigError(f"run {run.name} kept no test fold (data.test_fold is None); use --part valid or all")
+            raise ConfigError(f"run {run.name} kept no test fold (data.test_fold is None); use --part valid")
         parts["test"], fold = divided.test, run.data.test_fold
     if not len(parts[part]):
         raise ConfigError(
-            f"{dataset.store.uri} has no slice in the {part} fold {fold} of {run.data.folds}; use --part all"
+            f"{dataset.store.uri} has no slice in the {part} fold {fold} of {run.data.folds}; use another --part"
         )
     return parts[part], f"{part} fold {fold} of {run.data.folds}", parts
+
+
+def _warning(trained: Trained, dataset: DataSet, rows: Rows, part: str, parts: Mapping[str, Rows]) -> str:
+    """Why the scores may be better than those of new patients; empty where they are not."""
+    if not _own(trained, dataset):
+        return (
+            "This is not the data set of the training. Pseudonyms differ from data set to data set, so nobody can tell "
+            "here whether patients of the training are among the scored ones; if so, the scores are too good."
+        )
+    if learned := len(np.intersect1d(rows, parts["train"])):
+        return (
+            f"The network was trained on {learned:,} of the {len(rows):,} scored slices: these scores say nothing of "
+            "new patients. --part valid or test scores slices that it has not learned."
+        )
+    if part.startswith("valid"):
+        return "The run's best checkpoint was chosen on this very part, so the scores are a little too good."
+    return ""
 
 
 def _extras(

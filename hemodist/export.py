@@ -73,6 +73,7 @@ def export(trained: Trained, output: str) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "files": {},
     }
+    contents: dict[str, bytes] = {}  # written only when all formats agree with the checkpoint
     writers: dict[str, Callable[[nn.Module, torch.Tensor, Path], Runner]]
     writers = {PROGRAM: _program}
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
@@ -95,12 +96,13 @@ def export(trained: Trained, output: str) -> dict[str, Any]:
                     f"{name} differs from the checkpoint by {difference:g} in a logit, {TOLERANCE:g} is allowed; "
                     "nothing was written; please report the network and the versions"
                 )
-            content = path.read_bytes()
-        store.write(name, content)
+            content = contents[name] = path.read_bytes()
         described["files"][name] = {
             "bytes": len(content), "sha256": sha256(content), "largest difference of a logit": difference
         }  # fmt: skip
-    store.write(DESCRIPTION, (json.dumps(described, indent=2) + "\n").encode())
+    contents[DESCRIPTION] = (json.dumps(described, indent=2) + "\n").encode()  # last: it names the others' digests
+    for name, content in contents.items():
+        store.write(name, content)
     return described
 
 

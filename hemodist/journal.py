@@ -147,11 +147,6 @@ def curves(predictions: Predictions, labels: npt.NDArray[np.int8]) -> dict[str, 
         score, positive = probability[known, i], labels[predictions.rows, i][known] == 1
         if positive.any() and not positive.all():
             precision, recall = ranking.precision_recall_curve(score, positive)
-            found["ROC"][label] = _thin(*ranking.roc_curve(score, positive))
-            found["precision and recall"][label] = _thin(recall, precision)
+            found["ROC"][label] = ranking.thinned(*ranking.roc_curve(score, positive), _CURVE_POINTS)
+            found["precision and recall"][label] = ranking.thinned(recall, precision, _CURVE_POINTS)
     return {name: lines for name, lines in found.items() if lines}
-
-
-def _thin(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Curve:
-    keep = np.unique(np.linspace(0, len(x) - 1, _CURVE_POINTS).round().astype(int))
-    return x[keep], y[keep]

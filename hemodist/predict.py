@@ -178,7 +178,7 @@ def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Outcome
         seen = views(run.augment) if settings.tta else ((),)
         network = member.network.to(device)
         parts.append(predict(network, dataset, every, run, World.alone(device), tell, seen))
-    # A corrupt sample that a run masks out has no probability.
+    # A corrupt sample has no probability.
     rows = functools.reduce(np.intersect1d, (part.rows for part in parts))
     logits = [torch.from_numpy(part.logits[np.isin(part.rows, rows)]) for part in parts]
 
@@ -210,7 +210,8 @@ def _run(member: Trained, settings: Settings) -> Run:
     run = member.run
     given = {name: value for name in ("cache", "cache_gb") if (value := getattr(settings, name))}
     batch = replace(run.batch, eval_batch_size=settings.eval_batch_size or run.batch.eval_batch_size)
-    return replace(run, batch=batch, data=replace(run.data, **given))
+    # A corrupt sample is a row of the rejected ones, whatever the training did with such.
+    return replace(run, batch=batch, data=replace(run.data, on_corrupt="mask", **given))
 
 
 def _logits(member: Trained, batches: Iterator[Batch], settings: Settings, device: torch.device) -> torch.Tensor:

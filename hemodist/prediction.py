@@ -12,6 +12,7 @@ import tyro
 from hemodist.errors import ConfigError
 from hemodist.predict import Settings
 from hemodist.store import Store
+from hemodist.submission import place
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,18 @@ class PredictConfig:
             cache_gb=self.cache_gb,
             device="cuda" if gpu and self.device != "cpu" else "cpu",
         )
+
+    def check_source(self, source: Store, is_dataset: bool) -> None:
+        """Check that the flags suit the source.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        if is_dataset and self.workers:
+            raise ConfigError(
+                f"{source.uri} is a data set, which is predicted in this process, on its GPU where there is one; leave "
+                "--workers out, it is for folders of DICOM files"
+            )
+        for output in (place(self.output)[0], *([Store.open(self.explain)] if self.explain else [])):
+            if source.contains(output):  # what is written there would be taken for a scan the next time
+                raise ConfigError(f"{output.uri} lies in the source {source.uri}; choose a folder outside it")

@@ -31,7 +31,7 @@ class Prepared:
         split: which rows train and validate.
         plan: the order of training.
         total_steps: optimizer updates of the whole run.
-        train_prevalence: float64 [6], share of positives among known labels of the training split.
+        train_prevalence: float64 [6], see `prevalence`, of the training split.
     """
 
     dataset: DataSet
@@ -155,9 +155,22 @@ def prepare(run: Run) -> Prepared:
             f"optim.warmup_steps {run.optim.warmup_steps} would last longer than the run's {total} steps, which would "
             "never learn at its full rate; use fewer, or none for a tenth of the run"
         )
-    known = (labels[parts.train] != UNKNOWN).sum(axis=0)
-    positive = (labels[parts.train] == 1).sum(axis=0)
-    return Prepared(dataset, labels, parts, plan, total, positive / np.maximum(known, 1))
+    return Prepared(dataset, labels, parts, plan, total, prevalence(labels[parts.train]))
+
+
+def prevalence(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """Share of positives among the known, float64 [6]: the constant answer that a network has to beat.
+
+    A label that every known slice has, or none, counts half a slice of the other kind (Krichevsky and Trofimov 1981),
+    since a constant 0 or 1 is infinitely wrong about the first exception; one that is known nowhere is 1/2.
+
+    >>> prevalence(np.array([[1, 0, -1], [0, 0, -1]], np.int8)).round(3).tolist()
+    [0.5, 0.167, 0.5]
+    """
+    known, positive = (labels != UNKNOWN).sum(axis=0), (labels == 1).sum(axis=0)
+    one_kind = (positive == 0) | (positive == known)
+    share: npt.NDArray[np.float64] = np.where(one_kind, (positive + 0.5) / (known + 1), positive / np.maximum(known, 1))
+    return share
 
 
 def fold_runs(run: Run) -> list[Run]:

@@ -19,7 +19,7 @@ RATES = (0.90, 0.95)
 """Specificities at which sensitivity is given, and sensitivities at which specificity is."""
 _SLACK = 1e-9  # of a rate: 0.95 x 20 must not miss 19 by rounding
 _BAND_POINTS = 101
-_BAND_COLUMNS = 600  # thresholds that a band looks at; a picture shows no more
+_BAND_COLUMNS = 600  # thresholds that a band looks at, at most; a picture shows no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,14 @@ def precision_recall_curve(score: F64, positive: Bool) -> tuple[F64, F64]:
     """Precision and recall at every distinct threshold, recall rising to 1; a positive must occur."""
     true, false, _ = _thresholds(score, positive)
     return true / (true + false), true / max(1, int(positive.sum()))
+
+
+def thinned(x: F64, y: F64, points: int) -> tuple[F64, F64]:
+    """At most `points` of a curve's points, evenly along it, both ends among them: what a picture needs."""
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
+    keep = np.unique(np.searchsorted(along, np.linspace(0, along[-1], points)))
+    keep[-1] = len(x) - 1  # of several equal points the last
+    return x[keep], y[keep]
 
 
 def average_precision(score: F64, positive: Bool) -> float:
@@ -191,7 +199,10 @@ def _sweeps(
     """True and false positives of each replicate, f64 [rows, thresholds], a chunk of replicates at a time."""
     order, last = _order(score)
     if columns is not None and len(last) > columns:
-        last = last[np.unique(np.linspace(0, len(last) - 1, columns).round().astype(np.int64))]
+        # Half of them even in rank, half in recall: of a rare label nearly all recall lies within the first ranks.
+        hits = np.cumsum(positive[order])[last]
+        even = np.linspace(0, len(last) - 1, columns // 2).round().astype(np.int64)
+        last = last[np.union1d(even, np.searchsorted(hits, np.linspace(1, hits[-1], columns // 2)))]
     of_slice, hit = group[order], positive[order]
     rows = max(1, CHUNK // max(1, len(score)))
     for start in range(0, len(counts), rows):

@@ -64,7 +64,7 @@ class Reader:
         if self._on_corrupt == "stop":
             raise CorruptSampleError(
                 f"{self.describe(row)} does not match its checksum; shard again, "
-                "or go on without such samples by --data.on-corrupt mask"
+                "or go on without such samples: on_corrupt mask (--data.on-corrupt in training)"
             )
         self.corrupt.add(row)
         return self._placeholder

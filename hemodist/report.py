@@ -170,7 +170,7 @@ def write_report(
         loader=jinja2.PackageLoader("hemodist", "."), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "interval": _interval, "percent": _percent}
+    environment.filters |= {"number": _number, "interval": _interval, "percent": _percent, "threshold": _threshold}
     tables = {name: facts for name, facts in dataset.items() if _is_table(facts)}
     html = environment.get_template(_TEMPLATE).render(
         title=title,
@@ -184,7 +184,7 @@ def write_report(
         one_class=[s for s in scores.labels if not 0 < s.positive < s.known],
         calibration=charts.calibration(p, labels, groups),
         histograms=charts.histograms(p, labels),
-        points=_operating_points(p, labels),
+        points=operating_points(p, labels),
         pooled=list(_pooled_rows(extras.pooled)),
         missed=[card for card in extras.cards if card.kind == "missed"],
         alarms=[card for card in extras.cards if card.kind == "alarm"],
@@ -202,8 +202,13 @@ def write_report(
     return path
 
 
-def _operating_points(p: F64, labels: npt.NDArray[np.integer[Any]]) -> list[ranking.OperatingPoint]:
-    """Of `any`; none where only one class occurs."""
+def operating_points(p: F64, labels: npt.NDArray[np.integer[Any]]) -> list[ranking.OperatingPoint]:
+    """Decisions on `any`; none where only one class occurs.
+
+    Args:
+        p: [n, 6], in [0, 1].
+        labels: [n, 6], values 0, 1 and `UNKNOWN`.
+    """
     at = LABELS.index("any")
     known = labels[:, at] != UNKNOWN
     positive = labels[known, at] == 1
@@ -294,6 +299,11 @@ def _number(value: Any, digits: int = 4) -> str:
     if not math.isfinite(x):
         return "-"
     return f"{x:.{digits}f}" if x == 0 or abs(x) >= 10.0 ** (1 - digits) else f"{x:.{max(2, digits - 2)}g}"
+
+
+def _threshold(value: float) -> str:
+    """Digits enough to be applied, also beside 1; "-" where nothing is called."""
+    return f"{value:.9g}" if math.isfinite(value) else "-"
 
 
 def _percent(value: Any) -> str:

@@ -126,6 +126,11 @@ class Store:
             raise StoreError(f"{self.uri} is not a local folder")
         return Path(self.path(name))
 
+    def contains(self, other: Store) -> bool:
+        """Whether the other root is this one, or lies below it."""
+        same = type(self.filesystem) is type(other.filesystem)
+        return same and f"{other.root}/".startswith(f"{self.root}/")
+
     def size(self, name: str) -> int | None:
         """Size of the file `name` in bytes, or None where there is no such file.
 

@@ -27,8 +27,9 @@ _PLAIN_SECONDS = 20.0
 _PLAIN_WIDTH = 120
 """Columns where the output is no terminal, such as a job's log."""
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-errors = Console(stderr=True, highlight=False)
+# Without markup: paths and messages may hold brackets.
+console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+errors = Console(stderr=True, highlight=False, markup=False)
 
 
 def run_job(main: Callable[[], int | None]) -> NoReturn:
@@ -36,7 +37,7 @@ def run_job(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        errors.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        errors.print(f"error: {error}", style="bold red", soft_wrap=True)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from the last checkpoint or shard")
@@ -96,9 +97,9 @@ class TrainingView:
         kind = event["kind"]
         if kind == "epoch":
             if not self._header_shown:
-                console.print(history_header(), style="bold", markup=False, soft_wrap=True)
+                console.print(history_header(), style="bold", soft_wrap=True)
                 self._header_shown = True
-            console.print(format_history_row(event["row"]), markup=False, soft_wrap=True)
+            console.print(format_history_row(event["row"]), soft_wrap=True)
             self._hide("evaluating")
         elif kind == "step":
             info = f"loss {event['loss']:.4f}  {event['images_per_s']:.0f} images/s"
@@ -106,7 +107,7 @@ class TrainingView:
         elif kind == "evaluating":
             self._advance("evaluating", event["done"], event["total"], "")
         elif kind == "note":
-            console.print(f"note: {event['text']}", markup=False, soft_wrap=True)
+            console.print(f"note: {event['text']}", soft_wrap=True)
 
     def _advance(self, name: str, done: int, total: int, info: str) -> None:
         if name not in self._tasks:
@@ -114,7 +115,7 @@ class TrainingView:
         self._progress.update(self._tasks[name], completed=done, total=total, info=info, visible=True)
         if not console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            console.print(f"{name} {done}/{total} {info}".rstrip(), markup=False, soft_wrap=True)
+            console.print(f"{name} {done}/{total} {info}".rstrip(), soft_wrap=True)
 
     def _hide(self, name: str) -> None:
         if name in self._tasks:

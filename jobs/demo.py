@@ -41,7 +41,7 @@ def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers
     with no_process_left_behind():
         for command in commands:
             arguments = [str(argument) for argument in command]
-            console.print(f"\n$ python {shlex.join(arguments)}", style="bold cyan", markup=False, soft_wrap=True)
+            console.print(f"\n$ python {shlex.join(arguments)}", style="bold cyan", soft_wrap=True)
             code = subprocess.run([sys.executable, *arguments], check=False).returncode
             if code:
                 return code

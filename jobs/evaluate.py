@@ -29,11 +29,13 @@ def main(
     Args:
         checkpoint: a run's folder (its best checkpoint is taken) or a .pt file.
         dataset: path or URI of a finished data set.
-        output: folder or URI for what is written; by default the folder `evaluation` beside the checkpoint.
+        output: folder or URI for what is written; by default the folder `evaluation` beside the checkpoint, or
+            `evaluation-PART` where a part is given.
         options: how it is scored.
         scaling: where it runs; 0 workers is this process, without Ray.
     """
-    evaluate(Evaluation(checkpoint, dataset, output or f"{folder_of(checkpoint)}/evaluation", options), scaling)
+    part = "" if options.part == "auto" else f"-{options.part}"
+    evaluate(Evaluation(checkpoint, dataset, output or f"{folder_of(checkpoint)}/evaluation{part}", options), scaling)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def main() -> int:
     check_settings(settings)
     submission.place(config.output)[0].check_writable()
     store = Store.open(config.source)
-    if store.size(MANIFEST) is not None:
+    is_dataset = store.size(MANIFEST) is not None
+    config.check_source(store, is_dataset)
+    if is_dataset:
         with TrainingView() as view:
             outcomes = [predict_dataset(settings, DataSet.open(config.source), view)]
     else:

@@ -97,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         description=__doc__,
     )
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    console = Console(highlight=False, markup=False)  # paths may hold brackets
+    errors = Console(stderr=True, highlight=False, markup=False)
     try:
         if isinstance(command, Verify):
             return run_verify(command, console)
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_show(command, console)
         return run_phantom(command, console)
     except UserError as error:
-        errors.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        errors.print(f"error: {error}", style="bold red", soft_wrap=True)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         errors.print("interrupted")
@@ -122,12 +123,12 @@ def run_verify(command: Verify, console: Console) -> int:
             tell=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     for problem in report.problems:
-        console.print(problem, markup=False, soft_wrap=True)
+        console.print(problem, soft_wrap=True)
     checked = f"{report.shards} shards, {report.samples} samples, {report.bytes} bytes read"
     if report.problems:
-        console.print(f"{command.dataset}: {len(report.problems)} problems; {checked}", markup=False, soft_wrap=True)
+        console.print(f"{command.dataset}: {len(report.problems)} problems; {checked}", soft_wrap=True)
         return EXIT_PROBLEMS
-    console.print(f"{command.dataset}: sound; {checked}", markup=False, soft_wrap=True)
+    console.print(f"{command.dataset}: sound; {checked}", soft_wrap=True)
     return 0
 
 
@@ -145,7 +146,7 @@ def run_show(command: Show, console: Console) -> int:
         raise UserError(f"{command.dataset} holds no sample, so there is no contact sheet to draw")
     folder, name = command.sheet.resolve().parent, command.sheet.name
     Store.open(folder).write(name, show.contact_sheet(dataset, command.count))
-    console.print(f"contact sheet: {command.sheet}", markup=False, soft_wrap=True)
+    console.print(f"contact sheet: {command.sheet}", soft_wrap=True)
     return 0
 
 
@@ -162,9 +163,9 @@ def run_phantom(command: Phantom, console: Console) -> int:
             masks=command.masks,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    console.print(f"{made.slices} slices of {made.patients} patients in {made.images}", markup=False, soft_wrap=True)
+    console.print(f"{made.slices} slices of {made.patients} patients in {made.images}", soft_wrap=True)
     for label, count in made.counts.items():
-        console.print(f"  {label}: {count} ({count / made.slices:.1%})", markup=False)
+        console.print(f"  {label}: {count} ({count / made.slices:.1%})")
     return 0
 
 

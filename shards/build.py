@@ -170,8 +170,7 @@ def faulty_fraction(manifest: Manifest) -> float:
 
 
 def _check_places(source_store: Store, output: Store) -> None:
-    same = type(source_store.filesystem) is type(output.filesystem)
-    if same and f"{output.root}/".startswith(f"{source_store.root}/"):
+    if source_store.contains(output):
         raise ConfigError(f"the output {output.uri} lies in the source {source_store.uri}; choose a folder outside it")
     if source_store.is_local and not source_store.local().is_dir():
         raise ConfigError(f"the source {source_store.uri} is not a folder; give the one that holds the DICOM files")

@@ -23,6 +23,8 @@ from shards import labels, pack, source
 from shards.reason import Rejected
 from shards.source import File, KeyStyle
 
+_MAX_UID = 64  # characters (DICOM PS3.5 6.2)
+
 PER_CHUNK = 256
 """Files that are drawn at once: seconds of work, and 20 MB of pictures."""
 
@@ -101,13 +103,14 @@ def draw(folder: str, files: Sequence[File], style: KeyStyle, sharding: Mapping[
 
 
 def study_of(content: bytes) -> str | None:
-    """Study Instance UID (0020,000D) of a file that has been read already; None where it has none."""
+    """Study Instance UID (0020,000D) of a file that has been read already; None where it has none, or none that is."""
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
         try:
             header = dcmread(
                 io.BytesIO(content), stop_before_pixels=True, specific_tags=["StudyInstanceUID"], force=True
             )
-            return str(header.get("StudyInstanceUID", "")).strip() or None
+            uid = str(header.get("StudyInstanceUID", "")).strip()
+            return uid if 0 < len(uid) <= _MAX_UID else None
         except Exception:  # the picture was readable, which is what matters
             return None

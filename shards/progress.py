@@ -52,7 +52,7 @@ class Progress:
         self._bar.stop()
         if kind is None:
             seconds = time.monotonic() - self._start
-            self._console.print(f"{self._finished} shards, {self._info()}, {seconds:.1f} s", markup=False)
+            self._console.print(f"{self._finished} shards, {self._info()}, {seconds:.1f} s")
 
     def __call__(self, result: TaskResult) -> None:
         """Count a task."""
@@ -67,7 +67,7 @@ class Progress:
         self._bar.update(self._task, completed=self._done, info=self._info())
         if not self._console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            self._console.print(f"{self._done}/{self._files} slices, {self._info()}", markup=False)
+            self._console.print(f"{self._done}/{self._files} slices, {self._info()}")
 
     def facts(self) -> dict[str, float]:
         """Seconds since the start, and slices a second over the shards that were written."""

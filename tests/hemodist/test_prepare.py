@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hemodist import metrics
 from hemodist.config import BatchConfig, DataConfig, OptimConfig, Run, ScalingConfig, check
 from hemodist.errors import ConfigError
-from hemodist.manifest import DataSet
-from hemodist.prepare import fold_runs, prepare
+from hemodist.manifest import UNKNOWN, DataSet
+from hemodist.prepare import fold_runs, prepare, prevalence
 from tests.dataset import make_dataset
 
 
@@ -93,3 +94,16 @@ def test_a_warm_up_longer_than_the_run_is_refused(folder):
     run = replace(run_of(folder), optim=OptimConfig(epochs=1, warmup_steps=500))
     with pytest.raises(ConfigError, match=r"warmup_steps 500 would last longer than the run's \d+ steps"):
         prepare(run)
+
+
+def test_the_constant_answer_of_a_label_that_training_never_saw_is_no_infinite_error(folder):
+    labels = np.zeros((300, 6), np.int8)
+    labels[:60, 0] = 1
+    labels[:, 5] = UNKNOWN
+    constant = prevalence(labels)
+    assert constant[0] == 0.2  # where both kinds occur it is the share
+    assert (constant[1:5] == 0.5 / 301).all()
+    assert constant[5] == 0.5
+    some = np.zeros((200, 6), np.int8)
+    some[:40, 0] = some[:2, 1] = 1
+    assert metrics.weighted_log_loss(np.broadcast_to(constant, some.shape), some) < 0.35

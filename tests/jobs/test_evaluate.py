@@ -18,6 +18,7 @@ from hemodist.errors import UserError
 from hemodist.evaluate import Evaluation, Options, check_evaluation, evaluate
 from hemodist.launch import evaluate as launch
 from hemodist.manifest import INDEX, LABELS, MANIFEST, DataSet, Manifest, sha256
+from hemodist.prepare import divide
 from hemodist.world import World
 from tests.checkpoints import make_checkpoint
 from tests.dataset import make_dataset
@@ -176,3 +177,59 @@ def test_another_data_set_is_scored_with_a_warning_and_has_no_fold_of_the_run(fo
     page = (tmp_path / "out" / "report.html").read_text()
     assert "all labelled slices" in page
     assert "nobody can tell here whether patients of the training are among the scored ones" in page
+
+
+def test_scores_on_slices_of_the_training_are_told_with_their_number_and_the_files_say_what_was_scored(
+    folder, tmp_path, capsys
+):
+    dataset = DataSet.open(str(folder / "data"))
+    run = check_evaluation(Evaluation(str(folder / "run"), str(folder / "data"), "out"))[1]
+    learned = len(divide(run.data, dataset).train)
+    scored(folder, tmp_path / "all", part="all", worst=0)
+    warning = f"trained on {learned} of the 150 scored slices"
+    assert warning in capsys.readouterr().out
+    assert warning in (tmp_path / "all" / "report.html").read_text()
+    scored(folder, tmp_path / "valid", worst=0, tta=True)
+    said = capsys.readouterr().out
+    assert "trained on" not in said
+    assert "was chosen on this very part" in said
+    found = {part: json.loads((tmp_path / part / "metrics.json").read_text()) for part in ("all", "valid")}
+    assert found["all"]["scored"] == {
+        "checkpoint": str(folder / "run"), "step": 7, "part": "all labelled slices", "test_time_augmentation": False,
+        "dataset": str(folder / "data"), "dataset_digest": dataset.manifest.digest, "repaired_any": False,
+    }  # fmt: skip
+    assert found["valid"]["scored"]["part"] == "valid fold 0 of 5"
+    assert found["valid"]["scored"]["test_time_augmentation"]
+
+
+def test_a_decision_can_be_repeated_from_the_threshold_that_is_written(folder, tmp_path):
+    scored(folder, tmp_path, part="all", worst=0)
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    score, truth = table["any"].to_numpy(), table["label_any"].to_numpy() == 1
+    points = json.loads((tmp_path / "metrics.json").read_text())["operating_points"]
+    assert len(points) == 5
+    for point in points[1:]:
+        called = score >= (np.inf if point["threshold"] is None else point["threshold"])
+        assert (called & truth).sum() == point["true_positive"]
+        assert (called & ~truth).sum() == point["false_positive"]
+
+
+def test_studies_and_patients_of_which_slices_were_left_out_are_said_to_be_incomplete(folder, tmp_path):
+    def half_unlabelled(index):
+        for label in LABELS:
+            values = index.column(label).to_pylist()
+            index = with_column(index, label, [value if row % 2 else None for row, value in enumerate(values)])
+        return index
+
+    scored(folder, tmp_path / "whole", part="all", worst=0)
+    assert "not of whole ones" not in (tmp_path / "whole" / "report.html").read_text()
+    other = relabelled(folder, tmp_path / "data", half_unlabelled)
+    given = Evaluation(str(folder / "run"), str(other), str(tmp_path / "half"), Options(worst=0))
+    launch(given, ScalingConfig(workers=0, device="cpu"))
+    held = json.loads((tmp_path / "half" / "metrics.json").read_text())["slices_held_by_units"]
+    index = DataSet.open(str(other)).index.to_pandas(strings_to_categorical=False)
+    for level, n in held.items():
+        units = set(index[level][1::2])
+        assert n == index[level].isin(units).sum() > 75
+        name = {"study": "studies", "patient": "patients"}[level]
+        assert f"75 of the {n} slices of these {name}" in (tmp_path / "half" / "report.html").read_text()

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pydicom.config
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from hemodist.config import AugmentConfig
 from hemodist.errors import ConfigError, UserError
 from hemodist.manifest import LABELS, DataSet
 from hemodist.predict import predict_dataset
 from jobs import predict, shard
+from shards.picture import study_of
 from shards.reason import Reason
 from tests.checkpoints import SHARDING, make_checkpoint, run_of
 from tests.dataset import make_dataset
@@ -197,14 +200,11 @@ def test_a_data_set_keeps_its_pseudonyms(tmp_path):
     assert pq.read_table(tmp_path / "data" / "rejected.parquet").num_rows == len(outcome.rejected) == 0
 
 
-def test_a_corrupt_sample_that_the_run_masks_is_a_rejection_and_moves_no_other(tmp_path):
+def test_a_corrupt_sample_is_a_rejection_and_moves_no_other(tmp_path):
     dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=7)))
     where = make_checkpoint(tmp_path / "run", dataset=dataset)
     settings = predict.PredictConfig(str(where), "", explain=str(tmp_path / "whole")).settings()
     whole = predict_dataset(settings, dataset, lambda event: None)
-    run = run_of()
-    masking = replace(run, data=replace(run.data, on_corrupt="mask"))
-    where = make_checkpoint(tmp_path / "masking", dataset=dataset, run=masking)
     tar = tmp_path / "data" / "shards" / f"{dataset.column('shard')[3]:06d}.tar"
     content = bytearray(tar.read_bytes())
     content[dataset.column("offset")[3] + 100] ^= 1
@@ -217,3 +217,26 @@ def test_a_corrupt_sample_that_the_run_masks_is_a_rejection_and_moves_no_other(t
     for key in outcome.keys:
         pictures = [np.asarray(Image.open(tmp_path / folder / f"{key}.png"), float) for folder in ("heat", "whole")]
         assert np.abs(pictures[0] - pictures[1]).mean() < 1  # grey levels: the same slice, the same map
+
+
+def test_a_data_set_is_predicted_in_one_process_and_what_is_written_never_lies_in_the_source(tmp_path, monkeypatch):
+    dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=7)))
+    where = make_checkpoint(tmp_path / "run", dataset=dataset)
+    with pytest.raises(ConfigError, match="leave --workers out"):
+        run_here(monkeypatch, where, dataset.store.uri, "--workers", "2", "--output", tmp_path / "x.csv")
+    source = write_source(tmp_path / "source", 2)
+    for flags in (["--output", source / "x.csv"], ["--output", tmp_path / "x.csv", "--explain", source / "heat"]):
+        with pytest.raises(ConfigError, match=r"lies in the source .*; choose a folder outside it"):
+            run_here(monkeypatch, where, source, *flags)
+    assert not (source / "x.csv").exists()
+    assert not (source / "heat").exists()
+
+
+def test_a_study_uid_that_is_too_long_to_be_one_is_none(tmp_path):
+    with pydicom.config.disable_value_validation():
+        dataset = dcmread(next(write_source(tmp_path / "source", 1).rglob("*.dcm")))
+        for uid, expected in (("1.2." + "3" * 60, "1.2." + "3" * 60), ("1." + "2" * 1000, None)):
+            dataset.StudyInstanceUID = uid
+            buffer = io.BytesIO()
+            dataset.save_as(buffer)
+            assert study_of(buffer.getvalue()) == expected

@@ -446,3 +446,22 @@ def test_bands_of_the_curves_hold_the_curves_and_begin_and_end_where_they_must()
     assert abs(recall[:, -1].mean() - positive.mean()) < 0.1
     assert (roc[0] <= roc[1]).all()
     assert (recall[0] <= recall[1]).all()
+
+
+def test_a_drawn_curve_and_its_band_follow_the_truth_for_a_label_that_few_slices_have():
+    rng = np.random.default_rng(0)
+    positive = np.zeros(60_000, bool)
+    positive[:250] = True  # 0.42 %, as epidural
+    score = rng.normal(size=len(positive)) + 3 * positive
+    group = rng.integers(0, 3000, len(positive))
+    precision, recall = ranking.precision_recall_curve(score, positive)
+    drawn, at = ranking.thinned(precision, recall, 600)
+    assert len(at) <= 600
+    assert at[-1] == 1
+    area = float((drawn * np.diff(at, prepend=0.0)).sum())
+    assert area == pytest.approx(ranking.average_precision(score, positive), abs=0.005)
+    counts = bootstrap.resamples(3000, 100, 0)
+    grid, _, band = ranking.bands(score, positive, group, counts)
+    truth = precision[np.searchsorted(recall, grid[1:-1])]
+    inside = (band[0, 1:-1] <= truth) & (truth <= band[1, 1:-1])
+    assert inside.mean() > 0.95
