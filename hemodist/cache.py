@@ -118,7 +118,7 @@ class ShardCache:
     def _fetch_ahead(self) -> None:
         """Begin as many background fetches as may run, in the order of need."""
         with self._guard:
-            missing = {shard for shard in self._ahead if not self._copies.path(shard).exists()} - self._fetching
+            missing = {shard for shard in self._ahead if not self._copies.has(shard)} - self._fetching
             if not missing or self._pool is None:
                 return
             bound, taken = self._copies.bound(), 0
@@ -166,12 +166,13 @@ class ShardCache:
         for _ in range(self._attempts):
             content = self._store.read(info.name)
             digest = sha256(content)
-            if digest == info.sha256:
+            if digest == info.sha256 and len(content) == info.bytes:
                 return content
-            digests.add(digest)
+            digests.add(f"{digest}, {len(content)} bytes")
         raise CacheError(
             f"{self._store.uri}/{info.name} was fetched {self._attempts} times and never matched its SHA-256 "
-            f"{info.sha256} (got {', '.join(sorted(digests))}); run `python -m shards verify {self._store.uri}`"
+            f"{info.sha256}, {info.bytes} bytes (got {'; '.join(sorted(digests))}); "
+            f"run `python -m shards verify {self._store.uri}`"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -99,7 +99,9 @@ def show_worst(
     layer = target_layer(trained.network, trained.run.model.image_size)
     keys = dataset.index.column("key")
     cases: list[Case] = []
-    for batch in stored_batches(dataset, rows[chosen], trained.run, device):
+    # One at a time: each may lie in another shard, and a small cache has no room for all of them.
+    alone = replace(trained.run, batch=replace(trained.run.batch, eval_batch_size=1))
+    for batch in stored_batches(dataset, rows[chosen], alone, device):
         maps, grey = heat_maps(trained.network, batch.images, "any", layer), pictures(batch.images)
         for picture, heat in zip(grey, maps, strict=True):
             at = chosen[len(cases)]

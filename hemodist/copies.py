@@ -86,26 +86,35 @@ class Copies:
         """The shard that a copy is of; None where it is of another data set."""
         return int(copy.path.stem) if copy.path.parent == self._folder else None
 
+    def has(self, shard: int) -> bool:
+        """Whether there is a copy of a shard."""
+        with self._explained():
+            return self.path(shard).exists()
+
     def lease(self, shard: int, size: int) -> BinaryIO | None:
         """A copy, open for reading and kept from deletion until it is closed; None where there is none.
 
         Args:
             shard: its number.
             size: that it must have in bytes; one of another size, as a power cut may leave it, is deleted.
+
+        Raises:
+            CacheError: the folder cannot be read.
         """
         path = self.path(shard)
-        while True:
-            try:
-                file = path.open("rb")
-            except (FileNotFoundError, NotADirectoryError):  # `place` explains the second
-                return None
-            fcntl.flock(file, fcntl.LOCK_SH)
-            status = os.fstat(file.fileno())
-            if status.st_nlink and status.st_size == size:
-                return file
-            file.close()
-            if status.st_nlink:
-                path.unlink(missing_ok=True)
+        with self._explained():
+            while True:
+                try:
+                    file = path.open("rb")
+                except (FileNotFoundError, NotADirectoryError):  # `place` explains the second
+                    return None
+                fcntl.flock(file, fcntl.LOCK_SH)
+                status = os.fstat(file.fileno())
+                if status.st_nlink and status.st_size == size:
+                    return file
+                file.close()
+                if status.st_nlink:
+                    path.unlink(missing_ok=True)
 
     def place(self, shard: int, size: int, read: Callable[[], bytes], rank: Rank, *, patient: bool) -> bool:
         """Make a copy, visible only when whole, unless there is one.
@@ -124,32 +133,41 @@ class Copies:
             CacheError: there is no room, or the folder cannot be written.
         """
         target = self.path(shard)
+        with self._explained(), _locked(target.with_suffix(".lock"), wait=patient) as mine:
+            if not mine or target.exists():
+                return False
+            aside, file = self._make_room(target, size, rank, patient=patient)
+            try:
+                with file:
+                    file.write(read())
+                    file.flush()
+                    os.fsync(file.fileno())
+                    with _locked(self.root / "room.lock", wait=True):  # nobody counts a copy without its name
+                        aside.rename(target)
+            finally:
+                aside.unlink(missing_ok=True)
+        return True
+
+    def bound(self) -> int:
+        """Bytes that all copies may take.
+
+        Raises:
+            CacheError: the folder cannot be read.
+        """
+        if self._limit is not None:
+            return self._limit
+        with self._explained():
+            existing = next(path for path in (self.root, *self.root.parents) if path.exists())
+            return int(FREE_SHARE * (shutil.disk_usage(existing).free + sum(copy.size for copy in self._all())))
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            with _locked(target.with_suffix(".lock"), wait=patient) as mine:
-                if not mine or target.exists():
-                    return False
-                aside, file = self._make_room(target, size, rank, patient=patient)
-                try:
-                    with file:
-                        file.write(read())
-                        file.flush()
-                        os.fsync(file.fileno())
-                        with _locked(self.root / "room.lock", wait=True):  # nobody counts a copy without its name
-                            aside.rename(target)
-                finally:
-                    aside.unlink(missing_ok=True)
+            yield
         except OSError as error:
             raise CacheError(
                 f"cannot keep copies of shards in {self.root}: {error}; set data.cache to another folder"
             ) from error
-        return True
-
-    def bound(self) -> int:
-        """Bytes that all copies may take."""
-        if self._limit is not None:
-            return self._limit
-        existing = next(path for path in (self.root, *self.root.parents) if path.exists())
-        return int(FREE_SHARE * (shutil.disk_usage(existing).free + sum(copy.size for copy in self._all())))
 
     def _all(self) -> list[Copy]:
         """Every copy of every data set, unfinished ones too."""
@@ -217,7 +235,7 @@ def _popped(victims: list[Copy]) -> Iterator[Copy]:
 def _delete(path: Path) -> bool:
     """Delete a file unless somebody holds it."""
     try:
-        with path.open("rb") as file:
+        with _open_to_lock(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
     except FileNotFoundError:
@@ -225,6 +243,14 @@ def _delete(path: Path) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _open_to_lock(path: Path) -> BinaryIO:
+    """For writing where that is allowed: NFS gives an exclusive lock on nothing else (flock(2))."""
+    try:
+        return path.open("r+b")
+    except PermissionError:
+        return path.open("rb")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from hemodist.config import (
 from hemodist.errors import ConfigError
 from hemodist.pipeline import Batch, Loader, Request
 from hemodist.plan import share_bounds
-from hemodist.prepare import Prepared, prepare
+from hemodist.prepare import FREE, Prepared, prepare
 from hemodist.reader import Reader
 from hemodist.stream import Stream
 
@@ -33,7 +34,9 @@ class TrainingLoader:
     """One rank's shares of the global batches, augmented and mixed, from any step on.
 
     Each sample of the training split exactly once an epoch, in an order that depends on the seed alone; with W ranks,
-    rank r of W gets its part of the same global batches. Without the trainer:
+    rank r of W gets its part of the same global batches. All batches are of one size, so one that an epoch does not
+    fill goes on with the next epoch's first samples, the last batch of all too: `len(plan.rows) - batch.position` of a
+    global batch's samples, where that is less than its size, are of `batch.epoch`. Without the trainer:
 
     >>> from hemodist.loader import TrainingLoader
     >>> loader = TrainingLoader.open("dataset", batch_size=64, seed=1, epochs=2)  # doctest: +SKIP
@@ -79,7 +82,7 @@ class TrainingLoader:
             channels_last: order of the images' pixels in memory, NHWC or NCHW.
 
         Raises:
-            ConfigError: the node's shard cache is too small for what is read at a time.
+            ConfigError: the node's shard cache is too small for what is read at a time, or there is no such rank.
         """
         self.reader = reader
         self.stream = Stream(prepared.plan, run.augment, run.mix, run.model.image_size)
@@ -87,7 +90,9 @@ class TrainingLoader:
         self._prepared, self._run = prepared, run
         self._rank, self._world, self._start = rank, world, start
         self._device, self._dtype, self._channels_last = device, dtype, channels_last
-        reader.cache.check_room(prepared.plan.windows())
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank {rank} is none of {world} ranks, which are 0 to {world - 1}")
+        reader.cache.check_room(prepared.plan.windows(run.optim.epochs, run.data.prefetch))
 
     @classmethod
     def open(
@@ -158,11 +163,13 @@ class TrainingLoader:
         return loader
 
     def state(self, step: int) -> dict[str, Any]:
-        """All that it takes to go on at global step `step`, on any number of ranks; plain values."""
+        """All that it takes to go on at global step `step`, on any number of ranks; what JSON gives back as it was."""
         parts = {name: dataclasses.asdict(getattr(self._run, name)) for name in ("batch", "augment", "mix")}
         flat = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
+        flat = {name: value for name, value in flat.items() if name not in FREE}
         names = {"dataset": self._prepared.dataset.manifest.digest, "split": self._prepared.split.digest}
-        return names | flat | {"seed": self._run.seed, "step": step}
+        plain: dict[str, Any] = json.loads(json.dumps(names | flat | {"seed": self._run.seed, "step": step}))
+        return plain
 
     def _checked(self, state: Mapping[str, Any]) -> int:
         step = int(state["step"])

@@ -171,8 +171,24 @@ class DataSet:
             raise DatasetError(f"{store.uri} has no readable {INDEX}: {error}") from error
         if sha256(content) != manifest.index_sha256:
             raise DatasetError(f"{store.uri}/{INDEX} does not match its digest; run `python -m shards verify {uri}`")
-        index = pq.read_table(io.BytesIO(content)).cast(INDEX_SCHEMA)
-        return cls(store, manifest, index)
+        dataset = cls(store, manifest, pq.read_table(io.BytesIO(content)).cast(INDEX_SCHEMA))
+        dataset._check_places()
+        return dataset
+
+    def _check_places(self) -> None:
+        """Check that every sample lies in a shard: the digest does not tell who wrote index and manifest."""
+        shard, offset, size = (self.column(name).astype(np.int64) for name in ("shard", "offset", "size"))
+        lengths = np.array([info.bytes for info in self.manifest.shards] or [0], np.int64)
+        known = (shard >= 0) & (shard < len(self.manifest.shards))
+        # In this order, so that no sum can overflow.
+        room = lengths[np.where(known, shard, 0)] - offset
+        outside = ~(known & (offset >= 0) & (size > 0) & (size <= room))
+        if outside.any():
+            key = self.index.column("key")[int(outside.argmax())]
+            raise DatasetError(
+                f"{self.store.uri}/{INDEX} puts {int(outside.sum())} samples outside their shards, {key} the first; "
+                f"run `python -m shards verify {self.store.uri}`"
+            )
 
     def labels(self) -> npt.NDArray[np.int8]:
         """Labels, int8 [samples, 6], values 0, 1 and `UNKNOWN`."""

@@ -145,6 +145,8 @@ class Loader:
         """
         self._device = torch.device(device)
         on_gpu = self._device.type == "cuda"
+        if self._device == torch.device("cuda"):  # DALI and PyTorch must mean the same one
+            self._device = torch.device("cuda", torch.cuda.current_device())
         if decoder == "mixed" and not on_gpu:
             raise ConfigError(f"data.decoder mixed decodes on a GPU, but the device is {device}; use auto or cpu")
         if dtype not in DTYPES:
@@ -180,7 +182,7 @@ class Loader:
             batch_size=max_batch,
             # One more than CPUs: a thread sleeps whenever batches that Python hands over end or begin (14 % on 2 CPUs).
             num_threads=max(1, min(threads, len(os.sched_getaffinity(0)) + 1)),
-            device_id=self._device.index or 0 if on_gpu else None,
+            device_id=self._device.index if on_gpu else None,
             prefetch_queue_depth=prefetch,
             exec_dynamic=True,  # outputs live as long as somebody holds them, so torch may keep them without a copy
         )

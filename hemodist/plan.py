@@ -39,6 +39,9 @@ KEPT_CHUNKS = 4
 IN_FLIGHT = 4
 """Global batches that ranks may be reading at a time: they wait for each other at each step."""
 
+LOOKED_AT = 50
+"""Epochs of a run in which `Plan.windows` looks for the most shards that are read at a time."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -198,12 +201,20 @@ class Plan:
             )
         return self._aheads[key]
 
-    def windows(self, epochs: int = 2) -> Iterator[list[int]]:
-        """The shards that ranks on one node read at a time, seen from the end of each block of the first epochs."""
-        samples = IN_FLIGHT * self.global_batch_size
-        parts = [self._epoch(epoch) for epoch in range(epochs)]
-        blocks = [block for part in parts for block in part.blocks]
-        stops = np.concatenate([part.stops + number * len(self.rows) for number, part in enumerate(parts)])
+    def windows(self, epochs: int, prefetch: int = 0) -> Iterator[list[int]]:
+        """The shards that ranks on one node read at a time, seen from the end of each block of a run.
+
+        Args:
+            epochs: of the run; what its last batch reads of another one is seen too. Only `LOOKED_AT` are looked at.
+            prefetch: batches that a rank prepares ahead.
+        """
+        samples = max(IN_FLIGHT, prefetch + 2) * self.global_batch_size
+        blocks, ends = list[Ints](), list[Ints]()
+        for epoch in range(min(epochs, LOOKED_AT) + 1):
+            part = self._divide(epoch)
+            blocks += part.blocks
+            ends.append(part.stops + epoch * len(self.rows))
+        stops = np.concatenate(ends)
         for number, stop in enumerate(stops):
             last = int(np.searchsorted(stops, stop - 1 + samples - 1, side="right"))
             yield list(dict.fromkeys(self._named(blocks[number : last + 1])))

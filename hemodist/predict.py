@@ -36,6 +36,9 @@ from hemodist.world import Tell, World
 CORRUPT = "corrupt"
 """Reason of a data set's sample that does not match its checksum."""
 
+PER_BATCH = 64
+"""Pictures that are explained together, at most."""
+
 EXPLAINED_TILE = 256
 """Side of a tile of a heat map's PNG, in pixels."""
 
@@ -158,7 +161,7 @@ def predict_chunk(chunk: Chunk) -> Outcome:
     logits = [_logits(member, batches_of(member, everything), settings, device) for member in members]
     probability = _probability(logits, settings)
     keys, studies = [first[i].key for i in good], [first[i].study for i in good]
-    _explain(members, batches_of, keys, probability, settings)
+    _explain(members, batches_of, keys, probability, settings, PER_BATCH)
     return Outcome(keys, studies, probability, rejected)
 
 
@@ -189,7 +192,8 @@ def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Outcome
     all_keys = dataset.index.column("key").to_pylist()
     taken = dataset.index.take(pa.array(rows))
     keys = taken.column("key").to_pylist()
-    _explain(members, batches_of, keys, probability, settings)
+    # One at a time: each may lie in another shard, and a small cache has no room for all of them.
+    _explain(members, batches_of, keys, probability, settings, 1)
     refused = pq.read_table(io.BytesIO(dataset.store.read(REJECTED))).to_pylist()
     reasons = [(row["path"], row["reason"], row["detail"]) for row in refused]
     reasons += [(all_keys[row], CORRUPT, "not what its checksum says") for row in np.setdiff1d(every, rows)]
@@ -237,6 +241,7 @@ def _explain(
     keys: Sequence[str],
     probability: npt.NDArray[np.float64],
     settings: Settings,
+    at_once: int,
 ) -> None:
     """Write a PNG for each slice with P(any) above the bound: the mean of the networks' maps, each in [0, 1]."""
     chosen = np.flatnonzero(probability[:, LABELS.index("any")] > settings.explain_above)
@@ -245,7 +250,7 @@ def _explain(
     store = Store.open(settings.explain)
     layers = [target_layer(member.network, member.run.model.image_size) for member in members]
     # One size for all, so that the networks look at the same slices at a time.
-    size = min(_run(member, settings).batch.eval_batch_size for member in members)
+    size = min(at_once, *(_run(member, settings).batch.eval_batch_size for member in members))
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
         maps: list[Maps] = []

@@ -99,7 +99,7 @@ def divide(config: DataConfig, dataset: DataSet) -> Split:
         )
     return split(
         dataset.column("group"),
-        usable(dataset) & selected(config, dataset.labels()),
+        selected(config, dataset.labels(), usable(dataset)),
         folds=config.folds,
         valid_fold=config.valid_fold,
         test_fold=config.test_fold,
@@ -108,16 +108,17 @@ def divide(config: DataConfig, dataset: DataSet) -> Split:
     )
 
 
-def selected(config: DataConfig, labels: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
-    """What `data.selection` leaves, bool [samples]; with balanced, a slice whose `any` is unknown is left out.
+def selected(config: DataConfig, labels: npt.NDArray[np.int8], usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """What `data.selection` leaves of the usable, bool [samples]; balanced leaves out where `any` is unknown.
 
     Args:
         config: the selection.
         labels: int8 [samples, 6], in shard order, which is a random order.
+        usable: bool [samples].
     """
     if config.selection == "all":
-        return np.ones(len(labels), np.bool_)
-    positive, negative = labels[:, 0] == 1, labels[:, 0] == 0
+        return usable
+    positive, negative = usable & (labels[:, 0] == 1), usable & (labels[:, 0] == 0)
     chosen: npt.NDArray[np.bool_] = positive | (negative & (np.cumsum(negative) <= positive.sum()))
     return chosen
 
@@ -148,7 +149,12 @@ def prepare(run: Run) -> Prepared:
         weights=_weights(run.batch, labels[parts.train]),
     )
     if not dataset.store.is_local and run.data.cache_bytes is not None:
-        check_room(dataset.manifest.shards, plan.windows(), run.data.cache_bytes, run.data.cache)
+        check_room(
+            dataset.manifest.shards,
+            plan.windows(run.optim.epochs, run.data.prefetch),
+            run.data.cache_bytes,
+            run.data.cache,
+        )
     total = plan.steps(run.optim.epochs)
     if run.optim.warmup_steps is not None and run.optim.warmup_steps >= total:
         raise ConfigError(

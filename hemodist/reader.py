@@ -1,11 +1,16 @@
-"""Encoded images by row of the index: slices of memory-mapped shards, checked before anything decodes them."""
+"""Encoded images by row of the index: slices of shards, checked before anything decodes them.
+
+They are read, not mapped into memory: a page of a map that cannot be read, since the disk is bad or a file has been cut
+off, ends the process by SIGBUS, and nobody learns which sample it was.
+"""
 
 from __future__ import annotations
 
 import io
-import mmap
+import os
+import time
 import zlib
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,26 +23,28 @@ from hemodist.plan import Ahead
 
 Bytes = npt.NDArray[np.uint8]
 
+_WAITS = (0.1, 1.0)
+"""Seconds before a sample is read again that could not be read, as over a network file system."""
+
 
 class CorruptSampleError(UserError):
-    """A sample's bytes do not match its checksum."""
+    """A sample's bytes do not match its checksum, or cannot be read."""
 
 
 class Reader:
-    """Encoded images by row of the index, from memory-mapped shards, checked against their CRC-32.
+    """Encoded images by row of the index, checked against their CRC-32.
 
     Attributes:
         cache: where the shards come from.
-        corrupt: rows that failed their checksum so far (only with `on_corrupt="mask"`).
+        corrupt: rows that failed their checksum or could not be read so far (only with `on_corrupt="mask"`).
     """
 
     def __init__(self, dataset: DataSet, cache: ShardCache, on_corrupt: Literal["stop", "mask"] = "stop") -> None:
-        """Set up; shards are mapped when first read."""
+        """Set up; shards are opened when first read."""
         self._dataset = dataset
         self.cache = cache
         self._on_corrupt = on_corrupt
-        # A map holds a descriptor of its file, and with it the lock that keeps a copy from being deleted.
-        self._maps: dict[int, mmap.mmap] = {}
+        self._files: dict[int, BinaryIO] = {}  # an open file holds the lock that keeps a copy from being deleted
         self._ahead: Ahead | None = None
         self._shard = dataset.column("shard")
         self._offset = dataset.column("offset")
@@ -50,20 +57,17 @@ class Reader:
         """The encoded image of a row, uint8 [size].
 
         Raises:
-            CorruptSampleError: it does not match its checksum, and corrupt samples stop the run.
+            CorruptSampleError: it does not match its checksum or cannot be read, and corrupt samples stop the run.
         """
-        encoded = self._encoded(row)
-        if zlib.crc32(encoded.data) == self._crc32[row]:
+        encoded, why = self._encoded(row)
+        if why and self.cache.renew(int(self._shard[row])):  # perhaps only this node's copy is damaged
+            self._close(int(self._shard[row]))
+            encoded, why = self._encoded(row)
+        if not why:
             return encoded
-        shard = int(self._shard[row])
-        if self.cache.renew(shard):  # perhaps only this node's copy is damaged
-            del self._maps[shard]
-            encoded = self._encoded(row)
-            if zlib.crc32(encoded.data) == self._crc32[row]:
-                return encoded
         if self._on_corrupt == "stop":
             raise CorruptSampleError(
-                f"{self.describe(row)} does not match its checksum; shard again, "
+                f"{self.describe(row)} {why}; shard again, "
                 "or go on without such samples: on_corrupt mask (--data.on-corrupt in training)"
             )
         self.corrupt.add(row)
@@ -75,21 +79,37 @@ class Reader:
             return
         if ahead is not self._ahead:
             self._ahead = ahead
-            for shard in self._maps.keys() - set(ahead.now):
-                del self._maps[shard]
+            for shard in self._files.keys() - set(ahead.now):
+                self._close(shard)
         self.cache.follow(ahead.now, ahead.later)
 
     def close(self) -> None:
         """Close all shards; what is read afterwards is opened again."""
-        self._maps.clear()
+        for shard in list(self._files):
+            self._close(shard)
         self._ahead = None
 
-    def _encoded(self, row: int) -> Bytes:
-        shard = int(self._shard[row])
-        if shard not in self._maps:
-            with self.cache.open(shard) as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(self._maps[shard], np.uint8, int(self._size[row]), int(self._offset[row]))
+    def _close(self, shard: int) -> None:
+        if (file := self._files.pop(shard, None)) is not None:
+            file.close()
+
+    def _encoded(self, row: int) -> tuple[Bytes, str]:
+        """What is there, and what is wrong with it; again after a while where it cannot be read."""
+        shard, offset, size = int(self._shard[row]), int(self._offset[row]), int(self._size[row])
+        fault = ""
+        for wait in (0.0, *_WAITS):
+            time.sleep(wait)
+            try:
+                if shard not in self._files:
+                    self._files[shard] = self.cache.open(shard)
+                content = os.pread(self._files[shard].fileno(), size, offset)
+            except OSError as error:
+                fault = f"cannot be read: {error}"
+                self._close(shard)  # a file that is opened again may be found in another place
+                continue
+            right = zlib.crc32(content) == self._crc32[row] and len(content) == size
+            return np.frombuffer(content, np.uint8), "" if right else "does not match its checksum"
+        return np.empty(0, np.uint8), fault
 
     def describe(self, row: int) -> str:
         """A sample's key, shard and place."""

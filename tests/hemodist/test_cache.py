@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -158,17 +158,57 @@ def test_a_shard_in_use_by_another_process_is_kept_until_that_process_is_killed(
     assert held(tmp_path) == [1]
 
 
-def test_a_map_alone_keeps_its_shard(dataset, tmp_path, monkeypatch):
+def test_a_reader_keeps_its_shard_until_it_is_closed(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(copies, "WAIT_FOR_ROOM", 0.3)
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0))
     reader = Reader(dataset, cache)
-    encoded = reader.read(0)
+    assert reader.read(0)[:4].tobytes() == b"\x89PNG"
     with pytest.raises(CacheError, match="no room"):
         cache.open(1)
-    assert encoded[:4].tobytes() == b"\x89PNG"
-    del encoded
     reader.close()
     cache.open(1).close()
+
+
+def test_copies_are_deleted_where_only_a_file_open_for_writing_can_be_locked_alone(dataset, tmp_path, monkeypatch):
+    """As NFS version 4 has it."""
+    flock = fcntl.flock
+
+    def strict(file, operation):
+        descriptor = file if isinstance(file, int) else file.fileno()
+        readable_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        if operation & fcntl.LOCK_EX and readable_only:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", strict)
+    cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0))
+    for shard in range(3):
+        cache.open(shard).close()
+    assert held(tmp_path) == [2]
+
+
+def test_a_folder_of_somebody_else_is_named_with_the_remedy(dataset, tmp_path, monkeypatch):
+    def refuse(self, *_arguments, **_options):
+        if "copies" in self.parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return exists(self)
+
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    for act in (lambda cache: cache.open(0), lambda cache: cache.follow([0], []), lambda cache: cache.check_room([])):
+        with pytest.raises(CacheError, match=r"Permission denied.*set data.cache to another folder"):
+            act(ShardCache(dataset, str(tmp_path)))
+
+
+def test_a_manifest_that_gives_a_shard_another_length_than_its_digest_is_an_error_and_not_an_endless_fetch(
+    dataset, tmp_path
+):
+    shards = list(dataset.manifest.shards)
+    shards[3] = replace(shards[3], bytes=shards[3].bytes - 512)
+    lying = DataSet(dataset.store, replace(dataset.manifest, shards=shards), dataset.index)
+    with pytest.raises(CacheError, match=rf"000003.tar was fetched 3 times .*{shards[3].bytes} bytes"):
+        ShardCache(lying, str(tmp_path)).open(3)
 
 
 def test_copies_of_other_data_sets_make_room_first(dataset, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_a_state_of_another_stream_is_refused_with_the_difference(folder):
         TrainingLoader.open(str(folder), batch_size=16, data=DataConfig(valid_fold=1), state=state)
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
         TrainingLoader.open(str(folder), batch_size=16, seed=1, state=state)
+
+
+def test_a_state_goes_through_json_and_ignores_what_changes_no_batch(folder):
+    loader = TrainingLoader.open(str(folder), batch_size=16)
+    state = json.loads(json.dumps(loader.state(3)))
+    assert state == loader.state(3)
+    other = BatchConfig(mix_group=1, accumulate=2, eval_batch_size=7)
+    again = TrainingLoader.open(str(folder), batch_size=16, batch=other, state=state)
+    assert next(iter(again)).number == 3
+
+
+@pytest.mark.parametrize(("rank", "world"), [(4, 4), (-1, 2)])
+def test_a_rank_that_there_is_not_is_refused(folder, rank, world):
+    with pytest.raises(ConfigError, match=f"rank {rank} is none of {world} ranks"):
+        TrainingLoader.open(str(folder), batch_size=16, rank=rank, world=world)
 
 
 def test_the_first_batch_comes_soon(folder):

@@ -1,23 +1,27 @@
 from __future__ import annotations
 
+import errno
 import gc
 import io
+import os
 import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from hemodist import inputs, pipeline
+from hemodist import reader as module
 from hemodist.augment import draw, in_pixels
 from hemodist.cache import ShardCache
 from hemodist.config import AugmentConfig
 from hemodist.errors import ConfigError
-from hemodist.manifest import LABELS, DataSet, DatasetError
+from hemodist.manifest import INDEX, LABELS, MANIFEST, DataSet, DatasetError, Manifest, sha256
 from hemodist.pipeline import MEAN, STD, Loader, Request
 from hemodist.plan import Plan
 from hemodist.reader import CorruptSampleError, Reader
@@ -156,6 +160,58 @@ def test_a_corrupt_sample_stops_the_run_or_is_masked_and_counted(tmp_path):
     assert first.weights.tolist() == [1, 1, 1, 1, 0, 1, 1, 1]
     assert second.weights.tolist() == [1] * 8
     assert reader.corrupt == {4}
+
+
+def test_a_shard_that_is_cut_off_while_it_is_read_names_the_sample_or_masks_it(tmp_path):
+    folder = make_dataset(tmp_path / "data", samples=20, per_shard=20)
+    dataset = DataSet.open(str(folder))
+    stopping, masking = reader_of(dataset, tmp_path), reader_of(dataset, tmp_path, "mask")
+    for reader in (stopping, masking):
+        reader.read(0)
+    with (folder / dataset.manifest.shards[0].name).open("r+b") as shard:
+        shard.truncate(int(dataset.column("offset")[12]) + 10)
+    assert len(stopping.read(11)) == dataset.column("size")[11]
+    with pytest.raises(CorruptSampleError, match=r"s00012 .*does not match its checksum"):
+        stopping.read(12)
+    (batch,) = load(dataset, masking, [still(range(10, 14))])
+    assert batch.weights.tolist() == [1, 1, 0, 0]
+
+
+def test_a_sample_that_cannot_be_read_for_a_moment_is_read_again_and_then_named(tmp_path, monkeypatch):
+    dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=4)))
+    monkeypatch.setattr(module, "_WAITS", (0.0, 0.01))
+    failures = [2]
+    read = os.pread
+
+    def failing(*arguments):
+        if failures[0]:
+            failures[0] -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(*arguments)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert len(reader_of(dataset, tmp_path).read(1)) == dataset.column("size")[1]
+    failures[0] = 99
+    with pytest.raises(CorruptSampleError, match=r"s00001 .*cannot be read: .*Stale file handle"):
+        reader_of(dataset, tmp_path).read(1)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("offset", -1), ("offset", 1 << 62), ("size", 0), ("shard", -1), ("shard", 7)]
+)
+def test_an_index_that_points_outside_its_shards_is_refused(tmp_path, column, value):
+    folder = make_dataset(tmp_path / "data", samples=4)
+    index = pq.read_table(folder / INDEX)
+    values = index.column(column).to_pylist()
+    at = index.schema.get_field_index(column)
+    values[2] = value
+    buffer = io.BytesIO()
+    pq.write_table(index.set_column(at, index.schema.field(at), pa.array(values, index.schema.field(at).type)), buffer)
+    (folder / INDEX).write_bytes(buffer.getvalue())
+    manifest = Manifest.from_bytes((folder / MANIFEST).read_bytes(), "")
+    (folder / MANIFEST).write_bytes(replace(manifest, index_sha256=sha256(buffer.getvalue())).to_bytes())
+    with pytest.raises(DatasetError, match="puts 1 samples outside their shards, s00002 the first"):
+        DataSet.open(str(folder))
 
 
 def test_an_unknown_label_is_nan_and_never_zero(folder, tmp_path):

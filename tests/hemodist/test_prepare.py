@@ -12,7 +12,7 @@ from hemodist import metrics
 from hemodist.config import BatchConfig, DataConfig, OptimConfig, Run, ScalingConfig, check
 from hemodist.errors import ConfigError
 from hemodist.manifest import UNKNOWN, DataSet
-from hemodist.prepare import fold_runs, prepare, prevalence
+from hemodist.prepare import fold_runs, prepare, prevalence, selected
 from tests.dataset import make_dataset
 
 
@@ -41,6 +41,16 @@ def test_every_usable_slice_validates_in_exactly_one_of_the_fold_runs_and_the_te
     validated = np.concatenate([part.valid for part in parts])
     assert sorted([*validated, *held_out]) == list(range(400))
     assert len({part.digest for part in parts}) == 4
+
+
+def test_a_balanced_selection_takes_as_many_negatives_as_positives_that_are_used(folder):
+    labels = DataSet.open(str(folder)).labels()
+    usable = np.ones(len(labels), bool)
+    usable[np.flatnonzero(labels[:, 0] == 1)[::3]] = False  # second copies
+    usable[np.flatnonzero(labels[:, 0] == 0)[::5]] = False
+    chosen = selected(DataConfig(dataset="d", selection="balanced"), labels, usable)
+    assert not (chosen & ~usable).any()
+    assert (labels[chosen, 0] == 1).sum() == (labels[chosen, 0] == 0).sum() == (labels[usable, 0] == 1).sum()
 
 
 def test_the_facts_count_slices_and_labels_of_every_part_and_fold(folder):

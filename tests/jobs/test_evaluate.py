@@ -11,7 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from hemodist import copies
+from hemodist.cases import show_worst
 from hemodist.conclude import Conclusion
 from hemodist.config import ScalingConfig
 from hemodist.errors import UserError
@@ -19,9 +22,11 @@ from hemodist.evaluate import Evaluation, Options, check_evaluation, evaluate
 from hemodist.launch import evaluate as launch
 from hemodist.manifest import INDEX, LABELS, MANIFEST, DataSet, Manifest, sha256
 from hemodist.prepare import divide
+from hemodist.trained import open_trained
 from hemodist.world import World
 from tests.checkpoints import make_checkpoint
 from tests.dataset import make_dataset
+from tests.hemodist.test_cache import far
 from tests.ranks import run_ranks
 
 
@@ -233,3 +238,17 @@ def test_studies_and_patients_of_which_slices_were_left_out_are_said_to_be_incom
         assert n == index[level].isin(units).sum() > 75
         name = {"study": "studies", "patient": "patients"}[level]
         assert f"75 of the {n} slices of these {name}" in (tmp_path / "half" / "report.html").read_text()
+
+
+def test_the_worst_slices_lie_in_many_shards_and_a_cache_of_few_is_enough(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "WAIT_FOR_ROOM", 0.5)
+    trained = open_trained(str(folder / "run"))
+    dataset = far(folder / "data", tmp_path / "log")
+    room = sum(sorted(info.bytes for info in dataset.manifest.shards)[-3:])
+    data = replace(trained.run.data, cache=str(tmp_path / "cache"), cache_gb=room / 1e9)
+    trained = replace(trained, run=replace(trained.run, data=data))
+    rows = np.arange(150)
+    probability = np.random.default_rng(0).random((150, 6))
+    cases = show_worst(trained, dataset, rows, probability, torch.device("cpu"), count=6, masks=None)
+    assert [case.kind for case in cases] == ["missed"] * 6 + ["alarm"] * 6
+    assert len(dataset.store.counts()) > 3
