@@ -15,7 +15,8 @@ from hemodist.store import Store, StoreError
 MAX_KEY = 90
 """Characters of a key: with the longest extension it fits into a ustar name."""
 
-KeyStyle = Literal["stem", "path"]
+KeyStyle = Literal["stem", "path", "file"]
+"""Keys are file names without `.dcm`, or whole paths without it, or whole paths with all that the name ends in."""
 
 _SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
@@ -93,9 +94,11 @@ def stem(path: str) -> str:
 
 
 def key_style(files: Iterable[File]) -> KeyStyle:
-    """Stems where they are unique (RSNA's are), else whole paths."""
-    stems = [stem(file.path) for file in files]
-    return "stem" if len(set(stems)) == len(stems) else "path"
+    """Stems where they are unique (RSNA's are), else paths, and with their suffixes where `x` lies beside `x.dcm`."""
+    paths = [file.path for file in files]
+    if len({stem(path) for path in paths}) == len(paths):
+        return "stem"
+    return "path" if len({_SUFFIX.sub("", path) for path in paths}) == len(paths) else "file"
 
 
 def key_of(path: str, style: KeyStyle) -> str:
@@ -106,8 +109,10 @@ def key_of(path: str, style: KeyStyle) -> str:
 
     >>> key_of("a b/x.1.dcm", "path")
     'a=20b/x=2E1'
+    >>> key_of("a/x.dcm", "file")
+    'a/x=2Edcm'
     """
-    text = stem(path) if style == "stem" else _SUFFIX.sub("", path)
+    text = stem(path) if style == "stem" else path if style == "file" else _SUFFIX.sub("", path)
     key = _UNSAFE.sub(lambda match: b"=%02X" % match[0][0], text.encode("utf-8", "surrogateescape")).decode("ascii")
     if len(key) <= MAX_KEY:
         return key
