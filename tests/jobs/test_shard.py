@@ -91,6 +91,33 @@ def test_rejections_within_the_limit_end_with_0(tmp_path: Path, monkeypatch: pyt
     assert run_here(monkeypatch, *arguments, str(tmp_path / "lenient"), "--max-rejected-fraction", "0.1") == 0
 
 
+def test_too_many_rejections_stay_a_failure_when_the_command_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(tmp_path / "data", 9, broken=1)
+    arguments = ["--source", str(source), "--workers", "0", "--size", "32", "--output", str(tmp_path / "out")]
+    told = []
+    for _ in range(2):
+        assert run_here(monkeypatch, *arguments) == build.EXIT_TOO_MANY_REJECTED
+        told.append(capsys.readouterr().err)
+    assert told[0] == told[1]
+    assert "10.00% of the files were faulty" in told[1]
+    assert run_here(monkeypatch, *arguments, "--max-rejected-fraction", "0.1") == 0
+
+
+def test_a_summary_that_a_killed_driver_did_not_log_is_logged_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    source = write_source(tmp_path / "data", 6)
+    arguments = ["--source", str(source), "--workers", "0", "--size", "32", "--output", str(tmp_path / "out")]
+    assert run_here(monkeypatch, *arguments) == 0
+    assert run_here(monkeypatch, *arguments, "--track") == 0
+    (logged,) = (tmp_path / "wandb").rglob("run-*.wandb")
+    assert b"source_sha256" in logged.read_bytes()
+
+
 def test_the_summary_is_a_wandb_run_on_request_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
