@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hemodist.errors import ConfigError
 from hemodist.manifest import MANIFEST, Manifest, config_digest, read_manifest
 from hemodist.store import Store
-from shards import finalise, labels, pack, source, state
+from shards import finalise, labels, pack, source, state, versions
 from shards.config import ShardConfig, check, describe
 from shards.reason import BY_CHOICE
 from shards.source import File
@@ -102,13 +102,14 @@ def plan(config: ShardConfig) -> Plan | Finished:
         if not config.dry_run:
             state.clear(output)
         return Finished(output, manifest)
+    going_on = described | {"versions": versions.all_versions()}
     if config.dry_run:
         key = bytes(state.MIN_KEY_BYTES)  # No name that is made with it is written.
     else:
         key = state.pseudonym_key(config.key_file, output)
-        state.begin(output, described, state.key_check(key))
+        state.begin(output, going_on, state.key_check(key))
     ordered = source.in_order(chosen, config.order_key)
-    build_digest = config_digest({"config": described, "key_check": state.key_check(key)})
+    build_digest = config_digest({"config": going_on, "key_check": state.key_check(key)})
     names = tuple(entry["name"] for entry in described["windows"])
     packing = pack.PackConfig(
         config.size,
@@ -119,7 +120,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
         config.min_brain_fraction,
         described["key_style"],
     )
-    template = pack.Task(0, source_store.uri, output.uri, (), b"", packing, build_digest, key)
+    template = pack.Task(0, source_store.uri, output.uri, (), b"", packing, build_digest, key, going_on["versions"])
     values = table.of([source.stem(file.path) for file in ordered])
     facts: dict[str, Any] = {"source files": len(found), "selected": len(chosen)}
     facts |= {"label file": label_file or "none: every label is unknown"}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hemodist.errors import ConfigError
-from shards import render, source, window
+from shards import render, source, versions, window
 from shards.source import File
-
-_VERSIONED = ("hemodist", "numpy", "pillow", "pyarrow", "pydicom", "scipy", "xxhash")
 
 
 @dataclass(frozen=True)
@@ -110,5 +107,5 @@ def describe(
         "source_files": len(found),
         "source_sha256": source.digest(found),
         "selected_sha256": source.digest(chosen),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "versions": versions.packages(),
     }

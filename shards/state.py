@@ -69,13 +69,28 @@ def sweep(output: Store) -> None:
 
 def compare(output: Store, earlier: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ConfigError where a data set was made of another source or configuration, naming the difference."""
-    names = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
-    if names:
-        listed = "; ".join(f"{name} was {_short(earlier.get(name))}, is {_short(now.get(name))}" for name in names)
+    before, after = _flat(earlier), _flat(now)
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    if not names:
+        return
+    listed = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(after.get(name))}" for name in names)
+    if all(name.startswith("versions.") for name in names):
         raise ConfigError(
-            f"{output.uri} was made of another source or configuration: {listed}. "
-            "Go on with the earlier one, or choose another output"
+            f"{output.uri} was begun with other code or packages, whose shards may differ: {listed}. "
+            "Go on with those, or delete it and run again"
         )
+    raise ConfigError(
+        f"{output.uri} was made of another source or configuration: {listed}. "
+        "Go on with the earlier one, or choose another output"
+    )
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The versions one by one, so that a difference is not lost in a list of all."""
+    given = config.get("versions") or {}
+    return {name: value for name, value in config.items() if name != "versions"} | {
+        f"versions.{name}": version for name, version in given.items()
+    }
 
 
 def _short(value: Any) -> str:

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import fnmatch
 import os
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hemodist.errors import ConfigError
+from hemodist.errors import ConfigError, UserError
 from hemodist.store import Store
-from shards import build, pack, state
+from shards import build, pack, state, versions
 from shards.verify import verify
 from tests.shards.builds import config, make
 from tests.shards.files import KEY, content_of, write_source
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Killed(BaseException):
@@ -127,10 +132,49 @@ def test_other_library_versions_may_look_at_a_finished_data_set_but_not_go_on(
 ) -> None:
     make(source, tmp_path / "finished")
     build.plan(config(source, tmp_path / "begun"))
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0")
+    monkeypatch.setattr(versions, "packages", lambda: {"pillow": "99.0"})
     assert isinstance(build.plan(config(source, tmp_path / "finished")), build.Finished)
-    with pytest.raises(ConfigError, match="versions was"):
+    with pytest.raises(ConfigError, match=r"versions\.pillow was .*, is \"99\.0\""):
         build.plan(config(source, tmp_path / "begun"))
+
+
+def test_changed_code_may_look_at_a_finished_data_set_but_not_go_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(source, tmp_path / "finished")
+    todo = build.plan(config(source, tmp_path / "begun"))
+    assert isinstance(todo, build.Plan)
+    assert not pack.run_task(todo.tasks[0]).resumed
+    monkeypatch.setattr(versions, "code", lambda: "another")
+    assert isinstance(build.plan(config(source, tmp_path / "finished")), build.Finished)
+    with pytest.raises(ConfigError, match=r"versions\.code was .*, is \"another\"\. Go on with those, or delete it"):
+        build.plan(config(source, tmp_path / "begun"))
+    other = build.plan(config(source, tmp_path / "other"))
+    assert isinstance(other, build.Plan)
+    assert other.build_digest != todo.build_digest
+    assert other.config == todo.config
+
+
+def test_a_node_with_another_version_is_an_error_that_names_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(todo, build.Plan)
+    monkeypatch.setattr(versions, "packages", lambda: todo.config["versions"] | {"pillow": "1.0"})
+    with pytest.raises(UserError, match=r"pillow is 1\.0 here, .* on the driver"):
+        build.run(todo)
+    assert not list((tmp_path / "out").rglob("*.tar"))
+
+
+def test_all_modules_that_decide_bytes_count_and_all_decoders() -> None:
+    """What a build imports of this package, tests and their helpers aside, is what is digested."""
+    program = "import sys, shards.build; print(*[name for name in sys.modules if name.startswith('shards.')])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    for module in found.stdout.split():
+        name = module.removeprefix("shards.")
+        assert not any(fnmatch.fnmatch(name, left_out) for left_out in versions.NO_BYTES), name
+    plugins = {"pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm"}
+    assert plugins < versions.packages().keys()
 
 
 def test_a_fresh_key_is_kept_while_unfinished_and_gone_afterwards(
