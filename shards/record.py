@@ -1,7 +1,11 @@
-"""A shard's record: what became of each of its files. It is written last, and the whole index is made from records."""
+"""A shard's record: what became of each of its files. It is written last, and the whole index is made from records.
+
+A record is a parquet file with the SHA-256 of its bytes behind it: parquet itself notices few damaged bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +22,8 @@ FOLDER = "records"
 
 MADE_LATER = frozenset({"group", "duplicate"})
 """Columns of the index that need all records."""
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 SCHEMA = pa.schema(
     [
@@ -53,7 +59,7 @@ class Record:
 
 def name(number: int) -> str:
     """Name of a record below the data set."""
-    return f"{FOLDER}/{number:06d}.parquet"
+    return f"{FOLDER}/{number:06d}.record"
 
 
 def save(output: Store, record: Record, build_digest: str, table: pa.Table) -> None:
@@ -63,7 +69,8 @@ def save(output: Store, record: Record, build_digest: str, table: pa.Table) -> N
         StoreError: it cannot be written.
     """
     meta = {key: str(value) for key, value in asdict(record).items()} | {"build": build_digest}
-    output.write(name(record.number), to_parquet(table.replace_schema_metadata(meta)))
+    content = to_parquet(table.replace_schema_metadata(meta))
+    output.write(name(record.number), content + hashlib.sha256(content).digest())
 
 
 def read(output: Store, number: int) -> tuple[Record, str, pa.Table]:
@@ -72,15 +79,20 @@ def read(output: Store, number: int) -> tuple[Record, str, pa.Table]:
     Raises:
         StoreError: it is missing or damaged.
     """
-    content = output.read(name(number))
+    whole = output.read(name(number))
+    content, digest = whole[:-_DIGEST_BYTES], whole[-_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise StoreError(f"{output.uri}/{name(number)} is damaged; run again, it is made anew")
     try:
         table = pq.read_table(io.BytesIO(content))
         meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         number, samples, size = (int(meta[key]) for key in ("number", "samples", "bytes"))
         record = Record(number, samples, size, meta["sha256"], meta["index_sha256"])
         return record, meta["build"], table.replace_schema_metadata(None).cast(SCHEMA)
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise StoreError(f"{output.uri}/{name(number)} is damaged ({error!r}); delete it and run again") from error
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # whole, but of other code
+        raise StoreError(
+            f"{output.uri}/{name(number)} cannot be read ({error!r}); run again, it is made anew"
+        ) from error
 
 
 def load(output: Store, number: int, build_digest: str, files: Sequence[File]) -> Record | None:

@@ -13,7 +13,7 @@ import pytest
 
 from hemodist.errors import ConfigError, UserError
 from hemodist.store import Store
-from shards import build, pack, state, versions
+from shards import build, pack, record, state, versions
 from shards.verify import verify
 from tests.shards.builds import config, make
 from tests.shards.files import KEY, content_of, write_source
@@ -73,7 +73,7 @@ def test_a_resumed_run_makes_only_what_is_missing_or_damaged(source: Path, tmp_p
     whole = tar.read_bytes()
     tar.write_bytes(whole[:700] + b"x" + whole[701:])
     (output / "shards" / "000002.idx").unlink()
-    (output / "records" / "000003.parquet").write_bytes(b"PAR1")
+    (output / "records" / "000003.record").write_bytes(b"PAR1")
     results: list[pack.TaskResult] = []
     again = build.plan(config(source, output))
     assert isinstance(again, build.Plan)
@@ -81,6 +81,24 @@ def test_a_resumed_run_makes_only_what_is_missing_or_damaged(source: Path, tmp_p
     assert [result.resumed for result in results] == [True, False, False, False]
     assert tar.read_bytes() == whole
     assert not verify(Store.open(output)).problems
+
+
+def test_a_damaged_record_is_no_record_whichever_byte_is_wrong(source: Path, tmp_path: Path) -> None:
+    todo = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(todo, build.Plan)
+    task = todo.tasks[0]
+    pack.run_task(task)
+    path = tmp_path / "out" / record.name(0)
+    whole = path.read_bytes()
+    assert record.load(todo.output, 0, task.build_digest, task.files) is not None
+    for at in range(0, len(whole), 13):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        assert record.load(todo.output, 0, task.build_digest, task.files) is None, at
+    for left in (0, 1, 31, 32, 33, len(whole) - 1):
+        path.write_bytes(whole[:left])
+        assert record.load(todo.output, 0, task.build_digest, task.files) is None, left
+    assert not pack.run_task(task).resumed
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
