@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from hemodist.errors import ConfigError
 from hemodist.manifest import MANIFEST, Manifest, config_digest, read_manifest
-from hemodist.store import Store
-from shards import finalise, labels, pack, source, state, versions
+from hemodist.store import Store, shown
+from shards import finalise, labels, listing, pack, source, state, versions
 from shards.config import ShardConfig, check, describe
 from shards.reason import BY_CHOICE
 from shards.source import File
@@ -91,7 +91,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
     _check_places(source_store, output)
     label_file = config.labels or labels.find(source_store)
     table = labels.read(label_file) if label_file else labels.no_labels()
-    found = source.list_files(source_store, label_file)
+    found = listing.list_files(source_store, label_file)
     chosen, missing = _select(found, table, config)
     stems = [source.stem(file.path) for file in found]
     described = describe(config, channels, found, chosen, table.digest)
@@ -131,7 +131,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
     if missing:
         facts["listed ids without a file"] = missing
     taken = {file.path for file in chosen}
-    not_selected = [file.path for file in found if file.path not in taken]
+    not_selected = [shown(file.path) for file in found if file.path not in taken]
     return Plan(
         output, described, build_digest, Tasks(ordered, values, config.samples_per_shard, template), not_selected, facts
     )

@@ -74,7 +74,7 @@ def finalise(
             raise StoreError(f"{output.uri}/{record.name(number)} is of another build; delete it and run again")
         infos.append(ShardInfo(shard_name(number), info.samples, info.bytes, info.sha256))
         good = pc.is_null(table.column("reason"))
-        samples.append(table.filter(good).drop_columns(["path", "source_size", "reason", "detail"]))
+        samples.append(table.filter(good).drop_columns([*record.SOURCE, "reason", "detail"]))
         rejected.append(table.filter(pc.invert(good)).select(REJECTED_SCHEMA.names))
     table = pa.concat_tables(samples).combine_chunks()
     index, shared = make_index(table)

@@ -136,7 +136,7 @@ def run_task(task: Task) -> TaskResult:
                 with tar.so_far() as content:
                     ahead.offer(content)
                 row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
-            rows.append(row | {"path": file.path, "source_size": file.size})
+            rows.append(row | record.source_columns(file))
         whole, digest = tar.finish()
         index = index_file(tar.members)
         ahead.finish(whole)
@@ -191,7 +191,7 @@ def read_source(source: Store, file: File) -> bytes | Rejected:
         if wait is not None:  # Network folders may show a size of some seconds ago.
             time.sleep(wait)
     raise StoreError(
-        f"{source.uri}/{file.path} held {file.size} bytes when listed and gives {len(content)} now; "
+        f"{source.uri}/{store.shown(file.path)} held {file.size} bytes when listed and gives {len(content)} now; "
         "let the source rest while it is sharded, then run again"
     )
 

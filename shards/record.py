@@ -9,12 +9,13 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hemodist.manifest import INDEX_SCHEMA, sha256, shard_name
-from hemodist.store import Store, StoreError
+from hemodist.store import Store, StoreError, shown
 from shards.source import File
 
 FOLDER = "records"
@@ -29,6 +30,7 @@ SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),  # of the source file
         pa.field("source_size", pa.int64(), nullable=False),  # bytes
+        pa.field("source_changed", pa.int64(), nullable=False),  # ns since 1970
         pa.field("reason", pa.string()),  # null for a sample
         pa.field("detail", pa.string()),
         *[field.with_nullable(True) for field in INDEX_SCHEMA if field.name not in MADE_LATER],
@@ -36,6 +38,10 @@ SCHEMA = pa.schema(
     ]
 )
 """A row a source file, in the task's order."""
+
+
+SOURCE = ("path", "source_size", "source_changed")
+"""Columns that say which file a row is of."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class Record:
     bytes: int
     sha256: str
     index_sha256: str
+
+
+def source_columns(file: File) -> dict[str, Any]:
+    """The columns `SOURCE` of a file's row."""
+    return {"path": shown(file.path), "source_size": file.size, "source_changed": file.changed}
 
 
 def name(number: int) -> str:
@@ -103,8 +114,7 @@ def load(output: Store, number: int, build_digest: str, files: Sequence[File]) -
         record, build, table = read(output, number)
     except StoreError:  # A damaged record is made again, like a missing one.
         return None
-    same = table.column("path").to_pylist() == [file.path for file in files]
-    same &= table.column("source_size").to_pylist() == [file.size for file in files]
+    same = table.select(SOURCE).to_pylist() == [source_columns(file) for file in files]
     return record if same and build == build_digest and record.number == number else None
 
 

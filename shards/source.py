@@ -1,16 +1,12 @@
-"""Which files are sharded, in which order, under which keys."""
+"""Source files: their order, and their keys."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from hemodist.errors import ConfigError
-from hemodist.store import Store, StoreError
 
 MAX_KEY = 90
 """Characters of a key: with the longest extension it fits into a ustar name."""
@@ -28,60 +24,17 @@ NO_FILE = -1
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A source file: its path below the source, and its size in bytes or `NO_FILE`."""
+    """A source file.
+
+    Attributes:
+        path: below the source; bytes that are not UTF-8 are surrogates, as Python gives them.
+        size: in bytes, or `NO_FILE`.
+        changed: when, in ns since 1970, or 0. It decides no byte, only what a resumed run makes again.
+    """
 
     path: str
     size: int
-
-
-def list_files(source: Store, without: str | None = None) -> list[File]:
-    """Every file below the source, except hidden ones and the label file in use, sorted by path.
-
-    What is neither file nor folder is listed too, so that it is counted: a copy that broke off leaves such links.
-
-    Args:
-        source: the root.
-        without: path or URI of the label file.
-
-    Raises:
-        ConfigError: there is none.
-        StoreError: the source cannot be listed.
-    """
-    skip = None if without is None else without.removeprefix(f"{source.uri}/")
-    found = source.list()
-    if source.is_local:
-        found = sorted([*found, *((name, NO_FILE) for name in _no_files(str(source.local())))])
-    files = [
-        File(name, size)
-        for name, size in found
-        if name != skip and not any(part.startswith(".") for part in name.split("/"))
-    ]
-    if not files:
-        raise ConfigError(f"there is no file below the source {source.uri}; give the folder that holds the DICOM files")
-    return files
-
-
-def _no_files(root: str) -> Iterator[str]:
-    """Names below a local folder that are neither files nor folders; linked folders are not entered."""
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(f"{root}/{folder}") as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{folder}{entry.name}/")
-                    elif not entry.is_file(follow_symlinks=False) and not _leads_somewhere(entry):
-                        yield f"{folder}{entry.name}"
-        except OSError as error:
-            raise StoreError(f"cannot list {root}/{folder}: {error}; check the rights") from error
-
-
-def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file() or entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    changed: int = 0
 
 
 def stem(path: str) -> str:

@@ -136,6 +136,26 @@ def test_a_changed_source_or_key_is_an_error_that_names_it(tmp_path: Path, monke
         build.plan(config(source, tmp_path / "out"))
 
 
+def test_a_task_is_made_again_when_a_source_file_has_changed_but_not_its_size(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "data", 20)
+    todo = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(todo, build.Plan)
+    for task in todo.tasks:
+        pack.run_task(task)
+    path = source / todo.tasks[1].files[3].path
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    results: list[pack.TaskResult] = []
+    again = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(again, build.Plan)
+    build.run(again, None, results.append)
+    assert [result.resumed for result in results] == [True, False, True]
+    os.utime(path, ns=(0, 0))
+    make(source, tmp_path / "undisturbed")
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "undisturbed")
+
+
 def test_a_finished_data_set_is_left_as_it_is_and_cleared_of_leftovers(source: Path, tmp_path: Path) -> None:
     make(source, tmp_path / "out")
     before = content_of(tmp_path / "out")
