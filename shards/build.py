@@ -217,4 +217,6 @@ def summary(manifest: Manifest, shared: finalise.SharedImages | None = None) -> 
         facts["images shown by several samples"] = shared.images
         facts["of them with conflicting labels"] = shared.conflicting
         facts["patients joined by shared images"] = shared.patients_joined
+        facts["second copies that contradict the labels of the used ones"] = shared.conflicting_copies
+        facts["SOP Instance UIDs that different images share, all used"] = shared.shared_identifiers
     return facts
