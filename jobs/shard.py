@@ -11,18 +11,16 @@ from typing import Any
 
 import tyro
 
-from hemodist.cluster import cluster, cpus_now, map_tasks
+from hemodist.cluster import cluster, cpus_now, largest_memory, map_tasks
 from hemodist.config import TrackingConfig
 from hemodist.manifest import Manifest
 from hemodist.observe import observed_shards
 from hemodist.store import Store
 from hemodist.terminal import console, errors, facts_table, run_job
 from shards import build, estimate
-from shards.config import ShardConfig
+from shards.config import ShardConfig, check_memory, task_memory
 from shards.pack import Task, TaskResult
 from shards.progress import Progress
-
-TASK_MEMORY = 600 * 2**20  # bytes that a task reserves
 
 
 def main() -> int:
@@ -40,12 +38,16 @@ def main() -> int:
     with cluster(config.workers) as info:
         if not info.cpus:
             console.print("The cluster has no CPU for the work yet; waiting until a node joins.")
+        if not config.dry_run:
+            check_memory(config, largest_memory())
+        # One in reserve for each at work. Where the cluster is not our own, nothing else keeps to --workers.
+        factor = 1 if info.joined and config.workers else 2
 
         def in_flight() -> int:
-            return 2 * max(1, config.workers or cpus_now())  # a cluster grows and shrinks
+            return factor * max(1, config.workers or cpus_now())  # a cluster grows and shrinks
 
         def mapper(run: Callable[[Task], TaskResult], tasks: Sequence[Task]) -> Iterator[TaskResult]:
-            return (done for _, done in map_tasks(run, tasks, in_flight=in_flight, memory=TASK_MEMORY))
+            return (done for _, done in map_tasks(run, tasks, in_flight=in_flight, memory=task_memory(config)))
 
         return work(todo, config, mapper, config.workers or max(1, info.cpus))
 
