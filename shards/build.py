@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hemodist.errors import ConfigError
 from hemodist.manifest import MANIFEST, Manifest, config_digest, read_manifest
-from hemodist.store import Store, shown
+from hemodist.store import Store, StoreError, shown
 from shards import finalise, labels, listing, pack, source, state, versions
 from shards.config import ShardConfig, check, describe
 from shards.reason import BY_CHOICE
@@ -139,7 +139,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
 
 def run(
     todo: Plan, mapper: Mapper | None = None, tell: Callable[[pack.TaskResult], None] | None = None
-) -> tuple[Manifest, finalise.SharedImages]:
+) -> tuple[Manifest, finalise.SharedImages | None]:
     """Run all tasks, then write index and manifest.
 
     Args:
@@ -147,15 +147,29 @@ def run(
         mapper: how tasks are run; one after the other in this process by default.
         tell: called with the result of each task.
 
+    Returns:
+        The manifest, and what is shared; None where another driver of the same build has finished it meanwhile.
+
     Raises:
         StoreError: something cannot be read or written; the same call goes on from there.
     """
     for result in (mapper or serial)(pack.run_task, todo.tasks):
         if tell is not None:
             tell(result)
-    finished = finalise.finalise(todo.output, len(todo.tasks), todo.build_digest, todo.config, todo.not_selected)
+    manifest: Manifest
+    shared: finalise.SharedImages | None
+    try:
+        manifest, shared = finalise.finalise(
+            todo.output, len(todo.tasks), todo.build_digest, todo.config, todo.not_selected
+        )
+    except StoreError:
+        if todo.output.size(MANIFEST) is None:
+            raise
+        # Another driver of the same build was faster, and has taken the records away.
+        manifest, shared = read_manifest(todo.output), None
+        state.compare(todo.output, manifest.config, todo.config)
     state.clear(todo.output)
-    return finished
+    return manifest, shared
 
 
 def serial(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

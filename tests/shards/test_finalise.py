@@ -55,6 +55,7 @@ def test_different_images_of_one_identifier_are_all_used_and_counted(tmp_path: P
     assert isinstance(todo, build.Plan)
     manifest, shared = build.run(todo)
     assert (manifest.samples, manifest.duplicates) == (9, 0)
+    assert shared is not None
     assert shared.shared_identifiers == 1
     assert 1 in build.summary(manifest, shared).values()
     # One for all says nothing of the patients.

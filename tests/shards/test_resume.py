@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
+import secrets
 import stat
 import subprocess
 import sys
@@ -232,6 +234,68 @@ def test_a_fresh_key_is_kept_while_unfinished_and_gone_afterwards(
     assert not any(fresh.encode() in content for content in content_of(output).values())
     other = make(source, tmp_path / "other")
     assert other.index_sha256 != make(source, output).index_sha256
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["with links", "without"])
+def test_two_drivers_that_begin_at_once_use_one_key(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    monkeypatch.delenv(state.KEY_VARIABLE)
+    output, drawn = tmp_path / "out", secrets.token_hex
+    other: list[build.Plan | build.Finished] = []
+
+    def overtaken(count: int) -> str:
+        """While this driver draws its key, another one begins."""
+        monkeypatch.setattr(secrets, "token_hex", drawn)
+        other.append(build.plan(config(source, output)))
+        return drawn(count)
+
+    def no_link(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", no_link)
+    monkeypatch.setattr(secrets, "token_hex", overtaken)
+    todo = build.plan(config(source, output))
+    assert isinstance(todo, build.Plan)
+    assert isinstance(other[0], build.Plan)
+    assert todo.tasks[0].pseudonym_key == other[0].tasks[0].pseudonym_key
+    assert todo.build_digest == other[0].build_digest
+    assert isinstance(build.plan(config(source, output)), build.Plan)
+    assert sorted(content_of(output)) == [state.KEY_FILE, state.BUILD]
+
+
+def test_a_fresh_key_is_never_readable_for_others(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(state.KEY_VARIABLE)
+    modes: list[int] = []
+    sync = os.fsync
+
+    def looking(descriptor: int) -> None:
+        written = (tmp_path / "out").rglob(f"{state.KEY_FILE}*")
+        modes.extend(stat.S_IMODE(path.stat().st_mode) for path in written)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", looking)
+    build.plan(config(source, tmp_path / "out"))
+    assert modes
+    assert set(modes) == {0o600}
+
+
+def test_a_data_set_that_another_driver_has_finished_meanwhile_is_finished(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    todo = build.plan(config(source, output))
+    assert isinstance(todo, build.Plan)
+
+    def overtaken(result: pack.TaskResult) -> None:
+        if result.number == len(todo.tasks) - 1:
+            make(source, output)
+
+    manifest, shared = build.run(todo, None, overtaken)
+    assert shared is None
+    assert manifest == make(source, tmp_path / "undisturbed")
+    assert content_of(output) == content_of(tmp_path / "undisturbed")
 
 
 def test_old_half_written_files_are_swept_at_the_start_and_recent_ones_left(source: Path, tmp_path: Path) -> None:
