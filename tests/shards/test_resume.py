@@ -4,6 +4,7 @@ import errno
 import fnmatch
 import os
 import secrets
+import shutil
 import stat
 import subprocess
 import sys
@@ -193,6 +194,19 @@ def test_changed_code_may_look_at_a_finished_data_set_but_not_go_on(
     assert isinstance(other, build.Plan)
     assert other.build_digest != todo.build_digest
     assert other.config == todo.config
+
+
+@pytest.mark.parametrize(("name", "counts"), [("render.py", True), ("new.py", True), ("show.py", False)])
+def test_the_code_is_digested_by_content_where_it_decides_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, counts: bool
+) -> None:
+    before = versions.code()
+    copy = shutil.copytree(ROOT / "shards", tmp_path / "shards")
+    monkeypatch.setattr(versions, "__file__", str(copy / "versions.py"))
+    assert versions.code.__wrapped__() == before
+    with (copy / name).open("a") as file:
+        file.write("\n")
+    assert (versions.code.__wrapped__() != before) == counts
 
 
 def test_a_node_with_another_version_is_an_error_that_names_it(
