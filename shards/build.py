@@ -153,19 +153,19 @@ def run(
     Raises:
         StoreError: something cannot be read or written; the same call goes on from there.
     """
-    for result in (mapper or serial)(pack.run_task, todo.tasks):
-        if tell is not None:
-            tell(result)
     manifest: Manifest
     shared: finalise.SharedImages | None
     try:
+        for result in (mapper or serial)(pack.run_task, todo.tasks):
+            if tell is not None:
+                tell(result)
         manifest, shared = finalise.finalise(
             todo.output, len(todo.tasks), todo.build_digest, todo.config, todo.not_selected
         )
     except StoreError:
         if todo.output.size(MANIFEST) is None:
             raise
-        # Another driver of the same build was faster, and has taken the records away.
+        # Another driver of the same build was faster, and has cleared what it no longer needs.
         manifest, shared = read_manifest(todo.output), None
         state.compare(todo.output, manifest.config, todo.config)
     state.clear(todo.output)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hemodist.errors import ConfigError, UserError
-from hemodist.store import Store
+from hemodist.store import Store, StoreError
 from shards import build, pack, record, state, versions
 from shards.verify import verify
 from tests.shards.builds import config, make
@@ -308,6 +308,25 @@ def test_a_data_set_that_another_driver_has_finished_meanwhile_is_finished(sourc
 
     manifest, shared = build.run(todo, None, overtaken)
     assert shared is None
+    assert manifest == make(source, tmp_path / "undisturbed")
+    assert content_of(output) == content_of(tmp_path / "undisturbed")
+
+
+def test_a_half_written_shard_that_a_faster_driver_swept_away_is_no_fault(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    todo = build.plan(config(source, output))
+    assert isinstance(todo, build.Plan)
+    write = Store.write
+
+    def swept(self: Store, name: str, content: bytes | memoryview) -> None:
+        monkeypatch.setattr(Store, "write", write)
+        make(source, output)
+        raise StoreError(f"cannot write {name}: its half is gone")
+
+    monkeypatch.setattr(Store, "write", swept)
+    manifest, _ = build.run(todo)
     assert manifest == make(source, tmp_path / "undisturbed")
     assert content_of(output) == content_of(tmp_path / "undisturbed")
 
