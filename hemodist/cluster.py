@@ -142,6 +142,12 @@ def cpus_now() -> int:
     return int(ray.cluster_resources().get("CPU", 0))
 
 
+def largest_memory() -> int | None:
+    """Most bytes of memory that a living node with CPUs gives to tasks; None where there is no such node yet."""
+    given = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max((int(one.get("memory", 0)) for one in given if one.get("CPU")), default=None)
+
+
 @contextlib.contextmanager
 def no_process_left_behind() -> Iterator[None]:
     """On leaving, end every process that came out of this one, orphans included. A signal to end counts as Ctrl-C."""

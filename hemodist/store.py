@@ -17,11 +17,11 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pyarrow.fs as pafs
 
@@ -52,6 +52,14 @@ class StoreError(UserError):
     """A name cannot be read or written; the text says which, why, and what helps."""
 
     transient = True
+
+
+class Entry(NamedTuple):
+    """A file of a listing: its name below the root, its size in bytes, when it was changed in ns since 1970, or 0."""
+
+    name: str
+    size: int
+    changed: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class Store:
         asked = f"{text}?allow_delayed_open=true" if text.startswith("s3://") else text
         try:
             # S3 is asked for the bucket's region, so that opening may meet a store that is busy.
-            filesystem, root = _tried(lambda: pafs.FileSystem.from_uri(asked), local=False)
+            filesystem, root = tried(lambda: pafs.FileSystem.from_uri(asked), local=False)
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot open {text}: {error}; use a local path, s3://, gs:// or file://") from error
         return cls(text.rstrip("/"), root.rstrip("/"), filesystem)
@@ -190,11 +198,20 @@ class Store:
         Raises:
             StoreError: the folder cannot be listed.
         """
+        found = self.list_all(prefix, recursive=recursive)
+        return [(entry.name, entry.size) for entry in found if not entry.name.endswith(PARTIAL_SUFFIX)]
+
+    def list_all(self, prefix: str = "", *, recursive: bool = True) -> Sequence[Entry]:
+        """As `list`, with the names of unfinished files among them: in a source they may be anything.
+
+        Raises:
+            StoreError: the folder cannot be listed.
+        """
         selector = pafs.FileSelector(self.path(prefix), allow_not_found=True, recursive=recursive)
         found = self._tried("list", prefix, lambda: self.filesystem.get_file_info(selector))
         skip = len(self.root) + 1
-        files = ((info.path[skip:], int(info.size)) for info in found if info.type == pafs.FileType.File)
-        return sorted((name, size) for name, size in files if not name.endswith(PARTIAL_SUFFIX))
+        files = (info for info in found if info.type == pafs.FileType.File)
+        return sorted(Entry(info.path[skip:], int(info.size), int(info.mtime_ns or 0)) for info in files)
 
     def check_writable(self) -> None:
         """Write and delete a small file, so that a run finds out early.
@@ -209,11 +226,11 @@ class Store:
     def _tried(self, verb: str, name: str, action: Callable[[], T]) -> T:
         """Do something that may fail, again where it may pass, and explain what stays."""
         try:
-            return _tried(action, local=self.is_local)
-        except OSError as error:
-            where = f"{self.uri}/{name}" if name else self.uri
+            return tried(action, local=self.is_local)
+        except (OSError, UnicodeError) as error:  # pyarrow knows no name that is not UTF-8
+            where = shown(f"{self.uri}/{name}" if name else self.uri)
             remedy = "check the path, the rights and the free space"
-            raise StoreError(f"cannot {verb} {where}: {error}; {remedy}") from error
+            raise StoreError(f"cannot {verb} {where}: {shown(str(error))}; {remedy}") from error
 
     def _read(self, path: str) -> bytes:
         if self.is_local:
@@ -271,6 +288,15 @@ def join(uri: str | os.PathLike[str], *names: str) -> str:
     return "/".join([os.fspath(uri).rstrip("/"), *names])
 
 
+def shown(name: str) -> str:
+    r"""A file's name as text that can be printed and stored: bytes that are not UTF-8 become `\xNN`.
+
+    >>> shown("M\udcfcller.dcm")
+    'M\\xfcller.dcm'
+    """
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _write_local(path: Path, content: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = partial_path(path)
@@ -304,8 +330,8 @@ def put_in_place(aside: Path, path: Path) -> None:
         os.close(folder)
 
 
-def _tried(action: Callable[[], T], *, local: bool) -> T:
-    """Do something that may fail, again where it may pass."""
+def tried(action: Callable[[], T], *, local: bool) -> T:
+    """Do something that may fail with an OSError, again where another try may pass."""
     for wait in WAITS:
         try:
             return action()

@@ -7,19 +7,20 @@ more files were faulty than --max-rejected-fraction allows. 130: interrupted; th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tyro
 
-from hemodist.cluster import cluster, cpus_now, map_tasks
+from hemodist.cluster import cluster, cpus_now, largest_memory, map_tasks
 from hemodist.config import TrackingConfig
+from hemodist.manifest import Manifest
 from hemodist.observe import observed_shards
+from hemodist.store import Store
 from hemodist.terminal import console, errors, facts_table, run_job
 from shards import build, estimate
-from shards.config import ShardConfig
+from shards.config import ShardConfig, check_memory, task_memory
 from shards.pack import Task, TaskResult
 from shards.progress import Progress
-
-TASK_MEMORY = 600 * 2**20  # bytes that a task reserves
 
 
 def main() -> int:
@@ -27,20 +28,26 @@ def main() -> int:
     config = tyro.cli(ShardConfig, description=__doc__)
     todo = build.plan(config)
     if isinstance(todo, build.Finished):
-        console.print(facts_table(f"{todo.output.uri} is finished already", build.summary(todo.manifest)))
-        return 0
+        console.print(facts_table(f"{todo.output.uri} is finished already", summary := build.summary(todo.manifest)))
+        if config.track and not config.dry_run:  # the run that finished it may have been killed before it could
+            log(todo.output, todo.manifest.config, summary)
+        return exit_code(todo.manifest, config)
     console.print(facts_table("Source", todo.facts))
     if config.workers == 0:
         return work(todo, config, None, 1)
     with cluster(config.workers) as info:
         if not info.cpus:
             console.print("The cluster has no CPU for the work yet; waiting until a node joins.")
+        if not config.dry_run:
+            check_memory(config, largest_memory())
+        # One in reserve for each at work. Where the cluster is not our own, nothing else keeps to --workers.
+        factor = 1 if info.joined and config.workers else 2
 
         def in_flight() -> int:
-            return 2 * max(1, config.workers or cpus_now())  # a cluster grows and shrinks
+            return factor * max(1, config.workers or cpus_now())  # a cluster grows and shrinks
 
         def mapper(run: Callable[[Task], TaskResult], tasks: Sequence[Task]) -> Iterator[TaskResult]:
-            return (done for _, done in map_tasks(run, tasks, in_flight=in_flight, memory=TASK_MEMORY))
+            return (done for _, done in map_tasks(run, tasks, in_flight=in_flight, memory=task_memory(config)))
 
         return work(todo, config, mapper, config.workers or max(1, info.cpus))
 
@@ -50,16 +57,33 @@ def work(todo: build.Plan, config: ShardConfig, mapper: build.Mapper | None, cpu
     if config.dry_run:
         console.print(facts_table("Dry run: nothing was written", estimate.estimate(todo, cpus)))
         return 0
-    name, where = f"shard-{todo.output.root.rpartition('/')[2]}", todo.output.uri
+    name = run_name(todo.output)
     with Progress(len(todo.tasks.files), len(todo.tasks), console) as progress:
         manifest, shared = build.run(todo, mapper, observed_shards(progress, name))
     console.print(facts_table(todo.output.uri, summary := build.summary(manifest, shared)))
     if config.track:
-        from hemodist.tracking import Tracker  # W&B takes a second to import
+        log(todo.output, todo.config, summary | progress.facts())
+    return exit_code(manifest, config)
 
-        settings, facts = TrackingConfig(), todo.config
-        run = Tracker.start(settings, name=name, local=None, where=where, facts=facts, warn=errors.print)
-        run.finish(summary | progress.facts())
+
+def run_name(output: Store) -> str:
+    """Name of the W&B run, and label of the gauges."""
+    return f"shard-{output.root.rpartition('/')[2]}"
+
+
+def log(output: Store, facts: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Log the summary as a W&B run; the same run, however often."""
+    from hemodist.tracking import Tracker  # W&B takes a second to import
+
+    name, where = run_name(output), output.uri
+    Tracker.start(TrackingConfig(), name=name, local=None, where=where, facts=facts, warn=errors.print).finish(summary)
+
+
+def exit_code(manifest: Manifest, config: ShardConfig) -> int:
+    """0, or 3 and a line where too many files were faulty: also of what an earlier run has finished.
+
+    A cluster that tries a failed job again must not turn the failure into a success.
+    """
     faulty, allowed = build.faulty_fraction(manifest), config.max_rejected_fraction
     if faulty > allowed:
         errors.print(f"{faulty:.2%} of the files were faulty, {allowed:.2%} are allowed; see rejected.parquet")

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from hemodist.errors import ConfigError
 from hemodist.manifest import MANIFEST, Manifest, config_digest, read_manifest
-from hemodist.store import Store
-from shards import finalise, labels, pack, source, state
+from hemodist.store import Store, StoreError, shown
+from shards import finalise, labels, listing, pack, source, state, versions
 from shards.config import ShardConfig, check, describe
 from shards.reason import BY_CHOICE
 from shards.source import File
@@ -91,7 +91,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
     _check_places(source_store, output)
     label_file = config.labels or labels.find(source_store)
     table = labels.read(label_file) if label_file else labels.no_labels()
-    found = source.list_files(source_store, label_file)
+    found = listing.list_files(source_store, label_file)
     chosen, missing = _select(found, table, config)
     stems = [source.stem(file.path) for file in found]
     described = describe(config, channels, found, chosen, table.digest)
@@ -102,13 +102,14 @@ def plan(config: ShardConfig) -> Plan | Finished:
         if not config.dry_run:
             state.clear(output)
         return Finished(output, manifest)
+    going_on = described | {"versions": versions.all_versions()}
     if config.dry_run:
         key = bytes(state.MIN_KEY_BYTES)  # No name that is made with it is written.
     else:
         key = state.pseudonym_key(config.key_file, output)
-        state.begin(output, described, state.key_check(key))
+        state.begin(output, going_on, state.key_check(key))
     ordered = source.in_order(chosen, config.order_key)
-    build_digest = config_digest({"config": described, "key_check": state.key_check(key)})
+    build_digest = config_digest({"config": going_on, "key_check": state.key_check(key)})
     names = tuple(entry["name"] for entry in described["windows"])
     packing = pack.PackConfig(
         config.size,
@@ -119,7 +120,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
         config.min_brain_fraction,
         described["key_style"],
     )
-    template = pack.Task(0, source_store.uri, output.uri, (), b"", packing, build_digest, key)
+    template = pack.Task(0, source_store.uri, output.uri, (), b"", packing, build_digest, key, going_on["versions"])
     values = table.of([source.stem(file.path) for file in ordered])
     facts: dict[str, Any] = {"source files": len(found), "selected": len(chosen)}
     facts |= {"label file": label_file or "none: every label is unknown"}
@@ -130,7 +131,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
     if missing:
         facts["listed ids without a file"] = missing
     taken = {file.path for file in chosen}
-    not_selected = [file.path for file in found if file.path not in taken]
+    not_selected = [shown(file.path) for file in found if file.path not in taken]
     return Plan(
         output, described, build_digest, Tasks(ordered, values, config.samples_per_shard, template), not_selected, facts
     )
@@ -138,7 +139,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
 
 def run(
     todo: Plan, mapper: Mapper | None = None, tell: Callable[[pack.TaskResult], None] | None = None
-) -> tuple[Manifest, finalise.SharedImages]:
+) -> tuple[Manifest, finalise.SharedImages | None]:
     """Run all tasks, then write index and manifest.
 
     Args:
@@ -146,15 +147,29 @@ def run(
         mapper: how tasks are run; one after the other in this process by default.
         tell: called with the result of each task.
 
+    Returns:
+        The manifest, and what is shared; None where another driver of the same build has finished it meanwhile.
+
     Raises:
         StoreError: something cannot be read or written; the same call goes on from there.
     """
-    for result in (mapper or serial)(pack.run_task, todo.tasks):
-        if tell is not None:
-            tell(result)
-    finished = finalise.finalise(todo.output, len(todo.tasks), todo.build_digest, todo.config, todo.not_selected)
+    manifest: Manifest
+    shared: finalise.SharedImages | None
+    try:
+        for result in (mapper or serial)(pack.run_task, todo.tasks):
+            if tell is not None:
+                tell(result)
+        manifest, shared = finalise.finalise(
+            todo.output, len(todo.tasks), todo.build_digest, todo.config, todo.not_selected
+        )
+    except StoreError:
+        if todo.output.size(MANIFEST) is None:
+            raise
+        # Another driver of the same build was faster, and has cleared what it no longer needs.
+        manifest, shared = read_manifest(todo.output), None
+        state.compare(todo.output, manifest.config, todo.config)
     state.clear(todo.output)
-    return finished
+    return manifest, shared
 
 
 def serial(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
@@ -215,4 +230,6 @@ def summary(manifest: Manifest, shared: finalise.SharedImages | None = None) -> 
         facts["images shown by several samples"] = shared.images
         facts["of them with conflicting labels"] = shared.conflicting
         facts["patients joined by shared images"] = shared.patients_joined
+        facts["second copies that contradict the labels of the used ones"] = shared.conflicting_copies
+        facts["SOP Instance UIDs that different images share, all used"] = shared.shared_identifiers
     return facts

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hemodist.errors import ConfigError
-from shards import render, source, window
+from shards import render, source, versions, window
 from shards.source import File
-
-_VERSIONED = ("hemodist", "numpy", "pillow", "pyarrow", "pydicom", "scipy", "xxhash")
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,37 @@ def check(config: ShardConfig) -> tuple[window.Window, ...]:
     return window.parse_channels(config.windows)
 
 
+def task_memory(config: ShardConfig) -> int:
+    """Bytes of memory that a task reserves: for the code, for a slice at work, and for its tar, which it holds whole.
+
+    >>> task_memory(ShardConfig("", "")) == 600 * 2**20
+    True
+    """
+    values = config.size**2 * len(config.windows)
+    # RSNA's slices take 0.17 bytes a value as JPEG of quality 95. A buffer that grows by doubling holds twice the tar.
+    sample = values * (0.25 if config.encoding == "jpeg" and config.quality <= 95 else 1.0)
+    return max(600 * 2**20, 450 * 2**20 + 20 * values + int(2 * config.samples_per_shard * sample))
+
+
+def check_memory(config: ShardConfig, largest_node: int | None) -> None:
+    """Check that a node can hold a task: one that none can hold would wait for ever.
+
+    Args:
+        config: the flags.
+        largest_node: most bytes of memory that a node with CPUs gives to tasks; None where none is there yet.
+
+    Raises:
+        ConfigError: none can.
+    """
+    needed = task_memory(config)
+    if largest_node is not None and needed > largest_node:
+        raise ConfigError(
+            f"a shard of {config.samples_per_shard} slices of {config.size} x {config.size} reserves "
+            f"{needed / 2**30:.1f} GiB of memory, and no node gives more than {largest_node / 2**30:.1f} GiB; "
+            "use a smaller --samples-per-shard or --size, or larger nodes"
+        )
+
+
 def describe(
     config: ShardConfig,
     channels: tuple[window.Window, ...],
@@ -110,5 +138,5 @@ def describe(
         "source_files": len(found),
         "source_sha256": source.digest(found),
         "selected_sha256": source.digest(chosen),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "versions": versions.packages(),
     }

@@ -21,6 +21,7 @@ from hemodist.manifest import (
     REJECTED,
     REJECTED_SCHEMA,
     SCHEMA_VERSION,
+    UNKNOWN,
     Manifest,
     ShardInfo,
     config_digest,
@@ -34,6 +35,9 @@ from shards.reason import Reason
 
 I64 = npt.NDArray[np.int64]
 
+MAX_VERSIONS = 4
+"""Images of one SOP Instance UID that are taken for one patient's: an original, and what others have made of it."""
+
 
 @dataclass(frozen=True)
 class SharedImages:
@@ -44,12 +48,16 @@ class SharedImages:
         samples: samples that show one of them.
         patients_joined: patients who are in a group with another one.
         conflicting: images whose samples have different labels.
+        conflicting_copies: slices whose copies are labelled 0 here and 1 there; what the used one says is kept.
+        shared_identifiers: SOP Instance UIDs under which different images came; all of these are used.
     """
 
     images: int
     samples: int
     patients_joined: int
     conflicting: int
+    conflicting_copies: int = 0
+    shared_identifiers: int = 0
 
 
 def finalise(
@@ -74,7 +82,7 @@ def finalise(
             raise StoreError(f"{output.uri}/{record.name(number)} is of another build; delete it and run again")
         infos.append(ShardInfo(shard_name(number), info.samples, info.bytes, info.sha256))
         good = pc.is_null(table.column("reason"))
-        samples.append(table.filter(good).drop_columns(["path", "source_size", "reason", "detail"]))
+        samples.append(table.filter(good).drop_columns([*record.SOURCE, "reason", "detail"]))
         rejected.append(table.filter(pc.invert(good)).select(REJECTED_SCHEMA.names))
     table = pa.concat_tables(samples).combine_chunks()
     index, shared = make_index(table)
@@ -105,8 +113,10 @@ def finalise(
 def make_index(table: pa.Table) -> tuple[pa.Table, SharedImages]:
     """Add `group` and `duplicate` to the samples of all shards.
 
-    A duplicate is a slice (by its SOP Instance UID) that an earlier sample shows already. A group is a patient with
-    every patient who shares an image; a sample without a patient counts as its study, series or itself.
+    Samples with the same SOP Instance UID and the same image are copies of one slice: the one with most known labels is
+    used, the first of several, and the others are duplicates. Different images are different slices, whatever their
+    UIDs say (careless de-identification gives one to many). A group is a patient with every patient who shares an
+    image, or a UID of few images; a sample without a patient counts as its study, series or itself.
 
     Args:
         table: columns of `record.SCHEMA`, a row a sample, in shard order.
@@ -115,10 +125,12 @@ def make_index(table: pa.Table) -> tuple[pa.Table, SharedImages]:
         The index, of `INDEX_SCHEMA`, and what is shared.
     """
     rows = len(table)
-    duplicate = _later_copies(table.column("uid"))
     owner = _owners(table)
-    image = _codes(table.column("pixel_digest"))
-    group = _numbered(_components(owner, image))
+    image, uid, labels = _codes(table.column("pixel_digest")), _codes(table.column("uid")), labels_of(table)
+    slices = _slices(uid, image)
+    duplicate = _copies(slices, labels)
+    versions = _versions(uid, image)
+    group = _numbered(_components(owner, image, versions.linked))
     columns = {name: table.column(name) for name in INDEX_SCHEMA.names if name not in record.MADE_LATER}
     columns["group"] = pa.array(group, pa.int32())
     columns["duplicate"] = pa.array(duplicate, pa.bool_())
@@ -130,13 +142,15 @@ def make_index(table: pa.Table) -> tuple[pa.Table, SharedImages]:
     shared = used & (copies[image] > 1)
     pairs = np.unique(np.stack([group, owner]), axis=1)
     owners_in_group = np.bincount(pairs[0])
-    variants = np.unique(np.column_stack([image[shared], labels_of(index)[shared]]), axis=0)
+    variants = np.unique(np.column_stack([image[shared], labels[shared]]), axis=0)
     _, labellings = np.unique(variants[:, 0], return_counts=True)
     return index, SharedImages(
         images=int(np.count_nonzero(copies > 1)),
         samples=int(np.count_nonzero(shared)),
         patients_joined=int(owners_in_group[owners_in_group > 1].sum()),
         conflicting=int(np.count_nonzero(labellings > 1)),
+        conflicting_copies=_conflicting(slices, labels),
+        shared_identifiers=versions.identifiers,
     )
 
 
@@ -163,12 +177,49 @@ def _codes(column: pa.ChunkedArray) -> I64:
     return codes
 
 
-def _later_copies(uids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    codes = _codes(uids)
-    later = np.ones(len(codes), np.bool_)
-    later[np.unique(codes, return_index=True)[1]] = False
-    later[codes < 0] = False  # Without an identifier nothing says that it is a copy.
-    return later
+def _slices(uid: I64, image: I64) -> I64:
+    """A number for each different slice, int64 [rows]: UID and image. Without a UID a sample is a slice of its own."""
+    named = uid * (image.max(initial=0) + 1) + image
+    return np.where(uid < 0, -1 - np.arange(len(uid)), named)
+
+
+def _copies(slices: I64, labels: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    """Which samples are not used since another one of the same slice is, bool [rows]."""
+    unknown = np.count_nonzero(labels == UNKNOWN, axis=1)
+    order = np.lexsort((unknown, slices))  # stable, so that of equal ones the first stays first
+    result = np.zeros(len(slices), np.bool_)
+    result[order[1:]] = slices[order[1:]] == slices[order[:-1]]
+    return result
+
+
+def _conflicting(slices: I64, labels: npt.NDArray[np.int8]) -> int:
+    """Slices of which one copy has a label 0 and another one 1."""
+    _, number, times = np.unique(slices, return_inverse=True, return_counts=True)
+    copied = times[number] > 1
+    found = np.zeros(len(times), np.bool_)
+    for column in labels[copied].T:
+        no, yes = (np.bincount(number[copied][column == value], minlength=len(times)) for value in (0, 1))
+        found |= (no > 0) & (yes > 0)
+    return int(np.count_nonzero(found))
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """Different images of one UID: how many UIDs have several, and pairs of images, int64 [2, pairs], to be joined."""
+
+    identifiers: int
+    linked: I64
+
+
+def _versions(uid: I64, image: I64) -> _Versions:
+    known = uid >= 0
+    size = image.max(initial=0) + 1
+    pairs = np.unique(uid[known] * size + image[known])
+    uids, images = pairs // size, pairs % size
+    of_uid = np.bincount(uids, minlength=1)
+    # One UID a slice, drawn with other settings, is the same patient; one for a whole source says nothing of anybody.
+    joined = (uids[1:] == uids[:-1]) & (of_uid[uids[1:]] <= MAX_VERSIONS)
+    return _Versions(int(np.count_nonzero(of_uid > 1)), np.stack([images[:-1][joined], images[1:][joined]]))
 
 
 def _owners(table: pa.Table) -> I64:
@@ -185,13 +236,20 @@ def _owners(table: pa.Table) -> I64:
     return _numbered(owner)
 
 
-def _components(owner: I64, image: I64) -> I64:
-    """Number of each sample's component in the graph that joins owners with the images that they show."""
+def _components(owner: I64, image: I64, linked: I64) -> I64:
+    """Number of each sample's component in the graph that joins owners with the images that they show.
+
+    Args:
+        owner: number of each sample's owner.
+        image: number of each sample's image.
+        linked: int64 [2, pairs], images that are joined as well.
+    """
     if not len(owner):
         return owner
     owners = int(owner.max()) + 1
     size = owners + int(image.max()) + 1
-    edges = coo_array((np.ones(len(owner), np.int8), (owner, owners + image)), shape=(size, size))
+    ends = np.concatenate([owner, owners + linked[0]]), np.concatenate([owners + image, owners + linked[1]])
+    edges = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(size, size))
     _, component = connected_components(edges, directed=False)
     result: I64 = component[owner].astype(np.int64)
     return result

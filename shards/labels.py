@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 
 from hemodist.errors import ConfigError
 from hemodist.manifest import LABELS, UNKNOWN
-from hemodist.store import Store, StoreError
+from hemodist.store import Store, StoreError, shown
 
 FILE_NAMES = ("stage_2_train.csv", "stage_1_train.csv")
 """RSNA's label files, the better one first; looked for in the source and in the folder above it."""
@@ -69,17 +69,22 @@ class LabelTable:
 
     def of(self, stems: Sequence[str]) -> npt.NDArray[np.int8]:
         """Labels of the files with these stems, int8 [files, 6]; a file without labels has six `UNKNOWN`."""
-        found = (
-            pc.index_in(pa.array(stems, pa.string()), value_set=self.ids).fill_null(-1).to_numpy(zero_copy_only=False)
-        )
+        found = pc.index_in(_texts(stems), value_set=self.ids).fill_null(-1).to_numpy(zero_copy_only=False)
         padded = np.concatenate([self.values, np.full((1, len(LABELS)), UNKNOWN, np.int8)])
         result: npt.NDArray[np.int8] = padded[found]
         return result
 
     def without_file(self, stems: Sequence[str]) -> int:
         """Number of labelled slices that no file has the name of."""
-        known = pc.is_in(self.ids, value_set=pa.array(stems, pa.string()))
+        known = pc.is_in(self.ids, value_set=_texts(stems))
         return len(self.ids) - int(pc.sum(known).as_py() or 0)
+
+
+def _texts(names: Sequence[str]) -> pa.Array:
+    try:
+        return pa.array(names, pa.string())
+    except UnicodeError:  # bytes of a file's name that are not UTF-8
+        return pa.array([shown(name) for name in names], pa.string())
 
 
 def no_labels() -> LabelTable:
@@ -96,14 +101,19 @@ def find(source: Store) -> str | None:
     return None
 
 
+def place(uri: str) -> tuple[Store, str]:
+    """The folder of a label file, and the file's name in it; links of a local path are followed."""
+    folder, _, name = uri.rpartition("/") if "://" in uri else str(Path(uri).expanduser().resolve()).rpartition("/")
+    return Store.open(folder or "/"), name
+
+
 def read(uri: str) -> LabelTable:
     """Read a label file in one pass of bounded blocks.
 
     Raises:
         ConfigError: the file is missing or not of this form.
     """
-    folder, _, name = uri.rpartition("/") if "://" in uri else str(Path(uri).expanduser().resolve()).rpartition("/")
-    store = Store.open(folder or "/")
+    store, name = place(uri)
     if store.size(name) is None:
         raise ConfigError(
             f"label file {uri} does not exist; give the path of RSNA's stage_2_train.csv, or leave it out"

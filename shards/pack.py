@@ -8,7 +8,8 @@ import hashlib
 import json
 import time
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from hemodist import store
 from hemodist.ahead import Ahead
 from hemodist.manifest import LABELS, UNKNOWN, sha256, shard_name
 from hemodist.store import Store, StoreError
-from shards import clean, dicom, record
+from shards import clean, dicom, record, versions
 from shards.reason import Reason, Rejected
 from shards.render import EXTENSIONS, RenderConfig, encode, pixel_digest, render, with_square_pixels
 from shards.source import NO_FILE, File, KeyStyle, key_of
@@ -61,6 +62,7 @@ class Task:
         config: what decides the bytes of a sample.
         build_digest: of the whole configuration; a record of another one is not taken over.
         pseudonym_key: secret key of the pseudonyms.
+        versions: of the driver's packages and code; empty where the node that runs it cannot be another one.
     """
 
     number: int
@@ -71,6 +73,7 @@ class Task:
     config: PackConfig
     build_digest: str
     pseudonym_key: bytes
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:  # The key must not reach a log.
         return f"Task({self.number}, {len(self.files)} files)"
@@ -109,7 +112,10 @@ def run_task(task: Task) -> TaskResult:
 
     Raises:
         StoreError: the source cannot be read or the output not written, also after some tries.
+        UserError: this node has other versions than the driver.
     """
+    if task.versions:
+        versions.check(task.versions)
     _keep_freed_memory()
     output = Store.open(task.output)
     known = record.load(output, task.number, task.build_digest, task.files)
@@ -130,7 +136,7 @@ def run_task(task: Task) -> TaskResult:
                 with tar.so_far() as content:
                     ahead.offer(content)
                 row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
-            rows.append(row | {"path": file.path, "source_size": file.size})
+            rows.append(row | record.source_columns(file))
         whole, digest = tar.finish()
         index = index_file(tar.members)
         ahead.finish(whole)
@@ -185,7 +191,7 @@ def read_source(source: Store, file: File) -> bytes | Rejected:
         if wait is not None:  # Network folders may show a size of some seconds ago.
             time.sleep(wait)
     raise StoreError(
-        f"{source.uri}/{file.path} held {file.size} bytes when listed and gives {len(content)} now; "
+        f"{source.uri}/{store.shown(file.path)} held {file.size} bytes when listed and gives {len(content)} now; "
         "let the source rest while it is sharded, then run again"
     )
 

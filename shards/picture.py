@@ -18,8 +18,8 @@ import pydicom.config
 from pydicom import dcmread
 
 from hemodist.manifest import LABELS, UNKNOWN
-from hemodist.store import Store
-from shards import labels, pack, source
+from hemodist.store import Store, shown
+from shards import labels, listing, pack, source
 from shards.reason import Rejected
 from shards.source import File, KeyStyle
 
@@ -58,7 +58,7 @@ def chunks(folder: str, per_chunk: int = PER_CHUNK) -> list[Callable[[Mapping[st
         StoreError: the folder cannot be listed.
     """
     store = Store.open(folder)
-    files = source.list_files(store, labels.find(store))  # RSNA's label file is no scan
+    files = listing.list_files(store, labels.find(store))  # RSNA's label file is no scan
     style = source.key_style(files)
     parts = [tuple(files[start : start + per_chunk]) for start in range(0, len(files), per_chunk)]
     return [functools.partial(draw, store.uri, part, style) for part in parts]
@@ -96,9 +96,9 @@ def draw(folder: str, files: Sequence[File], style: KeyStyle, sharding: Mapping[
         if isinstance(content, Rejected) or isinstance(made, Rejected):
             why = content if isinstance(content, Rejected) else made
             assert isinstance(why, Rejected)
-            drawn.append(Drawn(file.path, key, None, b"", why.reason.value, why.detail))
+            drawn.append(Drawn(shown(file.path), key, None, b"", why.reason.value, why.detail))
         else:
-            drawn.append(Drawn(file.path, key, study_of(content), made.image))
+            drawn.append(Drawn(shown(file.path), key, study_of(content), made.image))
     return drawn
 
 

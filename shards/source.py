@@ -1,21 +1,18 @@
-"""Which files are sharded, in which order, under which keys."""
+"""Source files: their order, and their keys."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from hemodist.errors import ConfigError
-from hemodist.store import Store, StoreError
 
 MAX_KEY = 90
 """Characters of a key: with the longest extension it fits into a ustar name."""
 
-KeyStyle = Literal["stem", "path"]
+KeyStyle = Literal["stem", "path", "file"]
+"""Keys are file names without `.dcm`, or whole paths without it, or whole paths with all that the name ends in."""
 
 _SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
@@ -27,60 +24,17 @@ NO_FILE = -1
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A source file: its path below the source, and its size in bytes or `NO_FILE`."""
+    """A source file.
+
+    Attributes:
+        path: below the source; bytes that are not UTF-8 are surrogates, as Python gives them.
+        size: in bytes, or `NO_FILE`.
+        changed: when, in ns since 1970, or 0. It decides no byte, only what a resumed run makes again.
+    """
 
     path: str
     size: int
-
-
-def list_files(source: Store, without: str | None = None) -> list[File]:
-    """Every file below the source, except hidden ones and the label file in use, sorted by path.
-
-    What is neither file nor folder is listed too, so that it is counted: a copy that broke off leaves such links.
-
-    Args:
-        source: the root.
-        without: path or URI of the label file.
-
-    Raises:
-        ConfigError: there is none.
-        StoreError: the source cannot be listed.
-    """
-    skip = None if without is None else without.removeprefix(f"{source.uri}/")
-    found = source.list()
-    if source.is_local:
-        found = sorted([*found, *((name, NO_FILE) for name in _no_files(str(source.local())))])
-    files = [
-        File(name, size)
-        for name, size in found
-        if name != skip and not any(part.startswith(".") for part in name.split("/"))
-    ]
-    if not files:
-        raise ConfigError(f"there is no file below the source {source.uri}; give the folder that holds the DICOM files")
-    return files
-
-
-def _no_files(root: str) -> Iterator[str]:
-    """Names below a local folder that are neither files nor folders; linked folders are not entered."""
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(f"{root}/{folder}") as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(f"{folder}{entry.name}/")
-                    elif not entry.is_file(follow_symlinks=False) and not _leads_somewhere(entry):
-                        yield f"{folder}{entry.name}"
-        except OSError as error:
-            raise StoreError(f"cannot list {root}/{folder}: {error}; check the rights") from error
-
-
-def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file() or entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    changed: int = 0
 
 
 def stem(path: str) -> str:
@@ -93,9 +47,11 @@ def stem(path: str) -> str:
 
 
 def key_style(files: Iterable[File]) -> KeyStyle:
-    """Stems where they are unique (RSNA's are), else whole paths."""
-    stems = [stem(file.path) for file in files]
-    return "stem" if len(set(stems)) == len(stems) else "path"
+    """Stems where they are unique (RSNA's are), else paths, and with their suffixes where `x` lies beside `x.dcm`."""
+    paths = [file.path for file in files]
+    if len({stem(path) for path in paths}) == len(paths):
+        return "stem"
+    return "path" if len({_SUFFIX.sub("", path) for path in paths}) == len(paths) else "file"
 
 
 def key_of(path: str, style: KeyStyle) -> str:
@@ -106,8 +62,10 @@ def key_of(path: str, style: KeyStyle) -> str:
 
     >>> key_of("a b/x.1.dcm", "path")
     'a=20b/x=2E1'
+    >>> key_of("a/x.dcm", "file")
+    'a/x=2Edcm'
     """
-    text = stem(path) if style == "stem" else _SUFFIX.sub("", path)
+    text = stem(path) if style == "stem" else path if style == "file" else _SUFFIX.sub("", path)
     key = _UNSAFE.sub(lambda match: b"=%02X" % match[0][0], text.encode("utf-8", "surrogateescape")).decode("ascii")
     if len(key) <= MAX_KEY:
         return key

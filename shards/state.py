@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hemodist.errors import ConfigError
-from hemodist.store import PARTIAL_SUFFIX, Store
+from hemodist.store import PARTIAL_SUFFIX, Store, StoreError, partial_path, put_in_place, tried
 from shards import record
 
 BUILD = "build.json"
@@ -36,7 +36,8 @@ def begin(output: Store, described: dict[str, Any], check: str) -> None:
         ConfigError: another build was begun here, or the folder holds something else.
     """
     wanted = {"config": described, "key_check": check}
-    if output.size(BUILD) is not None:
+    foreign = [] if output.size(BUILD) is not None else [name for name, _ in output.list() if name != KEY_FILE]
+    if output.size(BUILD) is not None:  # looked at again: another driver may just have begun
         try:
             begun = json.loads(output.read(BUILD))
             earlier, earlier_check = begun["config"], begun["key_check"]
@@ -48,7 +49,7 @@ def begin(output: Store, described: dict[str, Any], check: str) -> None:
                 f"{output.uri} was begun with another pseudonym key; give that one (--key-file or {KEY_VARIABLE}), "
                 "or choose another output"
             )
-    elif foreign := [name for name, _ in output.list() if name != KEY_FILE]:
+    elif foreign:
         raise ConfigError(
             f"{output.uri} holds {len(foreign)} files that are no data set ({foreign[0]}, ...); choose an empty folder"
         )
@@ -69,13 +70,28 @@ def sweep(output: Store) -> None:
 
 def compare(output: Store, earlier: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ConfigError where a data set was made of another source or configuration, naming the difference."""
-    names = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
-    if names:
-        listed = "; ".join(f"{name} was {_short(earlier.get(name))}, is {_short(now.get(name))}" for name in names)
+    before, after = _flat(earlier), _flat(now)
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    if not names:
+        return
+    listed = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(after.get(name))}" for name in names)
+    if all(name.startswith("versions.") for name in names):
         raise ConfigError(
-            f"{output.uri} was made of another source or configuration: {listed}. "
-            "Go on with the earlier one, or choose another output"
+            f"{output.uri} was begun with other code or packages, whose shards may differ: {listed}. "
+            "Go on with those, or delete it and run again"
         )
+    raise ConfigError(
+        f"{output.uri} was made of another source or configuration: {listed}. "
+        "Go on with the earlier one, or choose another output"
+    )
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The versions one by one, so that a difference is not lost in a list of all."""
+    given = config.get("versions") or {}
+    return {name: value for name, value in config.items() if name != "versions"} | {
+        f"versions.{name}": version for name, version in given.items()
+    }
 
 
 def _short(value: Any) -> str:
@@ -99,10 +115,39 @@ def pseudonym_key(key_file: str | None, output: Store) -> bytes:
     if output.size(KEY_FILE) is not None:
         return _key(output.read(KEY_FILE).decode("ascii", "replace"), f"{output.uri}/{KEY_FILE}")
     fresh = secrets.token_hex(32)
-    output.write(KEY_FILE, fresh.encode())
     if output.is_local:
-        output.local(KEY_FILE).chmod(0o600)
-    return bytes.fromhex(fresh)
+        _create_local(output.local(KEY_FILE), fresh.encode())
+    else:
+        output.write(KEY_FILE, fresh.encode())
+    # What stands there now: another driver may have begun the same build at the same moment.
+    return _key(output.read(KEY_FILE).decode("ascii", "replace"), f"{output.uri}/{KEY_FILE}")
+
+
+def _create_local(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all; one that is there already stays as it is."""
+    try:
+        tried(lambda: _create(path, content), local=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error}; check the path, the rights and the free space") from error
+
+
+def _create(path: Path, content: bytes) -> None:
+    aside = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(aside)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                put_in_place(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _key(text: str, where: str) -> bytes:

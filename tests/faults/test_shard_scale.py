@@ -39,6 +39,7 @@ def write_records(folder: Path) -> None:
         columns = {
             "path": [f"stage_2_train/ID_{row:09x}.dcm" for row in range(start, start + count)],
             "source_size": pa.array(np.full(count, 526_000)),
+            "source_changed": pa.array(np.full(count, 1_570_000_000 * 10**9)),
             "reason": pa.nulls(count, pa.string()),
             "detail": pa.nulls(count, pa.string()),
             "key": [f"ID_{row:09x}" for row in range(start, start + count)],

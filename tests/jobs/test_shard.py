@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hemodist.cluster import ClusterInfo
 from hemodist.errors import UserError
 from hemodist.manifest import read_manifest
 from hemodist.store import Store
@@ -55,6 +59,42 @@ def test_one_two_and_four_ray_workers_write_the_bytes_of_one_process(
         assert content_of(tmp_path / workers) == expected
 
 
+@pytest.mark.parametrize(("joined", "flags", "most"), [
+    (True, ["--workers", "3"], 3), (False, ["--workers", "3"], 6), (True, [], 10),
+])  # fmt: skip
+def test_a_joined_cluster_runs_no_more_tasks_at_a_time_than_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joined: bool, flags: list[str], most: int
+) -> None:
+    @contextlib.contextmanager
+    def known(cpus: int | None = None) -> Iterator[ClusterInfo]:
+        yield ClusterInfo(5, 0, joined)
+
+    def mapper(run: Any, tasks: Any, *, in_flight: Any, memory: int) -> Iterator[tuple[int, Any]]:
+        assert in_flight() == most
+        assert memory == 600 * 2**20
+        return enumerate(map(run, tasks))
+
+    for name, stand_in in {
+        "cluster": known, "map_tasks": mapper, "cpus_now": lambda: 5, "largest_memory": lambda: 2**40
+    }.items():  # fmt: skip
+        monkeypatch.setattr(shard, name, stand_in)
+    source = write_source(tmp_path / "data", 6)
+    assert (
+        run_here(monkeypatch, "--source", str(source), "--size", "32", "--output", str(tmp_path / "out"), *flags) == 0
+    )
+
+
+def test_more_slices_a_shard_than_a_node_can_hold_are_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "data", 4)
+    flags = ["--samples-per-shard", str(2**20), "--size", "2048", "--encoding", "png", "--workers", "1"]
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=r"reserves .* GiB of memory, and no node gives more than .* GiB"):
+        run_here(monkeypatch, "--source", str(source), "--output", str(tmp_path / "out"), *flags)
+    assert not list((tmp_path / "out").rglob("*.tar"))
+
+
 def test_what_is_finished_is_told_without_starting_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +129,33 @@ def test_rejections_within_the_limit_end_with_0(tmp_path: Path, monkeypatch: pyt
     arguments = ["--source", str(source), "--workers", "0", "--size", "32", "--output"]
     assert run_here(monkeypatch, *arguments, str(tmp_path / "strict")) == 3
     assert run_here(monkeypatch, *arguments, str(tmp_path / "lenient"), "--max-rejected-fraction", "0.1") == 0
+
+
+def test_too_many_rejections_stay_a_failure_when_the_command_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(tmp_path / "data", 9, broken=1)
+    arguments = ["--source", str(source), "--workers", "0", "--size", "32", "--output", str(tmp_path / "out")]
+    told = []
+    for _ in range(2):
+        assert run_here(monkeypatch, *arguments) == build.EXIT_TOO_MANY_REJECTED
+        told.append(capsys.readouterr().err)
+    assert told[0] == told[1]
+    assert "10.00% of the files were faulty" in told[1]
+    assert run_here(monkeypatch, *arguments, "--max-rejected-fraction", "0.1") == 0
+
+
+def test_a_summary_that_a_killed_driver_did_not_log_is_logged_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    source = write_source(tmp_path / "data", 6)
+    arguments = ["--source", str(source), "--workers", "0", "--size", "32", "--output", str(tmp_path / "out")]
+    assert run_here(monkeypatch, *arguments) == 0
+    assert run_here(monkeypatch, *arguments, "--track") == 0
+    (logged,) = (tmp_path / "wandb").rglob("run-*.wandb")
+    assert b"source_sha256" in logged.read_bytes()
 
 
 def test_the_summary_is_a_wandb_run_on_request_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

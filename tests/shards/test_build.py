@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from hemodist.manifest import LABELS, DataSet
+from hemodist.manifest import LABELS, DataSet, read_manifest
 from hemodist.store import Store
 from shards import build, pack
 from shards.verify import verify
 from tests.shards.builds import config, make
-from tests.shards.files import content_of, write_source
+from tests.shards.files import content_of, dicom_file, hu_image, write_source
 
 
 def in_two_processes(
@@ -125,4 +125,17 @@ def test_a_name_that_is_no_file_is_counted_and_not_waited_for(tmp_path: Path) ->
     rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").column("path").to_pylist()
     assert rejected == [f"stage_2_train/{name}.dcm" for name in ("loop", "lost", "pipe")]
     assert manifest.duplicates == 1
+    assert not verify(Store.open(tmp_path / "out")).problems
+
+
+def test_files_that_differ_in_their_suffix_alone_have_keys_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "a"
+    folder.mkdir(parents=True)
+    names = ("IM1", "IM1.dcm", "IM1.DCM", "IM1.dicom")
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(dicom_file(hu_image(seed=number), SOPInstanceUID=f"2.25.{number}"))
+    make(folder.parent, tmp_path / "out")
+    keys = DataSet.open(str(tmp_path / "out")).index.column("key").to_pylist()
+    assert sorted(keys) == sorted(f"a/{name.replace('.', '=2E')}" for name in names)
+    assert read_manifest(Store.open(tmp_path / "out")).config["key_style"] == "file"
     assert not verify(Store.open(tmp_path / "out")).problems

@@ -8,7 +8,7 @@ import pytest
 from hemodist.errors import ConfigError
 from hemodist.store import StoreError
 from shards import build
-from shards.config import ShardConfig
+from shards.config import ShardConfig, check_memory, task_memory
 from tests.shards.builds import config
 from tests.shards.files import content_of
 
@@ -59,3 +59,19 @@ def test_an_empty_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(ConfigError, match="no file below"):
         build.plan(config(tmp_path / "data", tmp_path / "out"))
+
+
+def test_a_task_reserves_what_its_tar_needs_while_its_buffer_doubles(tmp_path: Path) -> None:
+    few, many = (config(tmp_path, tmp_path, size=256, samples_per_shard=count) for count in (1024, 20_000))
+    assert task_memory(few) == 600 * 2**20
+    assert task_memory(many) > 300 * 10**6 + 2 * 20_000 * 33_000
+    lossless = config(tmp_path, tmp_path, size=512, samples_per_shard=1024, encoding="png")
+    assert task_memory(lossless) > 2 * 1024 * 512 * 512 * 3
+
+
+def test_a_task_that_no_node_can_hold_is_an_error_with_the_numbers(tmp_path: Path) -> None:
+    many = config(tmp_path, tmp_path, size=256, samples_per_shard=2**20)
+    with pytest.raises(ConfigError, match=r"1048576 slices of 256 x 256 reserves 9\d\.\d GiB .* more than 2\.0 GiB"):
+        check_memory(many, 2 * 2**30)
+    check_memory(many, 200 * 2**30)
+    check_memory(many, None)

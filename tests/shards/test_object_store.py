@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hemodist.store import Store
-from shards import build, state
+from shards import build, pack, state
 from shards.config import ShardConfig
 from shards.verify import verify
 from tests.s3 import bucket_at, s3_process
@@ -40,3 +40,28 @@ def test_an_object_store_holds_the_bytes_of_a_local_data_set(bucket: str, tmp_pa
     assert not verify(output).problems
     assert isinstance(build.plan(ShardConfig(f"{bucket}/data", f"{bucket}/out", samples_per_shard=4, size=32)),
                       build.Finished)  # fmt: skip
+
+
+def test_an_object_store_is_listed_labelled_and_gone_on_with_like_a_folder(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(state.KEY_VARIABLE)
+    source = write_source(tmp_path / "data", 7)
+    (source / "stage_2_train.csv").rename(source / "mine.csv")
+    (source / "x.dcm.partial").write_bytes(b"half")
+    remote = Store.open(f"{bucket}/second")
+    for name in ("mine.csv", "x.dcm.partial", *(f"stage_2_train/ID_{number:09x}.dcm" for number in range(7))):
+        remote.write(name, (source / name).read_bytes())
+    label_file = f"{bucket}/second/mine.csv"
+    flags = ShardConfig(f"{bucket}/second/", f"{bucket}/third", label_file, samples_per_shard=4, size=32)
+    first = build.plan(flags)
+    assert isinstance(first, build.Plan)
+    assert not pack.run_task(first.tasks[0]).resumed
+    again = build.plan(flags)
+    assert isinstance(again, build.Plan)
+    assert again.build_digest == first.build_digest
+    assert pack.run_task(again.tasks[0]).resumed
+    manifest, _ = build.run(again)
+    assert (manifest.source_files, manifest.samples, manifest.rejected) == (8, 7, {"not_dicom": 1})
+    assert manifest.label_counts["any"]["positive"] == 3
+    assert Store.open(f"{bucket}/third").size(state.KEY_FILE) is None

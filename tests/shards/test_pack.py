@@ -137,6 +137,7 @@ def test_stems_are_keys_where_they_are_unique() -> None:
     assert stem("x/ID_1.DCM") == "ID_1"
     assert key_style([File("a/ID_1.dcm", 1), File("b/ID_2.dcm", 1)]) == "stem"
     assert key_style([File("a/01.dcm", 1), File("b/01.dcm", 1)]) == "path"
+    assert key_style([File("a/01.dcm", 1), File("a/01.DICOM", 1)]) == "file"
     assert key_of("a/01.dcm", "path") == "a/01"
     assert key_of("a/ID_1.dcm", "stem") == "ID_1"
 

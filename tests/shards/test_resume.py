@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import errno
+import fnmatch
 import os
+import secrets
+import shutil
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hemodist.errors import ConfigError
-from hemodist.store import Store
-from shards import build, pack, state
+from hemodist.errors import ConfigError, UserError
+from hemodist.store import Store, StoreError
+from shards import build, pack, record, state, versions
 from shards.verify import verify
 from tests.shards.builds import config, make
 from tests.shards.files import KEY, content_of, write_source
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Killed(BaseException):
@@ -68,7 +76,7 @@ def test_a_resumed_run_makes_only_what_is_missing_or_damaged(source: Path, tmp_p
     whole = tar.read_bytes()
     tar.write_bytes(whole[:700] + b"x" + whole[701:])
     (output / "shards" / "000002.idx").unlink()
-    (output / "records" / "000003.parquet").write_bytes(b"PAR1")
+    (output / "records" / "000003.record").write_bytes(b"PAR1")
     results: list[pack.TaskResult] = []
     again = build.plan(config(source, output))
     assert isinstance(again, build.Plan)
@@ -76,6 +84,24 @@ def test_a_resumed_run_makes_only_what_is_missing_or_damaged(source: Path, tmp_p
     assert [result.resumed for result in results] == [True, False, False, False]
     assert tar.read_bytes() == whole
     assert not verify(Store.open(output)).problems
+
+
+def test_a_damaged_record_is_no_record_whichever_byte_is_wrong(source: Path, tmp_path: Path) -> None:
+    todo = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(todo, build.Plan)
+    task = todo.tasks[0]
+    pack.run_task(task)
+    path = tmp_path / "out" / record.name(0)
+    whole = path.read_bytes()
+    assert record.load(todo.output, 0, task.build_digest, task.files) is not None
+    for at in range(0, len(whole), 13):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        assert record.load(todo.output, 0, task.build_digest, task.files) is None, at
+    for left in (0, 1, 31, 32, 33, len(whole) - 1):
+        path.write_bytes(whole[:left])
+        assert record.load(todo.output, 0, task.build_digest, task.files) is None, left
+    assert not pack.run_task(task).resumed
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -113,6 +139,26 @@ def test_a_changed_source_or_key_is_an_error_that_names_it(tmp_path: Path, monke
         build.plan(config(source, tmp_path / "out"))
 
 
+def test_a_task_is_made_again_when_a_source_file_has_changed_but_not_its_size(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "data", 20)
+    todo = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(todo, build.Plan)
+    for task in todo.tasks:
+        pack.run_task(task)
+    path = source / todo.tasks[1].files[3].path
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    results: list[pack.TaskResult] = []
+    again = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(again, build.Plan)
+    build.run(again, None, results.append)
+    assert [result.resumed for result in results] == [True, False, True]
+    os.utime(path, ns=(0, 0))
+    make(source, tmp_path / "undisturbed")
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "undisturbed")
+
+
 def test_a_finished_data_set_is_left_as_it_is_and_cleared_of_leftovers(source: Path, tmp_path: Path) -> None:
     make(source, tmp_path / "out")
     before = content_of(tmp_path / "out")
@@ -127,10 +173,62 @@ def test_other_library_versions_may_look_at_a_finished_data_set_but_not_go_on(
 ) -> None:
     make(source, tmp_path / "finished")
     build.plan(config(source, tmp_path / "begun"))
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0")
+    monkeypatch.setattr(versions, "packages", lambda: {"pillow": "99.0"})
     assert isinstance(build.plan(config(source, tmp_path / "finished")), build.Finished)
-    with pytest.raises(ConfigError, match="versions was"):
+    with pytest.raises(ConfigError, match=r"versions\.pillow was .*, is \"99\.0\""):
         build.plan(config(source, tmp_path / "begun"))
+
+
+def test_changed_code_may_look_at_a_finished_data_set_but_not_go_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(source, tmp_path / "finished")
+    todo = build.plan(config(source, tmp_path / "begun"))
+    assert isinstance(todo, build.Plan)
+    assert not pack.run_task(todo.tasks[0]).resumed
+    monkeypatch.setattr(versions, "code", lambda: "another")
+    assert isinstance(build.plan(config(source, tmp_path / "finished")), build.Finished)
+    with pytest.raises(ConfigError, match=r"versions\.code was .*, is \"another\"\. Go on with those, or delete it"):
+        build.plan(config(source, tmp_path / "begun"))
+    other = build.plan(config(source, tmp_path / "other"))
+    assert isinstance(other, build.Plan)
+    assert other.build_digest != todo.build_digest
+    assert other.config == todo.config
+
+
+@pytest.mark.parametrize(("name", "counts"), [("render.py", True), ("new.py", True), ("show.py", False)])
+def test_the_code_is_digested_by_content_where_it_decides_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, counts: bool
+) -> None:
+    before = versions.code()
+    copy = shutil.copytree(ROOT / "shards", tmp_path / "shards")
+    monkeypatch.setattr(versions, "__file__", str(copy / "versions.py"))
+    assert versions.code.__wrapped__() == before
+    with (copy / name).open("a") as file:
+        file.write("\n")
+    assert (versions.code.__wrapped__() != before) == counts
+
+
+def test_a_node_with_another_version_is_an_error_that_names_it(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo = build.plan(config(source, tmp_path / "out"))
+    assert isinstance(todo, build.Plan)
+    monkeypatch.setattr(versions, "packages", lambda: todo.config["versions"] | {"pillow": "1.0"})
+    with pytest.raises(UserError, match=r"pillow is 1\.0 here, .* on the driver"):
+        build.run(todo)
+    assert not list((tmp_path / "out").rglob("*.tar"))
+
+
+def test_all_modules_that_decide_bytes_count_and_all_decoders() -> None:
+    """What a build imports of this package, tests and their helpers aside, is what is digested."""
+    program = "import sys, shards.build; print(*[name for name in sys.modules if name.startswith('shards.')])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    for module in found.stdout.split():
+        name = module.removeprefix("shards.")
+        assert not any(fnmatch.fnmatch(name, left_out) for left_out in versions.NO_BYTES), name
+    plugins = {"pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm"}
+    assert plugins < versions.packages().keys()
 
 
 def test_a_fresh_key_is_kept_while_unfinished_and_gone_afterwards(
@@ -150,6 +248,87 @@ def test_a_fresh_key_is_kept_while_unfinished_and_gone_afterwards(
     assert not any(fresh.encode() in content for content in content_of(output).values())
     other = make(source, tmp_path / "other")
     assert other.index_sha256 != make(source, output).index_sha256
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["with links", "without"])
+def test_two_drivers_that_begin_at_once_use_one_key(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    monkeypatch.delenv(state.KEY_VARIABLE)
+    output, drawn = tmp_path / "out", secrets.token_hex
+    other: list[build.Plan | build.Finished] = []
+
+    def overtaken(count: int) -> str:
+        """While this driver draws its key, another one begins."""
+        monkeypatch.setattr(secrets, "token_hex", drawn)
+        other.append(build.plan(config(source, output)))
+        return drawn(count)
+
+    def no_link(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", no_link)
+    monkeypatch.setattr(secrets, "token_hex", overtaken)
+    todo = build.plan(config(source, output))
+    assert isinstance(todo, build.Plan)
+    assert isinstance(other[0], build.Plan)
+    assert todo.tasks[0].pseudonym_key == other[0].tasks[0].pseudonym_key
+    assert todo.build_digest == other[0].build_digest
+    assert isinstance(build.plan(config(source, output)), build.Plan)
+    assert sorted(content_of(output)) == [state.KEY_FILE, state.BUILD]
+
+
+def test_a_fresh_key_is_never_readable_for_others(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(state.KEY_VARIABLE)
+    modes: list[int] = []
+    sync = os.fsync
+
+    def looking(descriptor: int) -> None:
+        written = (tmp_path / "out").rglob(f"{state.KEY_FILE}*")
+        modes.extend(stat.S_IMODE(path.stat().st_mode) for path in written)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", looking)
+    build.plan(config(source, tmp_path / "out"))
+    assert modes
+    assert set(modes) == {0o600}
+
+
+def test_a_data_set_that_another_driver_has_finished_meanwhile_is_finished(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    todo = build.plan(config(source, output))
+    assert isinstance(todo, build.Plan)
+
+    def overtaken(result: pack.TaskResult) -> None:
+        if result.number == len(todo.tasks) - 1:
+            make(source, output)
+
+    manifest, shared = build.run(todo, None, overtaken)
+    assert shared is None
+    assert manifest == make(source, tmp_path / "undisturbed")
+    assert content_of(output) == content_of(tmp_path / "undisturbed")
+
+
+def test_a_half_written_shard_that_a_faster_driver_swept_away_is_no_fault(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    todo = build.plan(config(source, output))
+    assert isinstance(todo, build.Plan)
+    write = Store.write
+
+    def swept(self: Store, name: str, content: bytes | memoryview) -> None:
+        monkeypatch.setattr(Store, "write", write)
+        make(source, output)
+        raise StoreError(f"cannot write {name}: its half is gone")
+
+    monkeypatch.setattr(Store, "write", swept)
+    manifest, _ = build.run(todo)
+    assert manifest == make(source, tmp_path / "undisturbed")
+    assert content_of(output) == content_of(tmp_path / "undisturbed")
 
 
 def test_old_half_written_files_are_swept_at_the_start_and_recent_ones_left(source: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def change_config(copy: Path) -> None:
 
 def leave_record(copy: Path) -> None:
     (copy / "records").mkdir()
-    (copy / "records" / "000000.parquet").write_bytes(b"x")
+    (copy / "records" / "000000.record").write_bytes(b"x")
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
@@ -121,7 +121,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "rejections": (change_rejected, "rejected.parquet", True),
     "count": (change_count, "label counts", True),
     "config": (change_config, "config_digest", True),
-    "record": (leave_record, "records/000000.parquet: does not belong", True),
+    "record": (leave_record, "records/000000.record: does not belong", True),
 }
 
 

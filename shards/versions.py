@@ -1,0 +1,59 @@
+"""What of this process decides the bytes of a data set: versions of packages, and the content of the code itself."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+
+from hemodist import manifest
+from hemodist.errors import UserError
+
+PACKAGES = (
+    "hemodist", "numpy", "pillow", "pyarrow", "pydicom", "scipy", "xxhash",
+    "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm",
+)  # fmt: skip
+"""The manifest names their versions. The second line's decode: they decide pixels, and what is rejected."""
+
+NO_BYTES = ("__init__", "__main__", "bench*", "estimate", "phantom*", "picture", "progress", "show", "verify")
+"""Modules beside this one that decide no byte of a data set. A new module counts until it is named here."""
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Versions by name of the packages that decide bytes."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@functools.cache
+def code() -> str:
+    """Digest of the source files that decide bytes, 16 hexadecimal digits."""
+    here = Path(__file__).parent
+    left_out = {path for name in NO_BYTES for path in here.glob(f"{name}.py")}
+    result = hashlib.sha256()
+    for path in [*sorted(set(here.glob("*.py")) - left_out), Path(manifest.__file__)]:
+        result.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return result.hexdigest()[:16]
+
+
+def all_versions() -> dict[str, str]:
+    """Those of the packages, and the digest as `code`: what an unfinished data set is gone on with.
+
+    The manifest holds no digest of the code: a comment that changes must not give equal data sets different names.
+    """
+    return packages() | {"code": code()}
+
+
+def check(wanted: Mapping[str, str]) -> None:
+    """Check that this node's versions are the driver's.
+
+    Raises:
+        UserError: naming the differences.
+    """
+    own = all_versions()
+    names = sorted(name for name in wanted.keys() | own.keys() if wanted.get(name) != own.get(name))
+    if names:
+        listed = "; ".join(f"{name} is {own.get(name)} here, {wanted.get(name)} on the driver" for name in names)
+        raise UserError(f"this node would make other bytes than the driver's: {listed}. Give all nodes one image")
