@@ -17,7 +17,11 @@ from shards.decoder import SHARED, DecodeError
 from shards.reason import Fault, Reason
 
 MAX_PIXELS = 4096 * 4096
-"""Rows x columns x frames that are looked at at all: 64 times a 512 x 512 slice, 64 MB as int32."""
+"""Pixels that are looked at at all, the square around each frame filled up with air: 64 times a 512 x 512 slice.
+
+That square is what `shards.clean.cut` allocates, 64 MB as int32, and no later step makes an image larger than it:
+pixels that are not square are averaged in their finer direction, and the square around a head lies within.
+"""
 
 RSNA_MODULUS = 4096
 """2 to the 12: the values of RSNA's faulty files wrapped around when they were written."""
@@ -57,12 +61,15 @@ def image_size(dataset: Dataset) -> tuple[int, int, int]:
     """Rows, columns and frames, checked before anything of that size is allocated.
 
     Raises:
-        Fault: one is missing or malformed, or their product is absurd.
+        Fault: one is missing or malformed, or together they are absurd.
     """
     rows, columns = elements.integer(dataset, "Rows"), elements.integer(dataset, "Columns")
     frames = elements.integer(dataset, "NumberOfFrames", 1)
-    if min(rows, columns, frames) < 1 or rows * columns * frames > MAX_PIXELS:
-        raise Fault(Reason.ABSURD_SIZE, f"{rows} x {columns} x {frames}, at most {MAX_PIXELS} pixels are accepted")
+    if min(rows, columns, frames) < 1 or max(rows, columns) ** 2 * frames > MAX_PIXELS:
+        raise Fault(
+            Reason.ABSURD_SIZE,
+            f"{rows} x {columns} x {frames}, at most {MAX_PIXELS} pixels are accepted in squares around the frames",
+        )
     return rows, columns, frames
 
 

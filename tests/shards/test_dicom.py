@@ -253,6 +253,8 @@ FAULTS: dict[str, tuple[dict[str, Any], Reason]] = {
     "no photometric": ({"PhotometricInterpretation": None}, Reason.BAD_VALUE),
     "zero rows": ({"Rows": 0}, Reason.ABSURD_SIZE),
     "huge": ({"Rows": 65535, "Columns": 65535}, Reason.ABSURD_SIZE),
+    "a line": ({"Rows": 1, "Columns": 65535}, Reason.ABSURD_SIZE),
+    "a column": ({"Rows": 65282, "Columns": 2}, Reason.ABSURD_SIZE),
     "many frames": ({"NumberOfFrames": MAX_PIXELS}, Reason.ABSURD_SIZE),
     "short": ({"Rows": 33}, Reason.TRUNCATED_PIXELS),
     "32 bits": ({"BitsAllocated": 32, "Rows": 16}, Reason.UNSUPPORTED_BITS),
