@@ -22,6 +22,7 @@ from shards.dicom import Slice
 from shards.pixels import MAX_PIXELS
 from shards.reason import Fault, Reason, Rejected
 from tests.shards.files import dataset, dicom_file, hu_image, to_bytes
+from tests.shards.packing import assert_sample_or_rejection
 
 
 def slice_of(content: bytes) -> Slice:
@@ -352,18 +353,20 @@ SEEDS = [SMALL, *(compressed(syntax) for syntax in (RLELossless, JPEGLSLossless,
     st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=8),
     st.floats(0, 1),
 )
-def test_damaged_bytes_give_a_slice_or_a_rejection(seed: int, flips: list[tuple[int, int]], kept: float) -> None:
+def test_damaged_bytes_give_a_sample_or_a_rejection(seed: int, flips: list[tuple[int, int]], kept: float) -> None:
     content = bytearray(SEEDS[seed])
     for position, value in flips:
         content[position % len(content)] = value
-    assert isinstance(dicom.read(bytes(content[: int(kept * len(content)) + 1])), Slice | Rejected)
+    damaged = bytes(content[: int(kept * len(content)) + 1])
+    assert isinstance(dicom.read(damaged), Slice | Rejected)
+    assert_sample_or_rejection(damaged)
 
 
-def test_a_real_file_cut_anywhere_gives_a_slice_or_a_rejection(shared_dicom: Path) -> None:
+def test_a_real_file_cut_anywhere_gives_a_sample_or_a_rejection(shared_dicom: Path) -> None:
     for name in ("reference", "jpeg_lossless_sv1", "jpeg_ls_lossless", "rle_lossless", "jpeg2000_lossy"):
         content = (shared_dicom / "transfer_syntaxes" / f"{name}.dcm").read_bytes()
         for end in range(0, len(content), 16 * 1024):
-            assert isinstance(dicom.read(content[:end]), Slice | Rejected)
+            assert_sample_or_rejection(content[:end])
 
 
 def whole_way(content: bytes) -> Slice | Rejected:
