@@ -133,15 +133,16 @@ def _read(content: bytes) -> Slice:
     """The whole way."""
     dataset, syntax = container.parse(content)
     if "PixelData" not in dataset:
-        raise Fault(Reason.NO_PIXELS, f"{len(content)} bytes, {len(dataset)} elements")
-    header = _header(dataset, syntax, lambda: len(dataset.PixelData))
+        raise Fault(Reason.NO_PIXELS, f"{len(content)} bytes")
+    stored = elements.pixel_data(dataset)
+    header = _header(dataset, syntax, lambda: len(stored))
     form = header.form
     cells: npt.NDArray[np.integer]
     if header.decoder is None:
         little = dataset.original_encoding[1] is not False
-        cells = pixels.native(dataset.PixelData, form, little=little)
+        cells = pixels.native(stored, form, little=little)
     else:
-        cells, form = pixels.decompress(dataset, header.decoder, form)
+        cells, form = pixels.decompress(stored, header.decoder, form)
     return Slice(
         *_repaired(cells, form, header),
         spacing=_spacing(elements.numbers(dataset, "PixelSpacing", 2)),

@@ -23,6 +23,12 @@ That square is what `shards.clean.cut` allocates, 64 MB as int32, and no later s
 pixels that are not square are averaged in their finer direction, and the square around a head lies within.
 """
 
+MAX_FRAGMENTS = 100_000
+"""Pieces of an encapsulated frame (PS3.5 A.4) that are joined: files mostly have one, at times some hundred."""
+
+_ITEM = b"\xfe\xff\x00\xe0"
+"""Item (FFFE,E000), which begins a fragment."""
+
 RSNA_MODULUS = 4096
 """2 to the 12: the values of RSNA's faulty files wrapped around when they were written."""
 
@@ -212,11 +218,11 @@ def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float)
     return turned_round
 
 
-def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:
+def decompress(content: bytes, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:
     """The cells of an encapsulated frame [rows, columns], and the format that they really have.
 
     Args:
-        dataset: with PixelData.
+        content: of PixelData, encapsulated.
         decoder: of the transfer syntax.
         form: the sample format by the DICOM header.
 
@@ -225,7 +231,7 @@ def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.ND
     """
     syntax = decoder.UID
     if syntax in (*JPEG2000TransferSyntaxes, *JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
-        own = _check_codestream(dataset, form)
+        own = _check_codestream(content, form)
         if syntax in JPEG2000TransferSyntaxes:
             # A signed codestream gives signed values, whatever PixelRepresentation says. An unsigned one under
             # PixelRepresentation 1 holds two's complement of its own precision, which the decoder undoes.
@@ -244,7 +250,7 @@ def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.ND
         "pixel_keyword": "PixelData",
     }
     try:
-        cells = SHARED.decode(syntax, bytes(dataset.PixelData), options)
+        cells = SHARED.decode(syntax, content, options)
     except DecodeError as error:
         raise Fault(Reason.UNDECODABLE_PIXELS, f"{syntax.name} ({error})") from error
     if cells.size != form.rows * form.columns or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
@@ -256,9 +262,12 @@ def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.ND
     return np.ascontiguousarray(native), form
 
 
-def _check_codestream(dataset: Dataset, form: Format) -> Header:
+def _check_codestream(content: bytes, form: Format) -> Header:
+    fragments = content.count(_ITEM)  # Also by chance, but once in four billion bytes.
+    if fragments > MAX_FRAGMENTS:
+        raise Fault(Reason.UNDECODABLE_PIXELS, f"about {fragments} fragments, at most {MAX_FRAGMENTS} are joined")
     try:
-        own = header(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        own = header(get_frame(content, 0, number_of_frames=1))
     except CodestreamError as error:
         raise Fault(Reason.UNDECODABLE_PIXELS, str(error)) from error
     except Exception as error:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +423,74 @@ def test_both_ways_agree_on_damaged_files(implicit: bool, flips: list[tuple[int,
     for position, value in flips:
         content[128 + position % (len(content) - 128)] = value
     assert_both_ways_agree(bytes(content))
+
+
+def heads(count: int) -> bytes:
+    """That many empty elements of implicit syntax, by rising tags from group 0009."""
+    made = np.zeros(count, np.dtype([("group", "<u2"), ("number", "<u2"), ("length", "<u4")]))
+    tags = np.arange(count) + 0x00090010
+    made["group"], made["number"] = tags >> 16, tags & 0xFFFF
+    return made.tobytes()
+
+
+META = IMPLICIT[: IMPLICIT.index(b"\x08\x00\x08\x00")]
+SEQUENCE, SEQUENCE_END = struct.pack("<HHL", 8, 0x1140, 2**32 - 1), struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+ITEM, ITEM_END = struct.pack("<HHL", 0xFFFE, 0xE000, 2**32 - 1), struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
+SETS = struct.pack("<HHL", 8, 5, 2**24) + b"a\\" * 2**23
+COUNT = 4_000_000
+CROWDS = {
+    "elements": lambda: META + heads(COUNT),
+    "explicit elements": lambda: SMALL[: SMALL.index(b"\x08\x00\x08\x00")] + b"\x09\x00\x10\x00CS\0\0" * COUNT,
+    "meta information": lambda: META[:132] + b"\x02\x00\x10\x01UL\0\0" * COUNT,
+    "items": lambda: META + SEQUENCE + (ITEM + ITEM_END) * (COUNT // 2) + SEQUENCE_END,
+    "nested elements": lambda: META + SEQUENCE + ITEM + heads(COUNT) + ITEM_END + SEQUENCE_END,
+    "nesting": lambda: META + (SEQUENCE + ITEM) * (COUNT // 2),
+    "character sets": lambda: META + SETS,
+    "nested character sets": lambda: META + SEQUENCE + ITEM + SETS + ITEM_END + SEQUENCE_END,
+}
+
+
+@pytest.mark.parametrize("crowd", CROWDS.values(), ids=CROWDS.keys())
+def test_a_file_of_very_many_elements_is_unreadable_soon_and_in_little_memory(crowd: Callable[[], bytes]) -> None:
+    content = crowd()
+    assert_sample_or_rejection(content)
+    found = dicom.read(content)
+    assert isinstance(found, Rejected)
+    assert found.reason == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize(("keyword", "one"), [("PixelSpacing", b"1\\"), ("Rows", b"\1\0"), ("PatientID", b"a\\")])
+def test_a_value_of_megabytes_is_not_taken_apart(keyword: str, one: bytes) -> None:
+    content = IMPLICIT
+    tag = pydicom.tag.Tag(keyword)
+    start = content.index(struct.pack("<HH", tag.group, tag.element))
+    end = start + 8 + int.from_bytes(content[start + 4 : start + 8], "little")
+    huge = content[: start + 4] + (2**21).to_bytes(4, "little") + one * 2**20 + content[end:]
+    assert_sample_or_rejection(huge)
+    found = dicom.read(huge)
+    if keyword == "Rows":
+        assert found == Rejected(Reason.BAD_VALUE, f"Rows holds {2**21} bytes, at most {2**16} are read")
+    else:
+        assert isinstance(found, Slice)
+        assert (found.spacing, found.patient).count(None) == 1
+
+
+def test_zeros_after_the_pixels_do_not_count() -> None:
+    assert_both_ways_agree(IMPLICIT + bytes(2**22))
+    np.testing.assert_array_equal(slice_of(IMPLICIT + bytes(2**22)).hu(), hu_image())
+
+
+def test_very_many_fragments_and_fill_bytes_are_undecodable_soon() -> None:
+    for payload in (
+        struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 90_000,
+        encapsulate([b"\xff\xd8" + b"\xff" * 2**26]),
+    ):
+        made = dataset(hu_image())
+        made.compress(JPEGLSLossless, generate_instance_uid=False)
+        made.PixelData = payload
+        content = to_bytes(made)
+        assert_sample_or_rejection(content)
+        assert reason_of(content) == Reason.UNDECODABLE_PIXELS
 
 
 def test_padding_beyond_bits_stored_is_found_in_signed_files_too() -> None:
