@@ -6,6 +6,7 @@ any element may hold a patient's name. The checks run from the container inwards
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import warnings
@@ -230,9 +231,11 @@ def _repaired(
     slope, intercept = header.slope, header.intercept
     stored, bounds = pixels.stored_values(cells, form)
     masked = None if header.padding is None else padding.mask(header.padding, cells, stored, form, bounds)
+    # Who wrote the faults went by BitsStored, whatever the codestream holds them in.
+    written = form if form is header.form else dataclasses.replace(form, stored=header.form.stored)
     if header.inverted:
-        stored = pixels.undo_inversion(stored, form, slope, intercept)
-    stored, slope, intercept = pixels.undo_rsna_fault(stored, form, slope, intercept)
+        stored = pixels.undo_inversion(stored, written, slope, intercept)
+    stored, slope, intercept = pixels.undo_rsna_fault(stored, written, slope, intercept)
     if header.inverted or slope != header.slope or intercept != header.intercept:
         bounds = pixels.extremes(stored)
     stored, slope, intercept, bounds = clean.in_hounsfield(stored, slope, intercept, bounds)

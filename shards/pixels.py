@@ -183,14 +183,16 @@ def undo_rsna_fault(stored: Stored, form: Format, slope: float, intercept: float
     """Unwrap the values of RSNA's faulty 12-bit files; others pass through.
 
     Their values are HU that were written into 12 unsigned bits, with a rescale that does not say so. The fault is
-    recognised by PixelRepresentation 0, BitsStored 12 and an intercept above -100 HU.
+    recognised by PixelRepresentation 0, BitsStored 12 and an intercept above -100 HU. BitsStored is the header's: the
+    precision of a codestream says how it was packed, and often is 16 for 12.
 
     Returns:
         Stored values, slope and intercept such that `HU = stored * slope + intercept`.
     """
     if form.signed or form.stored != 12 or intercept <= RSNA_INTERCEPT:
         return stored, slope, intercept
-    unwrapped: Stored = stored.view(np.int16) + np.int16(RSNA_SHIFT)
+    values = stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
+    unwrapped: Stored = values + np.int16(RSNA_SHIFT)
     unwrapped &= RSNA_MODULUS - 1  # the remainder by a power of two, also of negative numbers
     unwrapped -= RSNA_SHIFT
     return unwrapped, 1.0, 0.0
@@ -200,11 +202,15 @@ def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float)
     """The values of a MONOCHROME1 image, turned round where they were stored inverted.
 
     By PS3.3 C.7.6.3.1.2 MONOCHROME1 concerns the display only, and the rescale gives HU all the same. But files exist
-    whose values are inverted within BitsStored as well. What surrounds a head decides: it is air.
+    whose values are inverted within BitsStored as well. What surrounds a head decides: it is air. Values beyond
+    BitsStored, of a codestream with more bits, were not inverted within it, and stay.
     """
     low, high = (
         (-(1 << (form.stored - 1)), (1 << (form.stored - 1)) - 1) if form.signed else (0, (1 << form.stored) - 1)
     )
+    bounds = extremes(stored)
+    if bounds[0] < low or bounds[1] > high:
+        return stored
     border = np.concatenate([stored[0], stored[-1], stored[1:-1, 0], stored[1:-1, -1]])
     border.sort()
     middle = (int(border[(border.size - 1) // 2]) + int(border[border.size // 2])) / 2
@@ -212,10 +218,9 @@ def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float)
     turned = abs((low + high - middle) * slope + intercept - clean.AIR)
     if turned >= as_it_is:
         return stored
-    # In as many bits as before: steps that wrap around come back, since low <= result <= high.
-    bits = stored.view(f"u{stored.itemsize}")
-    turned_round: Stored = (bits.dtype.type((low + high) % (1 << (8 * stored.itemsize))) - bits).view(stored.dtype)
-    return turned_round
+    # A codestream of few bits gives values that may be turned beyond them.
+    wide: Stored = low + high - stored.astype(np.int32)
+    return wide.astype(np.int16 if form.signed else np.uint16)
 
 
 def decompress(content: bytes, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:

@@ -425,6 +425,44 @@ def test_both_ways_agree_on_damaged_files(implicit: bool, flips: list[tuple[int,
     assert_both_ways_agree(bytes(content))
 
 
+def codestream_of(stored: np.ndarray, **header: Any) -> bytes:
+    """A JPEG 2000 file whose codestream has the values' own bits, under a header that says otherwise."""
+    made = dataset(stored)
+    made.compress(JPEG2000Lossless, generate_instance_uid=False)
+    for keyword, value in header.items():
+        setattr(made, keyword, value)
+    return to_bytes(made)
+
+
+def test_the_12_bit_fault_goes_by_bits_stored_and_not_by_the_codestream() -> None:
+    hu = hu_image()
+    wrapped = (hu.astype(np.int64) % 4096).astype(np.uint16)
+    faulty = codestream_of(wrapped, BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(slice_of(faulty).hu(), hu)
+    sound = dataset(wrapped, BitsStored=12, HighBit=11)
+    sound.compress(JPEG2000Lossless, generate_instance_uid=False)
+    sound.BitsStored, sound.HighBit = 16, 15
+    np.testing.assert_array_equal(slice_of(to_bytes(sound)).hu(), wrapped)
+
+
+def test_an_inversion_goes_by_bits_stored_and_not_by_the_codestream() -> None:
+    inverted = (4095 - (hu_image().astype(np.int64) + 1024)).astype(np.uint16)
+    changes = {"BitsStored": 12, "HighBit": 11, "PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": "-1024"}
+    np.testing.assert_array_equal(slice_of(codestream_of(inverted, **changes)).hu(), hu_image())
+
+
+def test_repairs_of_a_codestream_of_8_bits_have_room_for_12() -> None:
+    stored = (hu_image().astype(np.int64) // 8 + 130).astype(np.uint8)
+    made = dataset(stored)
+    made.compress(JPEG2000Lossless, generate_instance_uid=False)
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+    hu = slice_of(to_bytes(made)).hu()
+    np.testing.assert_array_equal(hu, stored)
+    made.PhotometricInterpretation = "MONOCHROME1"
+    made.RescaleSlope, made.RescaleIntercept = -1, 3090
+    np.testing.assert_array_equal(slice_of(to_bytes(made)).hu() + 1000, (4095 - stored.astype(int) + 1000) % 4096)
+
+
 def heads(count: int) -> bytes:
     """That many empty elements of implicit syntax, by rising tags from group 0009."""
     made = np.zeros(count, np.dtype([("group", "<u2"), ("number", "<u2"), ("length", "<u4")]))
