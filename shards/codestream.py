@@ -13,6 +13,7 @@ _J2K_START = b"\xff\x4f\xff\x51"  # SOC directly followed by SIZ
 _JPEG_START = b"\xff\xd8"  # SOI
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # SOF0 to SOF15, SOF55 (JPEG-LS)
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+_MAX_HEADER = 2**20  # bytes before the size of the image; comments and profiles come there, of 64 KiB each
 _MAX_TILES = 1024  # tiles of one slice; real files have one or a few, an attacker's millions
 
 
@@ -45,6 +46,7 @@ def header(frame: bytes) -> Header:
     Raises:
         CodestreamError: there is none, or it is cut short or absurd.
     """
+    frame = frame[:_MAX_HEADER]  # fill bytes are walked over one by one
     try:
         if frame[:2] == _JPEG_START:
             return _jpeg(frame)

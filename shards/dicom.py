@@ -6,6 +6,8 @@ any element may hold a patient's name. The checks run from the container inwards
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -37,6 +39,9 @@ _DERIVED = frozenset(
     {"REFORMATTED", "MPR", "MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "CURVED", "VOLUME", "VRT", "SSD"}
     | {"AVERAGE", "SUBTRACTION", "CSA MPR", "CSA MIP", "CSA RESAMPLED", "SCREEN SAVE", "DOSE_INFO"}
 )
+_SPACINGS = (1e-3, 100.0)  # mm; a head is 200 mm wide, and a detector's cell about 0.5
+_MAX_POSITION = 1e5  # mm; tables move by 2000
+_MAX_NORMAL_ERROR = 0.1  # Files round cosines to two digits at the worst.
 _OTHER_UNITS = re.compile(r"OD|EDW?|Z_EFF|ZEFF|MGML|PCT|IODINE.*|.*MONO.*|HU_MOD")
 _MODALITIES = frozenset(
     {"CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "RF", "RTDOSE", "RTIMAGE", "RTPLAN"}
@@ -54,8 +59,8 @@ class Slice:
         slope: HU a stored unit.
         intercept: HU of stored value 0.
         bounds: no stored value is below the first or above the second.
-        spacing: mm between rows and between columns; None where the file does not say.
-        position: mm along the slice's normal; None where the file does not say.
+        spacing: mm between rows and between columns, 0.001 to 100; None where the file does not say, or nonsense.
+        position: mm along the slice's normal, 100,000 at most; None likewise.
         patient: Patient ID (0010,0020) as the file has it: to be made a pseudonym, never to be written.
         study: Study Instance UID, likewise.
         series: Series Instance UID, likewise.
@@ -129,15 +134,16 @@ def _read(content: bytes) -> Slice:
     """The whole way."""
     dataset, syntax = container.parse(content)
     if "PixelData" not in dataset:
-        raise Fault(Reason.NO_PIXELS, f"{len(content)} bytes, {len(dataset)} elements")
-    header = _header(dataset, syntax, lambda: len(dataset.PixelData))
+        raise Fault(Reason.NO_PIXELS, f"{len(content)} bytes")
+    stored = elements.pixel_data(dataset)
+    header = _header(dataset, syntax, lambda: len(stored))
     form = header.form
     cells: npt.NDArray[np.integer]
     if header.decoder is None:
         little = dataset.original_encoding[1] is not False
-        cells = pixels.native(dataset.PixelData, form, little=little)
+        cells = pixels.native(stored, form, little=little)
     else:
-        cells, form = pixels.decompress(dataset, header.decoder, form)
+        cells, form = pixels.decompress(stored, header.decoder, form)
     return Slice(
         *_repaired(cells, form, header),
         spacing=_spacing(elements.numbers(dataset, "PixelSpacing", 2)),
@@ -225,9 +231,11 @@ def _repaired(
     slope, intercept = header.slope, header.intercept
     stored, bounds = pixels.stored_values(cells, form)
     masked = None if header.padding is None else padding.mask(header.padding, cells, stored, form, bounds)
+    # Who wrote the faults went by BitsStored, whatever the codestream holds them in.
+    written = form if form is header.form else dataclasses.replace(form, stored=header.form.stored)
     if header.inverted:
-        stored = pixels.undo_inversion(stored, form, slope, intercept)
-    stored, slope, intercept = pixels.undo_rsna_fault(stored, form, slope, intercept)
+        stored = pixels.undo_inversion(stored, written, slope, intercept)
+    stored, slope, intercept = pixels.undo_rsna_fault(stored, written, slope, intercept)
     if header.inverted or slope != header.slope or intercept != header.intercept:
         bounds = pixels.extremes(stored)
     stored, slope, intercept, bounds = clean.in_hounsfield(stored, slope, intercept, bounds)
@@ -275,13 +283,25 @@ def _rescale(dataset: Dataset) -> tuple[float, float]:
 
 
 def _spacing(found: tuple[float, ...] | None) -> tuple[float, float] | None:
-    return (found[0], found[1]) if found is not None and min(found) > 0 else None
+    """Rows and columns in mm; None where no scanner has such pixels, so that no later division meets 0 or infinity."""
+    if found is None or not _SPACINGS[0] <= min(found) <= max(found) <= _SPACINGS[1]:
+        return None
+    return found[0], found[1]
 
 
 def _position(origin: tuple[float, ...] | None, axes: tuple[float, ...] | None) -> float | None:
-    """The slice's place along its normal: its position (0020,0032) times the cross product of rows and columns."""
+    """The slice's place along its normal: its position (0020,0032) times the cross product of rows and columns.
+
+    None where the two are no directions at a right angle (their product is no unit vector then), or where the place
+    is far outside any scanner: such numbers are damaged, and may be infinite in the end.
+    """
     if origin is None or axes is None:
         return None
     a, b, c, d, e, f = axes
     x, y, z = origin
-    return x * (b * f - c * e) + y * (c * d - a * f) + z * (a * e - b * d)
+    right, back, up = b * f - c * e, c * d - a * f, a * e - b * d
+    place = x * right + y * back + z * up
+    # Both comparisons are false for NaN.
+    if not (abs(math.hypot(right, back, up) - 1) <= _MAX_NORMAL_ERROR and abs(place) <= _MAX_POSITION):
+        return None
+    return place

@@ -19,6 +19,12 @@ _PLAIN = frozenset({"CS", "DS", "IS", "SS", "UI", "US"})
 _MAX_PLAIN = 64
 """Bytes of a value that is worth keeping."""
 
+_MAX_VALUE = 2**16
+"""Bytes of a value that is taken apart: 100 MB of numbers or of sequence items would become many gigabytes."""
+
+_BYTES = frozenset({None, "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+"""Value representations that stay as they are in the file."""
+
 
 def raw(dataset: Dataset, keyword: str) -> Any:
     """The value of an element; None where it is missing or empty.
@@ -34,6 +40,8 @@ def raw(dataset: Dataset, keyword: str) -> Any:
             or (not isinstance(value, str | bytes) and hasattr(value, "__len__") and not len(value))
         ):
             return None
+    except (Fault, MemoryError):
+        raise
     except Exception as error:
         raise Fault(Reason.BAD_VALUE, f"{keyword} is malformed ({type(error).__name__})") from error
     return value
@@ -42,8 +50,12 @@ def raw(dataset: Dataset, keyword: str) -> Any:
 def _value(dataset: Dataset, keyword: str) -> Any:
     """What `dataset.get(keyword)` gives; the slices of a series share most values, so each is converted once."""
     item: Any = dataset.get_item(_tag(keyword))
-    if isinstance(item, RawDataElement) and item.VR in _PLAIN and len(item.value or b"") <= _MAX_PLAIN:
-        return _converted(item.tag, item.VR, item.value, item.is_little_endian)
+    if isinstance(item, RawDataElement):
+        length = len(item.value or b"")
+        if item.VR in _PLAIN and length <= _MAX_PLAIN:
+            return _converted(item.tag, item.VR, item.value, item.is_little_endian)
+        if length > _MAX_VALUE:
+            raise Fault(Reason.BAD_VALUE, f"{keyword} holds {length} bytes, at most {_MAX_VALUE} are read")
     return None if item is None else dataset.get(keyword)
 
 
@@ -58,6 +70,21 @@ def _tag(keyword: str) -> BaseTag:
 def _converted(tag: BaseTag, kind: str, value: bytes | None, little: bool) -> Any:
     length = 0 if value is None else len(value)
     return convert_raw_data_element(RawDataElement(tag, kind, length, value, 0, False, little)).value
+
+
+def pixel_data(dataset: Dataset) -> bytes:
+    """The bytes of PixelData.
+
+    Raises:
+        Fault: the file says that they are numbers, text or a sequence.
+    """
+    item: Any = dataset.get_item(_tag("PixelData"))
+    if item.VR not in _BYTES:
+        raise Fault(Reason.BAD_VALUE, "PixelData is not of a value representation of bytes")
+    value = dataset.PixelData
+    if value is not None and not isinstance(value, bytes):
+        raise Fault(Reason.BAD_VALUE, f"PixelData is malformed ({type(value).__name__})")
+    return value or b""
 
 
 def integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:

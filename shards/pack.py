@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from hemodist import store
 from hemodist.ahead import Ahead
+from hemodist.errors import UserError
 from hemodist.manifest import LABELS, UNKNOWN, sha256, shard_name
 from hemodist.store import Store, StoreError
 from shards import clean, dicom, record, versions
@@ -204,10 +205,22 @@ def make_sample(content: bytes, path: str, labels: npt.NDArray[np.int8], task: T
         path: of the file, below the source.
         labels: int8 [6], 0, 1 or `UNKNOWN`.
         task: configuration and pseudonym key.
+
+    Returns:
+        The sample, or why there is none. Only what the machine lacks is raised, memory first of all.
     """
     found = dicom.read(content)
     if isinstance(found, Rejected):
         return found
+    try:
+        return _sample_of(found, path, labels, task)
+    except (MemoryError, OSError, UserError):  # What the machine or a store lacks is no fault of the file.
+        raise
+    except Exception as error:  # As in `dicom.read`: one hostile file must not end the run, today and in every resume.
+        return Rejected(Reason.UNREADABLE, f"no sample can be made of it ({type(error).__name__})")
+
+
+def _sample_of(found: dicom.Slice, path: str, labels: npt.NDArray[np.int8], task: Task) -> Sample | Rejected:
     config = task.config
     fraction = clean.brain_fraction(found.stored, found.slope, found.intercept)
     if fraction < config.min_brain_fraction:

@@ -17,7 +17,17 @@ from shards.decoder import SHARED, DecodeError
 from shards.reason import Fault, Reason
 
 MAX_PIXELS = 4096 * 4096
-"""Rows x columns x frames that are looked at at all: 64 times a 512 x 512 slice, 64 MB as int32."""
+"""Pixels that are looked at at all, the square around each frame filled up with air: 64 times a 512 x 512 slice.
+
+That square is what `shards.clean.cut` allocates, 64 MB as int32, and no later step makes an image larger than it:
+pixels that are not square are averaged in their finer direction, and the square around a head lies within.
+"""
+
+MAX_FRAGMENTS = 100_000
+"""Pieces of an encapsulated frame (PS3.5 A.4) that are joined: files mostly have one, at times some hundred."""
+
+_ITEM = b"\xfe\xff\x00\xe0"
+"""Item (FFFE,E000), which begins a fragment."""
 
 RSNA_MODULUS = 4096
 """2 to the 12: the values of RSNA's faulty files wrapped around when they were written."""
@@ -57,12 +67,15 @@ def image_size(dataset: Dataset) -> tuple[int, int, int]:
     """Rows, columns and frames, checked before anything of that size is allocated.
 
     Raises:
-        Fault: one is missing or malformed, or their product is absurd.
+        Fault: one is missing or malformed, or together they are absurd.
     """
     rows, columns = elements.integer(dataset, "Rows"), elements.integer(dataset, "Columns")
     frames = elements.integer(dataset, "NumberOfFrames", 1)
-    if min(rows, columns, frames) < 1 or rows * columns * frames > MAX_PIXELS:
-        raise Fault(Reason.ABSURD_SIZE, f"{rows} x {columns} x {frames}, at most {MAX_PIXELS} pixels are accepted")
+    if min(rows, columns, frames) < 1 or max(rows, columns) ** 2 * frames > MAX_PIXELS:
+        raise Fault(
+            Reason.ABSURD_SIZE,
+            f"{rows} x {columns} x {frames}, at most {MAX_PIXELS} pixels are accepted in squares around the frames",
+        )
     return rows, columns, frames
 
 
@@ -170,14 +183,16 @@ def undo_rsna_fault(stored: Stored, form: Format, slope: float, intercept: float
     """Unwrap the values of RSNA's faulty 12-bit files; others pass through.
 
     Their values are HU that were written into 12 unsigned bits, with a rescale that does not say so. The fault is
-    recognised by PixelRepresentation 0, BitsStored 12 and an intercept above -100 HU.
+    recognised by PixelRepresentation 0, BitsStored 12 and an intercept above -100 HU. BitsStored is the header's: the
+    precision of a codestream says how it was packed, and often is 16 for 12.
 
     Returns:
         Stored values, slope and intercept such that `HU = stored * slope + intercept`.
     """
     if form.signed or form.stored != 12 or intercept <= RSNA_INTERCEPT:
         return stored, slope, intercept
-    unwrapped: Stored = stored.view(np.int16) + np.int16(RSNA_SHIFT)
+    values = stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
+    unwrapped: Stored = values + np.int16(RSNA_SHIFT)
     unwrapped &= RSNA_MODULUS - 1  # the remainder by a power of two, also of negative numbers
     unwrapped -= RSNA_SHIFT
     return unwrapped, 1.0, 0.0
@@ -187,11 +202,15 @@ def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float)
     """The values of a MONOCHROME1 image, turned round where they were stored inverted.
 
     By PS3.3 C.7.6.3.1.2 MONOCHROME1 concerns the display only, and the rescale gives HU all the same. But files exist
-    whose values are inverted within BitsStored as well. What surrounds a head decides: it is air.
+    whose values are inverted within BitsStored as well. What surrounds a head decides: it is air. Values beyond
+    BitsStored, of a codestream with more bits, were not inverted within it, and stay.
     """
     low, high = (
         (-(1 << (form.stored - 1)), (1 << (form.stored - 1)) - 1) if form.signed else (0, (1 << form.stored) - 1)
     )
+    bounds = extremes(stored)
+    if bounds[0] < low or bounds[1] > high:
+        return stored
     border = np.concatenate([stored[0], stored[-1], stored[1:-1, 0], stored[1:-1, -1]])
     border.sort()
     middle = (int(border[(border.size - 1) // 2]) + int(border[border.size // 2])) / 2
@@ -199,17 +218,16 @@ def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float)
     turned = abs((low + high - middle) * slope + intercept - clean.AIR)
     if turned >= as_it_is:
         return stored
-    # In as many bits as before: steps that wrap around come back, since low <= result <= high.
-    bits = stored.view(f"u{stored.itemsize}")
-    turned_round: Stored = (bits.dtype.type((low + high) % (1 << (8 * stored.itemsize))) - bits).view(stored.dtype)
-    return turned_round
+    # A codestream of few bits gives values that may be turned beyond them.
+    wide: Stored = low + high - stored.astype(np.int32)
+    return wide.astype(np.int16 if form.signed else np.uint16)
 
 
-def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:
+def decompress(content: bytes, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:
     """The cells of an encapsulated frame [rows, columns], and the format that they really have.
 
     Args:
-        dataset: with PixelData.
+        content: of PixelData, encapsulated.
         decoder: of the transfer syntax.
         form: the sample format by the DICOM header.
 
@@ -218,7 +236,7 @@ def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.ND
     """
     syntax = decoder.UID
     if syntax in (*JPEG2000TransferSyntaxes, *JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
-        own = _check_codestream(dataset, form)
+        own = _check_codestream(content, form)
         if syntax in JPEG2000TransferSyntaxes:
             # A signed codestream gives signed values, whatever PixelRepresentation says. An unsigned one under
             # PixelRepresentation 1 holds two's complement of its own precision, which the decoder undoes.
@@ -237,7 +255,7 @@ def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.ND
         "pixel_keyword": "PixelData",
     }
     try:
-        cells = SHARED.decode(syntax, bytes(dataset.PixelData), options)
+        cells = SHARED.decode(syntax, content, options)
     except DecodeError as error:
         raise Fault(Reason.UNDECODABLE_PIXELS, f"{syntax.name} ({error})") from error
     if cells.size != form.rows * form.columns or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
@@ -249,9 +267,12 @@ def decompress(dataset: Dataset, decoder: Decoder, form: Format) -> tuple[npt.ND
     return np.ascontiguousarray(native), form
 
 
-def _check_codestream(dataset: Dataset, form: Format) -> Header:
+def _check_codestream(content: bytes, form: Format) -> Header:
+    fragments = content.count(_ITEM)  # Also by chance, but once in four billion bytes.
+    if fragments > MAX_FRAGMENTS:
+        raise Fault(Reason.UNDECODABLE_PIXELS, f"about {fragments} fragments, at most {MAX_FRAGMENTS} are joined")
     try:
-        own = header(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        own = header(get_frame(content, 0, number_of_frames=1))
     except CodestreamError as error:
         raise Fault(Reason.UNDECODABLE_PIXELS, str(error)) from error
     except Exception as error:

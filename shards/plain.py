@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import repeat
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
@@ -29,7 +30,8 @@ _LONG_VRS = frozenset(name.encode() for name in EXPLICIT_VR_LENGTH_32)
 _SYNTAXES = {name.encode(): UID(name) for name in (ImplicitVRLittleEndian, ExplicitVRLittleEndian)}
 _META, _SYNTAX, _CHARACTER_SET, _PIXELS = 0x0002, 0x00020010, 0x00080005, 0x7FE00010
 _ASCII_SETS = frozenset({b"", b"ISO_IR 6", b"ISO_IR 100", b"ISO_IR 192"})  # in which ASCII means itself
-_MAX_COMMON = 256  # bytes of a value that is worth remembering
+_MAX_VALUE = 256  # bytes of a value that is worth remembering or taking apart
+_MAX_ELEMENTS = 10_000  # A slice has some hundred; the whole way says how many are too many.
 _DECIMAL = b"0123456789+-.eE \\"
 
 _IMAGE = ("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated")
@@ -44,6 +46,9 @@ _OWN = (*_IDENTIFIERS, "ImagePositionPatient", "ImageOrientationPatient", "Pixel
 
 _TAGS = {keyword: Tag(keyword) for keyword in _COMMON + _OWN}
 _OWN_TAGS = {int(_TAGS[keyword]): keyword for keyword in _OWN}
+TAGS = (*_TAGS.values(), Tag(_PIXELS))
+"""Every element that is used, by either way."""
+
 _WANTED = {int(tag): frozenset(dictionary_VR(tag).encode().split(b" or ")) for tag in _TAGS.values()}
 """The value representations that PS3.6 gives an element, by tag; another one is read the whole way."""
 
@@ -81,7 +86,9 @@ def scan(content: bytes) -> Plain | None:
     start = length = -1
     common: list[Element] = []
     own: dict[str, bytes] = {}
-    while position + 8 <= end:
+    for _ in repeat(None, _MAX_ELEMENTS):
+        if position + 8 > end:
+            break
         group, number, kind, size = _EXPLICIT.unpack_from(content, position)
         tag = group << 16 | number
         if tag <= last:
@@ -102,13 +109,11 @@ def scan(content: bytes) -> Plain | None:
         elif kind not in _SHORT_VRS:
             return None
         if tag in _WANTED:
-            if kind and kind not in _WANTED[tag]:
+            if size > _MAX_VALUE or (kind and kind not in _WANTED[tag]):
                 return None
             value = content[position : position + size]
             if tag in _OWN_TAGS:
                 own[_OWN_TAGS[tag]] = value
-            elif size > _MAX_COMMON:
-                return None
             elif value:  # an empty element is a missing one
                 common.append((tag, kind, value))
         elif tag == _PIXELS:

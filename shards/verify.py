@@ -23,6 +23,7 @@ from hemodist.manifest import (
     REJECTED,
     REJECTED_SCHEMA,
     SHARD_FOLDER,
+    DatasetError,
     Manifest,
     ShardInfo,
     config_digest,
@@ -30,16 +31,17 @@ from hemodist.manifest import (
     sha256,
     shard_name,
 )
-from hemodist.store import Store, StoreError
+from hemodist.store import PARTIAL_SUFFIX, Store, StoreError
 from shards import finalise
 from shards.pack import index_name
 from shards.reason import Reason
 from shards.render import EXTENSIONS
-from shards.tar import TarError, index_file, read_members
+from shards.tar import Member, TarError, index_file, read_members
 
 MAX_PROBLEMS = 1000
 """Problems that are listed; a data set with more is not worth a longer list."""
 
+_FOREIGN = "does not belong to the finished data set; run the sharder again, it clears up"
 _FORMATS = {"jpeg": "JPEG", "png": "PNG"}
 _NO_SUBSAMPLING = ((1, 1), (1, 1), (1, 1))
 
@@ -79,9 +81,16 @@ def verify(store: Store, *, quick: bool = False, tell: Callable[[int, int], None
         StoreError: the store cannot be asked.
     """
     report = Report()
-    manifest = read_manifest(store)
-    if config_digest(manifest.config) != manifest.config_digest:
-        report.add(f"{MANIFEST}: the configuration does not match config_digest")
+    try:
+        manifest = read_manifest(store)
+    except DatasetError as error:
+        if store.size(MANIFEST) is None:
+            raise
+        report.add(str(error))  # Without it nothing says what should be there.
+        return report
+    known = config_digest(manifest.config) == manifest.config_digest
+    if not known:
+        report.add(f"{MANIFEST}: the configuration does not match config_digest; no image was held against it")
     index = _table(store, INDEX, manifest.index_sha256, INDEX_SCHEMA, report)
     rejected = _table(store, REJECTED, manifest.rejected_sha256, REJECTED_SCHEMA, report)
     if rejected is not None:
@@ -94,7 +103,7 @@ def verify(store: Store, *, quick: bool = False, tell: Callable[[int, int], None
         if store.size(info.name) != info.bytes:
             report.add(f"{info.name}: {_bytes(store.size(info.name))}, the manifest says {info.bytes} bytes")
         elif not quick:
-            rows = None if index is None else index.filter(pc.equal(index.column("shard"), number))
+            rows = None if index is None or not known else index.filter(pc.equal(index.column("shard"), number))
             _check_shard(store, info, rows, manifest, report)
         if tell is not None:
             tell(number + 1, len(manifest.shards))
@@ -170,7 +179,12 @@ def _check_files(store: Store, manifest: Manifest, report: Report) -> None:
         report.add(f"{name}: missing")
     for name in sorted(found - wanted):
         if name.startswith((f"{SHARD_FOLDER}/", "records/")) or name in ("build.json", ".pseudonym-key"):
-            report.add(f"{name}: does not belong to the finished data set; run the sharder again, it clears up")
+            report.add(f"{name}: {_FOREIGN}")
+    if store.is_local:
+        root = store.local()
+        for folder in (root, root / SHARD_FOLDER, root / "records"):
+            for path in sorted(folder.glob(f"*{PARTIAL_SUFFIX}")):
+                report.add(f"{path.relative_to(root).as_posix()}: {_FOREIGN}")
 
 
 def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest: Manifest, report: Report) -> None:
@@ -183,12 +197,14 @@ def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest:
     report.bytes += len(content)
     if sha256(content) != info.sha256:
         report.add(f"{info.name}: does not match its SHA-256 in the manifest")
+    members: list[Member] = []
+    whole = True
     try:
         members = list(read_members(content))
     except TarError as error:
         report.add(f"{info.name}: {error}")
-        members = []
-    if members and listed != index_file(members):
+        whole = False
+    if whole and listed != index_file(members):
         report.add(f"{index_name(info.name)}: does not list what is in the tar")
     if rows is None:
         return
@@ -203,7 +219,7 @@ def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest:
             report.add(f"{where}: the image does not match its crc32")
         elif problem := _image_problem(encoded, manifest.config):
             report.add(f"{where}: {problem}")
-        if members and (image is None or (image.offset, image.size) != (row["offset"], row["size"])):
+        if whole and (image is None or (image.offset, image.size) != (row["offset"], row["size"])):
             report.add(f"{where}: the index gives byte {row['offset']} and {row['size']} bytes, the tar does not")
         if described is None:
             report.add(f"{where}: no JSON in the tar")

@@ -36,7 +36,12 @@ class Window:
             raise WindowError(f"window {self}: center and width must be finite and the width at least 1 HU")
 
     def __str__(self) -> str:
-        return f"{self.center:g}/{self.width:g}"
+        """The shortest text that `parse` makes the same window of.
+
+        >>> str(Window(40.0, 80)), str(Window(40.123456, 80.5))
+        ('40/80', '40.123456/80.5')
+        """
+        return f"{_shortest(self.center)}/{_shortest(self.width)}"
 
 
 NAMED = {
@@ -48,6 +53,10 @@ NAMED = {
     "stroke_narrow": Window(32, 8),
 }
 """Windows by name, in HU: what radiologists use on head CT; the first three are the default channels."""
+
+
+def _shortest(value: float) -> str:
+    return repr(float(value) + 0.0).removesuffix(".0")  # 0 added, -0 is 0
 
 
 def parse(text: str) -> Window:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from shards.dicom import Slice
 from shards.pixels import MAX_PIXELS
 from shards.reason import Fault, Reason, Rejected
 from tests.shards.files import dataset, dicom_file, hu_image, to_bytes
+from tests.shards.packing import assert_sample_or_rejection
 
 
 def slice_of(content: bytes) -> Slice:
@@ -253,6 +255,8 @@ FAULTS: dict[str, tuple[dict[str, Any], Reason]] = {
     "no photometric": ({"PhotometricInterpretation": None}, Reason.BAD_VALUE),
     "zero rows": ({"Rows": 0}, Reason.ABSURD_SIZE),
     "huge": ({"Rows": 65535, "Columns": 65535}, Reason.ABSURD_SIZE),
+    "a line": ({"Rows": 1, "Columns": 65535}, Reason.ABSURD_SIZE),
+    "a column": ({"Rows": 65282, "Columns": 2}, Reason.ABSURD_SIZE),
     "many frames": ({"NumberOfFrames": MAX_PIXELS}, Reason.ABSURD_SIZE),
     "short": ({"Rows": 33}, Reason.TRUNCATED_PIXELS),
     "32 bits": ({"BitsAllocated": 32, "Rows": 16}, Reason.UNSUPPORTED_BITS),
@@ -350,18 +354,20 @@ SEEDS = [SMALL, *(compressed(syntax) for syntax in (RLELossless, JPEGLSLossless,
     st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=8),
     st.floats(0, 1),
 )
-def test_damaged_bytes_give_a_slice_or_a_rejection(seed: int, flips: list[tuple[int, int]], kept: float) -> None:
+def test_damaged_bytes_give_a_sample_or_a_rejection(seed: int, flips: list[tuple[int, int]], kept: float) -> None:
     content = bytearray(SEEDS[seed])
     for position, value in flips:
         content[position % len(content)] = value
-    assert isinstance(dicom.read(bytes(content[: int(kept * len(content)) + 1])), Slice | Rejected)
+    damaged = bytes(content[: int(kept * len(content)) + 1])
+    assert isinstance(dicom.read(damaged), Slice | Rejected)
+    assert_sample_or_rejection(damaged)
 
 
-def test_a_real_file_cut_anywhere_gives_a_slice_or_a_rejection(shared_dicom: Path) -> None:
+def test_a_real_file_cut_anywhere_gives_a_sample_or_a_rejection(shared_dicom: Path) -> None:
     for name in ("reference", "jpeg_lossless_sv1", "jpeg_ls_lossless", "rle_lossless", "jpeg2000_lossy"):
         content = (shared_dicom / "transfer_syntaxes" / f"{name}.dcm").read_bytes()
         for end in range(0, len(content), 16 * 1024):
-            assert isinstance(dicom.read(content[:end]), Slice | Rejected)
+            assert_sample_or_rejection(content[:end])
 
 
 def whole_way(content: bytes) -> Slice | Rejected:
@@ -417,6 +423,112 @@ def test_both_ways_agree_on_damaged_files(implicit: bool, flips: list[tuple[int,
     for position, value in flips:
         content[128 + position % (len(content) - 128)] = value
     assert_both_ways_agree(bytes(content))
+
+
+def codestream_of(stored: np.ndarray, **header: Any) -> bytes:
+    """A JPEG 2000 file whose codestream has the values' own bits, under a header that says otherwise."""
+    made = dataset(stored)
+    made.compress(JPEG2000Lossless, generate_instance_uid=False)
+    for keyword, value in header.items():
+        setattr(made, keyword, value)
+    return to_bytes(made)
+
+
+def test_the_12_bit_fault_goes_by_bits_stored_and_not_by_the_codestream() -> None:
+    hu = hu_image()
+    wrapped = (hu.astype(np.int64) % 4096).astype(np.uint16)
+    faulty = codestream_of(wrapped, BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(slice_of(faulty).hu(), hu)
+    sound = dataset(wrapped, BitsStored=12, HighBit=11)
+    sound.compress(JPEG2000Lossless, generate_instance_uid=False)
+    sound.BitsStored, sound.HighBit = 16, 15
+    np.testing.assert_array_equal(slice_of(to_bytes(sound)).hu(), wrapped)
+
+
+def test_an_inversion_goes_by_bits_stored_and_not_by_the_codestream() -> None:
+    inverted = (4095 - (hu_image().astype(np.int64) + 1024)).astype(np.uint16)
+    changes = {"BitsStored": 12, "HighBit": 11, "PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": "-1024"}
+    np.testing.assert_array_equal(slice_of(codestream_of(inverted, **changes)).hu(), hu_image())
+
+
+def test_repairs_of_a_codestream_of_8_bits_have_room_for_12() -> None:
+    stored = (hu_image().astype(np.int64) // 8 + 130).astype(np.uint8)
+    made = dataset(stored)
+    made.compress(JPEG2000Lossless, generate_instance_uid=False)
+    made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
+    hu = slice_of(to_bytes(made)).hu()
+    np.testing.assert_array_equal(hu, stored)
+    made.PhotometricInterpretation = "MONOCHROME1"
+    made.RescaleSlope, made.RescaleIntercept = -1, 3090
+    np.testing.assert_array_equal(slice_of(to_bytes(made)).hu() + 1000, (4095 - stored.astype(int) + 1000) % 4096)
+
+
+def heads(count: int) -> bytes:
+    """That many empty elements of implicit syntax, by rising tags from group 0009."""
+    made = np.zeros(count, np.dtype([("group", "<u2"), ("number", "<u2"), ("length", "<u4")]))
+    tags = np.arange(count) + 0x00090010
+    made["group"], made["number"] = tags >> 16, tags & 0xFFFF
+    return made.tobytes()
+
+
+META = IMPLICIT[: IMPLICIT.index(b"\x08\x00\x08\x00")]
+SEQUENCE, SEQUENCE_END = struct.pack("<HHL", 8, 0x1140, 2**32 - 1), struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+ITEM, ITEM_END = struct.pack("<HHL", 0xFFFE, 0xE000, 2**32 - 1), struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
+SETS = struct.pack("<HHL", 8, 5, 2**24) + b"a\\" * 2**23
+COUNT = 4_000_000
+CROWDS = {
+    "elements": lambda: META + heads(COUNT),
+    "explicit elements": lambda: SMALL[: SMALL.index(b"\x08\x00\x08\x00")] + b"\x09\x00\x10\x00CS\0\0" * COUNT,
+    "meta information": lambda: META[:132] + b"\x02\x00\x10\x01UL\0\0" * COUNT,
+    "items": lambda: META + SEQUENCE + (ITEM + ITEM_END) * (COUNT // 2) + SEQUENCE_END,
+    "nested elements": lambda: META + SEQUENCE + ITEM + heads(COUNT) + ITEM_END + SEQUENCE_END,
+    "nesting": lambda: META + (SEQUENCE + ITEM) * (COUNT // 2),
+    "character sets": lambda: META + SETS,
+    "nested character sets": lambda: META + SEQUENCE + ITEM + SETS + ITEM_END + SEQUENCE_END,
+}
+
+
+@pytest.mark.parametrize("crowd", CROWDS.values(), ids=CROWDS.keys())
+def test_a_file_of_very_many_elements_is_unreadable_soon_and_in_little_memory(crowd: Callable[[], bytes]) -> None:
+    content = crowd()
+    assert_sample_or_rejection(content)
+    found = dicom.read(content)
+    assert isinstance(found, Rejected)
+    assert found.reason == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize(("keyword", "one"), [("PixelSpacing", b"1\\"), ("Rows", b"\1\0"), ("PatientID", b"a\\")])
+def test_a_value_of_megabytes_is_not_taken_apart(keyword: str, one: bytes) -> None:
+    content = IMPLICIT
+    tag = pydicom.tag.Tag(keyword)
+    start = content.index(struct.pack("<HH", tag.group, tag.element))
+    end = start + 8 + int.from_bytes(content[start + 4 : start + 8], "little")
+    huge = content[: start + 4] + (2**21).to_bytes(4, "little") + one * 2**20 + content[end:]
+    assert_sample_or_rejection(huge)
+    found = dicom.read(huge)
+    if keyword == "Rows":
+        assert found == Rejected(Reason.BAD_VALUE, f"Rows holds {2**21} bytes, at most {2**16} are read")
+    else:
+        assert isinstance(found, Slice)
+        assert (found.spacing, found.patient).count(None) == 1
+
+
+def test_zeros_after_the_pixels_do_not_count() -> None:
+    assert_both_ways_agree(IMPLICIT + bytes(2**22))
+    np.testing.assert_array_equal(slice_of(IMPLICIT + bytes(2**22)).hu(), hu_image())
+
+
+def test_very_many_fragments_and_fill_bytes_are_undecodable_soon() -> None:
+    for payload in (
+        struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 90_000,
+        encapsulate([b"\xff\xd8" + b"\xff" * 2**26]),
+    ):
+        made = dataset(hu_image())
+        made.compress(JPEGLSLossless, generate_instance_uid=False)
+        made.PixelData = payload
+        content = to_bytes(made)
+        assert_sample_or_rejection(content)
+        assert reason_of(content) == Reason.UNDECODABLE_PIXELS
 
 
 def test_padding_beyond_bits_stored_is_found_in_signed_files_too() -> None:

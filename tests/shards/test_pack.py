@@ -15,21 +15,11 @@ from hemodist.manifest import LABELS, UNKNOWN
 from hemodist.store import Store, StoreError
 from shards import clean, dicom, pack, render
 from shards.dicom import Slice
-from shards.pack import PackConfig, Sample, Task
+from shards.pack import PackConfig, Sample
 from shards.reason import Reason, Rejected
 from shards.source import File, key_of, key_style, stem
 from tests.shards.files import dicom_file, hu_image
-
-THREE = ("brain", "subdural", "soft_tissue")
-
-
-def task(**changes: object) -> Task:
-    defaults: dict[str, object] = {
-        "size": 32, "windows": THREE, "encoding": "jpeg", "quality": 95,
-        "crop_head": False, "min_brain_fraction": 0.0, "key_style": "stem",
-    }  # fmt: skip
-    config = PackConfig(**(defaults | changes))  # type: ignore[arg-type]
-    return Task(0, "", "", (), b"", config, "", b"k" * 16)
+from tests.shards.packing import THREE, task
 
 
 def rendered(found: Slice, config: PackConfig) -> render.Picture:
@@ -191,3 +181,43 @@ def test_nearly_square_pixels_and_impossible_ones_are_left_as_they_are(spacing: 
     made = sample(dicom_file(image, PixelSpacing=list(spacing)))
     assert made.image == sample(dicom_file(image)).image
     assert json.loads(made.json)["spacing_mm"] == pytest.approx([2 * float(side) for side in spacing])
+
+
+EXTREMES: dict[str, dict[str, list[str]]] = {
+    "aspect of 0": {"PixelSpacing": ["1e-300", "1e29"]},
+    "infinite aspect": {"PixelSpacing": ["1e29", "1e-300"]},
+    "infinite position": {
+        "ImagePositionPatient": ["0", "0", "1e300"],
+        "ImageOrientationPatient": ["1e200", "0", "0", "0", "1e200", "0"],
+    },
+    "position beyond float32": {"ImagePositionPatient": ["0", "0", "-122e300"]},
+    "no position": {"ImageOrientationPatient": ["1e200", "1e200", "0", "1e200", "1e200", "0"]},
+}
+
+
+@pytest.mark.parametrize("changes", EXTREMES.values(), ids=EXTREMES.keys())
+@pytest.mark.parametrize("crop_head", [False, True])
+def test_geometry_of_no_scanner_is_unknown_and_costs_no_slice(changes: dict[str, list[str]], crop_head: bool) -> None:
+    made = sample(dicom_file(**changes), crop_head=crop_head)
+    described = json.loads(made.json)
+    spacing, position = "PixelSpacing" in changes, "PixelSpacing" not in changes
+    assert (described["spacing_mm"] is None) == spacing
+    assert (described["position_mm"] is None) == (made.row["position"] is None) == position
+    assert made.image == sample(dicom_file(), crop_head=crop_head).image
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_an_error_that_nobody_foresaw_costs_the_file_and_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "render", lambda *_: fail(ZeroDivisionError("secret")))
+    made = pack.make_sample(dicom_file(), "x", np.zeros(6, np.int8), task())
+    assert made == Rejected(Reason.UNREADABLE, "no sample can be made of it (ZeroDivisionError)")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "too many files"), StoreError("gone")])
+def test_what_the_machine_lacks_is_no_fault_of_the_file(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "render", lambda *_: fail(error))
+    with pytest.raises(type(error)):
+        pack.make_sample(dicom_file(), "x", np.zeros(6, np.int8), task())

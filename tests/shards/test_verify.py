@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hemodist.manifest import DataSet, DatasetError
-from hemodist.store import Store
+from hemodist.store import PARTIAL_SUFFIX, Store
 from shards import build, record, show, state
 from shards.__main__ import main
 from shards.config import ShardConfig
@@ -109,6 +109,18 @@ def leave_record(copy: Path) -> None:
     (copy / "records" / "000000.record").write_bytes(b"x")
 
 
+def leave_partial(copy: Path) -> None:
+    (copy / "shards" / f"000000.tar.0a{PARTIAL_SUFFIX}").write_bytes(b"x")
+
+
+def cut_manifest(copy: Path) -> None:
+    (copy / "manifest.json").write_bytes((copy / "manifest.json").read_bytes()[:-100])
+
+
+def rename_setting(copy: Path) -> None:
+    (copy / "manifest.json").write_text((copy / "manifest.json").read_text().replace('"encoding"', '"encodinh"'))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     # what is done, what must be named, whether the quick check sees it
     "image": (flip_image, "does not match its crc32", False),
@@ -122,6 +134,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "count": (change_count, "label counts", True),
     "config": (change_config, "config_digest", True),
     "record": (leave_record, "records/000000.record: does not belong", True),
+    "partial": (leave_partial, ".partial: does not belong", True),
+    "manifest": (cut_manifest, "is not a manifest of hemodist", True),
+    "setting": (rename_setting, "config_digest", True),
 }
 
 
@@ -130,6 +145,29 @@ def test_every_damage_is_named(copy: Path, damage: Callable[[Path], None], named
     damage(copy)
     assert any(named in problem for problem in verify(Store.open(copy)).problems)
     assert any(named in problem for problem in verify(Store.open(copy), quick=True).problems) == quick
+    assert main(["verify", str(copy)]) == 1
+
+
+def test_the_index_of_an_empty_shard_is_checked_too(tmp_path: Path) -> None:
+    write_source(tmp_path / "data", 1, broken=3)
+    (tmp_path / "data" / "stage_2_train" / f"ID_{0:09x}.dcm").unlink()
+    todo = build.plan(ShardConfig(str(tmp_path / "data"), str(tmp_path / "out"), size=32))
+    assert isinstance(todo, build.Plan)
+    build.run(todo)
+    assert verify(Store.open(tmp_path / "out")).problems == []
+    (tmp_path / "out" / "shards" / "000000.idx").write_text("v1.2 7\n")
+    assert any("does not list" in problem for problem in verify(Store.open(tmp_path / "out")).problems)
+
+
+def test_any_damaged_byte_of_the_manifest_is_a_problem_and_no_usage_error(copy: Path) -> None:
+    path = copy / "manifest.json"
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 41):
+        for byte in (whole[position] ^ 1, 255):
+            path.write_bytes(whole[:position] + bytes([byte]) + whole[position + 1 :])
+            blank = whole[position : position + 1].isspace() and bytes([byte]).isspace()
+            assert blank or verify(Store.open(copy)).problems, position
+    path.write_bytes(b"")
     assert main(["verify", str(copy)]) == 1
 
 

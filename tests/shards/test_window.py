@@ -48,6 +48,18 @@ def test_names_and_numbers_are_windows() -> None:
     assert window.parse("-600/1500.5") == Window(-600, 1500.5)
 
 
+@given(st.floats(-1e6, 1e6), st.floats(1, 1e6))
+def test_the_text_of_a_window_is_the_window(center: float, width: float) -> None:
+    made = Window(center, width)
+    assert window.parse(str(made)) == made
+
+
+def test_the_text_of_a_window_is_short_where_it_can_be() -> None:
+    assert [str(made) for made in NAMED.values()][:3] == ["40/80", "80/200", "40/380"]
+    assert str(Window(40.123456, 80.5)) == "40.123456/80.5"
+    assert str(Window(-0.0, 1.0)) == "0/1"
+
+
 @pytest.mark.parametrize("text", ["lung", "40", "40/", "a/b", "40/0", "40/0.5", "nan/80", "40/inf", ""])
 def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises(WindowError):
