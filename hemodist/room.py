@@ -20,6 +20,9 @@ _AGAIN_SECONDS = 300.0
 _LOOK_SECONDS = 3.0
 """Between two looks for room."""
 
+_POLL_SECONDS = 0.5
+"""Likewise, while a run waits for it."""
+
 Resources = Mapping[str, float]
 
 
@@ -106,6 +109,30 @@ class Growth:
             return False
         self._lacking = False
         return True
+
+
+def most_now(scaling: ScalingConfig, resources: Resources) -> int:
+    """How many workers to ask Ray for: `scaling.workers`, or fewer where others hold their places.
+
+    Ray counts what all nodes have, used by others and about to leave or not, asks for so many workers, and does so
+    again for ever where they do not come. What is free is known here: it is waited for as long as for lost workers.
+
+    Args:
+        scaling: how many are wanted, how many are enough, and how long more of them are waited for.
+        resources: of one worker.
+    """
+    deadline = time.monotonic() + scaling.wait_seconds
+    while scaling.fewest < scaling.workers:
+        leaving = state.get_draining_nodes()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+        free = [node for name, node in available_resources_per_node().items() if name not in leaving]
+        able = places(free, resources)
+        if able >= min(scaling.workers, places(nodes, resources)):  # nobody else is in the way
+            return max(scaling.fewest, min(scaling.workers, able)) if leaving else scaling.workers
+        if time.monotonic() > deadline:
+            return max(scaling.fewest, min(scaling.workers, able))
+        time.sleep(_POLL_SECONDS)
+    return scaling.workers
 
 
 def places(nodes: list[Resources], worker: Resources) -> int:

@@ -26,7 +26,7 @@ from hemodist.errors import ConfigError, UserError
 from hemodist.losses import Losses, LossReporter
 from hemodist.mailbox import Mailbox, Posted
 from hemodist.observe import Observed
-from hemodist.room import Growth, Waiting
+from hemodist.room import Growth, Waiting, most_now
 from hemodist.world import LeavingError, Tell, World
 
 logging.getLogger("ray.train").setLevel(logging.WARNING)  # the terminal says what happens
@@ -128,15 +128,15 @@ def run_on_workers(
     # How long Ray waits for the places of all workers before it counts again how many there are.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(scaling.wait_seconds)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if gpu else {})
-    elastic = scaling.fewest < scaling.workers
     losses, waiting, growth = Losses(scaling.max_failures), Waiting(scaling, resources), Growth(scaling, resources)
     try:
         while True:
+            most = most_now(scaling, resources)
             trainer = TorchTrainer(
                 _rank,
                 train_loop_config={"function": function, "argument": argument, "gpu": gpu, "tell": Posted(mailbox)},
                 scaling_config=ray.train.ScalingConfig(
-                    num_workers=(scaling.fewest, scaling.workers) if elastic else scaling.workers,
+                    num_workers=(scaling.fewest, most) if scaling.fewest < most else most,
                     use_gpu=gpu,
                     resources_per_worker=resources,
                     # Ray kills the workers to start more of them; `growth` asks them to save and leave instead.

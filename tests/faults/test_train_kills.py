@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray
 
 from hemodist.bench.ray_nodes import ray_nodes
 from hemodist.cluster import cluster, no_process_left_behind
@@ -125,6 +126,42 @@ def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_seq
     assert again.journal is not None
     again.journal.close({})
     assert steps_logged(Path(run.output, run.name)) == list(range(1, again.step + 1))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_run_begins_with_fewer_workers_where_others_hold_the_places_and_grows_when_they_go(tmp_path):
+    run = small_run(tmp_path, "guest", epochs=400, min_workers=1, wait_seconds=2, grow_seconds=20)
+
+    class EnoughError(Exception):
+        pass
+
+    def enough() -> None:
+        raise EnoughError
+
+    with no_process_left_behind(), ray_nodes(2):
+
+        @ray.remote(num_cpus=1)
+        class Host:
+            def ready(self) -> bool:
+                return True
+
+        host = Host.remote()
+        assert ray.get(host.ready.remote())
+
+        def workers(count: int):
+            return lambda event: event["kind"] == "started" and event["workers"] == count
+
+        def five_later(event) -> bool:
+            return event["kind"] == "step" and event["step"] >= story.of("started")[-1]["step"] + 5
+
+        story = Story(
+            (workers(1), list), (at_step(20), partial(ray.kill, host)), (workers(2), list), (five_later, enough)
+        )
+        with pytest.raises(EnoughError):
+            fit(run, story)
+    assert [event["workers"] for event in story.of("started")] == [1, 2]
+    assert_no_step_is_made_again_after_start(story, 0)
 
 
 def assert_no_step_is_made_again_after_start(story: Story, number: int) -> None:
