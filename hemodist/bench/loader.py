@@ -215,32 +215,39 @@ def processes(names: Sequence[str], spec: Spec, streaming_python: str | None = N
             process.close()
 
 
-def run(names: Sequence[str], spec: Spec, rounds: int, streaming_python: str | None = None) -> list[Rate]:
+def run(
+    names: Sequence[str], spec: Spec, rounds: int, streaming_python: str | None = None, *, starts: int = 1
+) -> list[Rate]:
     """Measure peers in turn.
+
+    A process keeps for life where its memory happened to be put, which alone makes two of a kind differ by up to a
+    tenth; so each peer is started several times.
 
     Args:
         names: of `PEERS`.
         spec: what is loaded; a peer's own settings replace its.
-        rounds: that count.
+        rounds: that count, with each start.
         streaming_python: interpreter of the environment of mosaicml-streaming.
+        starts: of each peer's process.
 
     Raises:
         PeerError: one cannot be run.
     """
-    with processes(names, spec, streaming_python) as started:
-        laps = measure({name: process.lap for name, process in started.items()}, rounds)
-        return [
-            Rate(
-                name,
-                laps[name],
-                {
-                    "first_batch_seconds": process.first_batch_seconds,
-                    "memory_mib": process.memory_mib(),
-                    **process.gpu(),
-                },
-            )
-            for name, process in started.items()
-        ]
+    laps: dict[str, list[Lap]] = {name: [] for name in names}
+    facts: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(starts):
+        with processes(names, spec, streaming_python) as started:
+            for name, found in measure({name: process.lap for name, process in started.items()}, rounds).items():
+                laps[name] += found
+            for name, process in started.items():
+                own = {"first_batch_seconds": process.first_batch_seconds, "memory_mib": process.memory_mib()}
+                facts[name].append(own | process.gpu())
+    return [
+        Rate(
+            name, tuple(laps[name]), {key: statistics.median(one[key] for one in facts[name]) for key in facts[name][0]}
+        )
+        for name in names
+    ]
 
 
 def ratios(rates: Sequence[Rate]) -> dict[str, tuple[float, float, float | None]]:

@@ -24,12 +24,12 @@ def bench_loader(
         device: where the batches must be.
         streaming_python: interpreter of an environment with mosaicml-streaming; made by uv where there is none.
     """
-    rounds, timed = (5, 16) if quick else (15, 24)
+    starts, rounds, timed = (1, 5, 16) if quick else (5, 3, 32)
     python = streaming_python or loader.streaming_environment(work / "streaming")
     absent = {name: reason for name in loader.PEERS if (reason := loader.missing(name, python))}
     names = [name for name in loader.PEERS if name not in absent]
     spec = loader.spec_of(dataset, work, batch=64, cores=cores, device=device, warm=6, timed=timed)
-    rates = loader.run(names, spec, rounds, python)
+    rates = loader.run(names, spec, rounds, python, starts=starts)
     found = loader.ratios(rates)
     busy = sorted({name for rate in rates for name in rate.facts} - {"first_batch_seconds", "memory_mib"})
     columns = ["way", "images/s", "lowest", "highest", "CPU ms/image", "first batch, s", "memory, MiB", *busy]
@@ -57,7 +57,8 @@ def bench_loader(
         "in an environment of its own": {} if loader.MOSAIC in absent else {loader.MOSAIC: loader.STREAMING},
     }
     return Outcome(
-        f"loader: {spec.size} px JPEG to float32 tensors on {device}, {cores} CPUs, median of {rounds} rounds",
+        f"loader: {spec.size} px JPEG to float32 tensors on {device}, {cores} CPUs, median of {starts * rounds} rounds, "
+        f"processes started {starts} times",
         columns,
         rows,
         shown,
