@@ -57,8 +57,8 @@ def bench_loader(
         "in an environment of its own": {} if loader.MOSAIC in absent else {loader.MOSAIC: loader.STREAMING},
     }
     return Outcome(
-        f"loader: {spec.size} px JPEG to float32 tensors on {device}, {cores} CPUs, median of {starts * rounds} rounds, "
-        f"processes started {starts} times",
+        f"loader: {spec.size} px JPEG to float32 tensors on {device}, {cores} CPUs, median of {starts * rounds} rounds "
+        f"in {starts} starts",
         columns,
         rows,
         shown,
