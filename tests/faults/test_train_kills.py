@@ -32,7 +32,8 @@ from tests.wandb_log import steps_logged
 
 def fit(run, story: Story):
     """Train under Ray Train, which must be up."""
-    return run_on_workers(train, run, run.scaling, gpu=False, tell=story, name=run.name, storage=f"{run.output}/ray")
+    folder = f"{run.output}/{run.name}"
+    return run_on_workers(train, run, run.scaling, gpu=False, tell=story, name=run.name, folder=folder)
 
 
 @pytest.mark.timeout(900)
