@@ -11,6 +11,7 @@ import pytest
 
 from hemodist.bench.ray_nodes import ray_nodes
 from hemodist.cluster import cluster, no_process_left_behind
+from hemodist.driver import OvertakenError, claim
 from hemodist.errors import UserError
 from hemodist.loop import Training, train
 from hemodist.losses import Losses, WorkersLostError
@@ -126,6 +127,19 @@ def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_seq
     assert again.journal is not None
     again.journal.close({})
     assert steps_logged(Path(run.output, run.name)) == list(range(1, again.step + 1))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_a_second_driver_takes_the_run_over_and_the_first_one_ends_at_its_next_checkpoint(tmp_path):
+    run = small_run(tmp_path, "twice", epochs=400)
+    folder = f"{run.output}/{run.name}"
+    story = Story((lambda event: event["kind"] == "saved" and event["step"] == 10, lambda: claim(folder) and None))
+    with cluster(cpus=2), pytest.raises(OvertakenError, match=f"another driver has gone on with {folder} since"):
+        fit(run, story)
+    assert story.done
+    assert len(story.of("attempt")) == 1
+    assert newest_step(run) < 100
 
 
 def assert_no_step_is_made_again_after_start(story: Story, number: int) -> None:
