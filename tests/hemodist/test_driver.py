@@ -18,6 +18,7 @@ from hemodist.store import Store
 from hemodist.worker import run_in_process, run_on_workers
 from hemodist.world import Tell, World
 from tests.ranks import run_ranks
+from tests.s3 import bucket_at, s3_process
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,20 @@ def test_one_node_that_sees_another_folder_stops_all_ranks(tmp_path, earlier):
     assert "give --output s3://... or a folder that all nodes share, such as NFS" in second
     assert ("a driver wrote since" in second) == earlier
     assert first.replace(str(tmp_path / "run"), str(elsewhere)) == second
+
+
+def test_on_an_object_store_the_last_driver_wins_and_a_missing_claim_means_another_endpoint():
+    with s3_process() as (host, port), bucket_at(f"http://{host}:{port}", "runs") as bucket:
+        first = claim(f"{bucket}/x")
+        first.check_all_see_it(World.alone())
+        first.check()
+        second = claim(f"{bucket}/x")
+        with pytest.raises(OvertakenError, match=f"gone on with {bucket}/x since"):
+            first.check()
+        second.check()
+        Store.open(f"{bucket}/x").delete(FILE)
+        with pytest.raises(ConfigError, match="give all nodes the same endpoint, AWS_ENDPOINT_URL"):
+            second.check_all_see_it(World.alone())
 
 
 def left_a_trace(folder: str, world: World, tell: Tell) -> str:
