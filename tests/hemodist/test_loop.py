@@ -138,13 +138,12 @@ def test_a_run_that_another_driver_has_taken_over_ends_and_changes_nothing_of_it
             take_over(self)
         return update(self, batch)
 
-    monkeypatch.setattr(Training, "update", overtaken)
-    for _ in ("while it trains", "when its workers are started again"):
+    for patched in (overtaken, update):  # while it trains, and when its workers are started again after that
+        monkeypatch.setattr(Training, "update", patched)
         with pytest.raises(OvertakenError, match="another driver has gone on with"):
             loop.train(run, world, silent)
         assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == left
     assert place / "checkpoints" / "step-00000002.pt" in left
-    monkeypatch.setattr(Training, "update", update)
     conclude = Training.conclude
 
     def overtaken_at_the_end(self):
