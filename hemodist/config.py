@@ -285,7 +285,8 @@ class Run:
 
     Attributes:
         name: of the run; the same name and output continue a run that was interrupted.
-        output: folder or URI; the run writes below `output/name`.
+        output: folder or URI; the run writes below `output/name`. With workers on several machines it must be a URI or
+            a folder that they all share, such as NFS.
         seed: of everything that is drawn, 0 to 2**31 - 1.
     """
 

@@ -127,6 +127,8 @@ def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
     if evaluation.options.repair_any:
         notes.append("P(any) was raised to the largest P of a subtype where it was below.")
     shown = replace(trained, run=run)
+    extras = _extras(evaluation, shown, dataset, predictions, world, tell, notes)
+    world.check_still_owner()
     return conclude(
         Store.open(evaluation.output),
         dataset,
@@ -142,7 +144,7 @@ def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
             "split": label_report(dataset.labels(), parts),
         },
         notes=notes,
-        extras=_extras(evaluation, shown, dataset, predictions, world, tell, notes),
+        extras=extras,
         repair_any=evaluation.options.repair_any,
         scored={
             "checkpoint": evaluation.checkpoint,

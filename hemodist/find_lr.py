@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hemodist.found_lr import PLOT, FoundLr
+from hemodist.found_lr import FOLDER, PLOT, FoundLr
 from hemodist.launch import absolute, run_ranks
 from hemodist.model import check as check_model
 from hemodist.prepare import prepare
@@ -28,7 +28,7 @@ def find_lr(test: RangeTest) -> FoundLr:
     store.check_writable()
     run = absolute(replace(run, tracking=replace(run.tracking, mode=resolve_mode(run.tracking))))
     found: FoundLr = run_ranks(
-        run_range_test, replace(test, run=run), run.scaling, name=f"find-lr-{run.name}", storage=f"{store.uri}/ray"
+        run_range_test, replace(test, run=run), run.scaling, name=f"find-lr-{run.name}", folder=join(store.uri, FOLDER)
     )
     named = {"optim.lr found": found.lr, "steepest": found.steepest, "valley": found.valley, "lowest": found.lowest}
     facts = {name: f"{lr:.3g}" for name, lr in named.items()} | {"steps made": len(found.rates)}

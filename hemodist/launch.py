@@ -51,7 +51,7 @@ def train(run: Run) -> Conclusion:
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
     run = replace(run, tracking=replace(run.tracking, mode=mode))  # a worker's node may know another key
-    conclusion: Conclusion = run_ranks(train_on_ranks, run, run.scaling, name=run.name, storage=f"{store.uri}/ray")
+    conclusion: Conclusion = run_ranks(train_on_ranks, run, run.scaling, name=run.name, folder=store.uri)
     show(conclusion)
     return conclusion
 
@@ -73,26 +73,26 @@ def evaluate(evaluation: Evaluation, scaling: ScalingConfig) -> Conclusion:
     if "://" not in evaluation.checkpoint:
         evaluation = replace(evaluation, checkpoint=str(Path(evaluation.checkpoint).resolve()))
     conclusion: Conclusion = run_ranks(
-        evaluate_on_ranks, evaluation, scaling, name=f"evaluate-{run.name}", storage=f"{store.uri}/ray"
+        evaluate_on_ranks, evaluation, scaling, name=f"evaluate-{run.name}", folder=store.uri
     )
     show(conclusion)
     return conclusion
 
 
-def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, name: str, storage: str) -> Any:
+def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, name: str, folder: str) -> Any:
     """Run a function on the ranks that `scaling` asks for, showing what the chief tells; returns its result.
 
     Raises:
-        ConfigError: there are not enough GPUs or CPUs.
+        UserError: there are not enough GPUs or CPUs, or see `run_on_workers`.
     """
     view = TrainingView()
     if scaling.workers == 0:
         gpu = uses_gpu(scaling, torch.cuda.device_count())
         console.print(device_line(scaling, torch.cuda.device_count(), gpu=gpu))
         with no_process_left_behind(), view:
-            return run_in_process(function, argument, gpu=gpu, tell=view)
+            return run_in_process(function, argument, gpu=gpu, tell=view, folder=folder)
     with _checked_cluster(scaling) as gpu, view:
-        return run_on_workers(function, argument, scaling, gpu=gpu, tell=view, name=name, storage=storage)
+        return run_on_workers(function, argument, scaling, gpu=gpu, tell=view, name=name, folder=folder)
 
 
 def absolute(run: Run) -> Run:

@@ -128,6 +128,7 @@ class Training:
         newest = self.checkpoints.newest(self._note) if world.is_chief else None
         step = world.broadcast(newest["state"]["step"] if newest else None)
         if world.is_chief:
+            world.check_still_owner()
             self.checkpoints.go_on_from(step)
         if step is not None:
             saved = newest or self.checkpoints.at(step)
@@ -272,6 +273,7 @@ class Training:
         """Write a checkpoint of this step, beside the training that follows; the score is that of an epoch's end."""
         row = self.history[-1] if self.history and self.history[-1]["step"] == self.step else None
         epoch_loss, epoch_weight = self.world.sum(torch.stack([self.epoch_loss, self.epoch_weight])).tolist()
+        self.world.check_still_owner()
         if self.ledger is not None:
             self.ledger.commit()
         self.saved_at, self.clock_says_save = time.monotonic(), False
@@ -320,6 +322,7 @@ class Training:
         self.cache.close()
         if self.journal is None:
             return Conclusion.elsewhere(self.store.uri)
+        self.world.check_still_owner()
         if test is not None:
             self.store.write(TEST_PREDICTIONS, test.to_parquet(self.prepared.dataset, probability_of(test)))
         conclusion = conclude(

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from hemodist.cluster import ClusterInfo, cluster, no_process_left_behind
 from hemodist.config import Run, ScalingConfig
 from hemodist.errors import UserError
+from hemodist.found_lr import FOLDER as FIND_LR
 from hemodist.found_lr import RESULT as FOUND_LR
 from hemodist.found_lr import with_found_lr
 from hemodist.loop import train
@@ -116,30 +117,31 @@ def _look_after(run: Run, gpu: bool, mailbox: Any) -> str:
     def tell(event: Mapping[str, Any]) -> None:
         post({"run": run.name, **event})
 
-    def on_workers(function: RankFunction, argument: Any, name: str) -> None:
-        storage = f"{run.output}/{run.name}/ray"
-        run_on_workers(function, argument, run.scaling, gpu=gpu, tell=tell, name=name, storage=storage)
+    def on_workers(function: RankFunction, argument: Any, name: str, folder: str) -> None:
+        run_on_workers(function, argument, run.scaling, gpu=gpu, tell=tell, name=name, folder=folder)
 
     return _outcome(run, on_workers)
 
 
-def _in_process(function: RankFunction, argument: Any, name: str, *, gpu: bool, tell: Tell) -> None:
-    run_in_process(function, argument, gpu=gpu, tell=tell)
+def _in_process(function: RankFunction, argument: Any, name: str, folder: str, *, gpu: bool, tell: Tell) -> None:
+    run_in_process(function, argument, gpu=gpu, tell=tell, folder=folder)
 
 
-def _outcome(run: Run, on_ranks: Callable[[RankFunction, Any, str], None]) -> str:
+def _outcome(run: Run, on_ranks: Callable[[RankFunction, Any, str, str], None]) -> str:
     """Find the learning rate where the run asks for that, and train; returns what went wrong, or nothing.
 
     Args:
         run: to be trained, or to go on.
-        on_ranks: runs a function on every rank: (function, its argument, a name for Ray's files).
+        on_ranks: runs a function on every rank: (function, its argument, a name for Ray's files, the folder that it
+            writes into).
     """
+    folder = join(run.output, run.name)
     try:
         if run.optim.lr == "found":
-            if Store.open(join(run.output, run.name)).size(FOUND_LR) is None:
-                on_ranks(run_range_test, RangeTest(run), f"find-lr-{run.name}")
+            if Store.open(folder).size(FOUND_LR) is None:
+                on_ranks(run_range_test, RangeTest(run), f"find-lr-{run.name}", join(folder, FIND_LR))
             run = with_found_lr(run, prepare(run))
-        on_ranks(train, run, run.name)
+        on_ranks(train, run, run.name, folder)
     except Exception as error:  # whatever it is, the other runs go on
         return _named(error)
     return ""

@@ -22,6 +22,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hemodist.config import ScalingConfig
+from hemodist.driver import claim
 from hemodist.errors import ConfigError, UserError
 from hemodist.losses import Losses, LossReporter
 from hemodist.mailbox import Mailbox, Posted
@@ -91,18 +92,27 @@ def _asked(scaling: ScalingConfig) -> str:
     return f"scaling.workers {scaling.workers}"
 
 
-def run_in_process(function: RankFunction, argument: Any, *, gpu: bool, tell: Tell) -> Any:
-    """Run one rank in the calling process, under Ray Train's local mode; Ray is not started."""
+def run_in_process(function: RankFunction, argument: Any, *, gpu: bool, tell: Tell, folder: str) -> Any:
+    """Run one rank in the calling process, under Ray Train's local mode; Ray is not started.
+
+    Args:
+        function: what the rank runs.
+        argument: its first argument.
+        gpu: compute on a GPU.
+        tell: told what happens.
+        folder: path or URI that the rank writes into, which is this driver's from now on.
+    """
+    config = {"function": function, "argument": argument, "gpu": gpu, "tell": tell, "claimed": claim(folder)}
     trainer = TorchTrainer(
         _rank,
-        train_loop_config={"function": function, "argument": argument, "gpu": gpu, "tell": tell},
+        train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(num_workers=0),
     )
     return trainer.fit().return_value
 
 
 def run_on_workers(
-    function: RankFunction, argument: Any, scaling: ScalingConfig, *, gpu: bool, tell: Tell, name: str, storage: str
+    function: RankFunction, argument: Any, scaling: ScalingConfig, *, gpu: bool, tell: Tell, name: str, folder: str
 ) -> Any:
     """Run a function on every rank under Ray Train and return the chief's result. Ray must be up.
 
@@ -116,12 +126,15 @@ def run_on_workers(
         gpu: a GPU a worker.
         tell: told, in this process, what the chief tells.
         name: of the run, for Ray's own files.
-        storage: path or URI for Ray's own files; the same after a restart of the driver.
+        folder: path or URI that the chief writes into, which is this driver's from now on; Ray's own files are in its
+            folder `ray`. The same after a restart of the driver.
 
     Raises:
-        UserError: as a rank raised it, or the workers were lost too often.
+        UserError: as a rank raised it, or a rank's node sees another folder, or another driver has taken it, or the
+            workers were lost too often.
         ray.train.TrainingFailedError: Ray itself could not go on.
     """
+    claimed = claim(folder)  # once, so that a later driver's claim outlives this one's restarts of workers
     # On the driver's node, so that it lives as long as the driver.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
@@ -134,7 +147,13 @@ def run_on_workers(
             most = most_now(scaling, resources)
             trainer = TorchTrainer(
                 _rank,
-                train_loop_config={"function": function, "argument": argument, "gpu": gpu, "tell": Posted(mailbox)},
+                train_loop_config={
+                    "function": function,
+                    "argument": argument,
+                    "gpu": gpu,
+                    "tell": Posted(mailbox),
+                    "claimed": claimed,
+                },
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=(scaling.fewest, most) if scaling.fewest < most else most,
                     use_gpu=gpu,
@@ -145,7 +164,7 @@ def run_on_workers(
                 # Ray starts lost workers again without end; `losses` counts, and knows which attempts got further.
                 run_config=RunConfig(
                     name=name,
-                    storage_path=storage,
+                    storage_path=f"{claimed.uri}/ray",
                     failure_config=FailureConfig(max_failures=-1),
                     callbacks=[LossReporter(mailbox)],
                 ),
@@ -212,10 +231,13 @@ def _rank(config: dict[str, Any]) -> Any:
         size=context.get_world_size() if grouped else 1,
         device=device,
         must_leave=notice,
+        check_owner=config["claimed"].check,
     )
     # cuBLAS asks for this in deterministic mode, before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
+        if grouped:
+            config["claimed"].check_all_see_it(world)
         heard: Tell = tell if world.is_chief else _tell_nobody
         if ray.is_initialized():  # Prometheus hears every rank
             heard = Observed(heard, context.get_experiment_name(), world.rank)

@@ -43,12 +43,15 @@ class World:
         must_leave: whether the ranks must save and leave, since a node of theirs is about to be taken away or there are
             more of them to be. A barrier: every rank calls it equally often, and the chief's answer counts. None where
             nobody can know.
+        check_owner: raises where another driver has taken over the folder that the chief writes into. None where no
+            driver has claimed it.
     """
 
     rank: int
     size: int
     device: torch.device
     must_leave: Callable[[], bool] | None = None
+    check_owner: Callable[[], None] | None = None
 
     @classmethod
     def alone(cls, device: torch.device | str = "cpu") -> World:
@@ -59,6 +62,15 @@ class World:
     def is_chief(self) -> bool:
         """True on the one rank that writes files and logs."""
         return self.rank == 0
+
+    def check_still_owner(self) -> None:
+        """On the chief, before it writes: check that no other driver has taken the folder over.
+
+        Raises:
+            UserError: one has; the text names it.
+        """
+        if self.is_chief and self.check_owner is not None:
+            self.check_owner()
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable `value`, in rank order, on every rank."""

@@ -161,7 +161,9 @@ def bench_recovery(dataset: Path, work: Path, *, quick: bool) -> Outcome:
         )
         heard = _Faults([*kinds] * (1 if quick else 5))
         with contextlib.suppress(_EnoughError):
-            run_on_workers(train, run, run.scaling, gpu=False, tell=heard, name=run.name, storage=f"{run.output}/ray")
+            run_on_workers(
+                train, run, run.scaling, gpu=False, tell=heard, name=run.name, folder=f"{run.output}/{run.name}"
+            )
     return _outcome(heard.recoveries)
 
 

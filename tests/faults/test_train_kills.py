@@ -12,6 +12,7 @@ import ray
 
 from hemodist.bench.ray_nodes import ray_nodes
 from hemodist.cluster import cluster, no_process_left_behind
+from hemodist.driver import OvertakenError, claim
 from hemodist.errors import UserError
 from hemodist.loop import Training, train
 from hemodist.losses import Losses, WorkersLostError
@@ -33,7 +34,8 @@ from tests.wandb_log import steps_logged
 
 def fit(run, story: Story):
     """Train under Ray Train, which must be up."""
-    return run_on_workers(train, run, run.scaling, gpu=False, tell=story, name=run.name, storage=f"{run.output}/ray")
+    folder = f"{run.output}/{run.name}"
+    return run_on_workers(train, run, run.scaling, gpu=False, tell=story, name=run.name, folder=folder)
 
 
 @pytest.mark.timeout(900)
@@ -162,6 +164,19 @@ def test_a_run_begins_with_fewer_workers_where_others_hold_the_places_and_grows_
             fit(run, story)
     assert [event["workers"] for event in story.of("started")] == [1, 2]
     assert_no_step_is_made_again_after_start(story, 0)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_a_second_driver_takes_the_run_over_and_the_first_one_ends_at_its_next_checkpoint(tmp_path):
+    run = small_run(tmp_path, "twice", epochs=400)
+    folder = f"{run.output}/{run.name}"
+    story = Story((lambda event: event["kind"] == "saved" and event["step"] == 10, lambda: claim(folder) and None))
+    with cluster(cpus=2), pytest.raises(OvertakenError, match=f"another driver has gone on with {folder} since"):
+        fit(run, story)
+    assert story.done
+    assert len(story.of("attempt")) == 1
+    assert newest_step(run) < 100
 
 
 def assert_no_step_is_made_again_after_start(story: Story, number: int) -> None:

@@ -26,6 +26,7 @@ from hemodist.config import (
     StopConfig,
 )
 from hemodist.config import TrackingConfig as Tracking
+from hemodist.driver import OvertakenError, claim
 from hemodist.errors import ConfigError
 from hemodist.evaluation import predict
 from hemodist.loop import DivergedError, Training
@@ -114,6 +115,46 @@ def test_a_changed_run_does_not_go_on_in_silence(folder, change, message):
     training.checkpoints.wait()
     with pytest.raises(ConfigError, match=message):
         loop.train(replace(run, **change), World.alone(), silent)
+
+
+def test_a_run_that_another_driver_has_taken_over_ends_and_changes_nothing_of_it(folder, monkeypatch):
+    run = run_of(folder, name="overtaken", checkpoint=CheckpointConfig(every_steps=2))
+    run = replace(run, tracking=replace(run.tracking, ledger=True))
+    place = Path(run.output, run.name)
+    world = replace(World.alone(), check_owner=claim(str(place)).check)
+    left: dict[Path, bytes] = {}
+
+    def take_over(training: Training) -> None:
+        training.checkpoints.wait()
+        claim(str(place))
+        (place / "checkpoints" / "step-00000099.pt").write_bytes(b"the other driver is writing this")
+        left.clear()
+        left.update({path: path.read_bytes() for path in place.rglob("*") if path.is_file()})
+
+    update = Training.update
+
+    def overtaken(self, batch):
+        if batch.number == 2:
+            take_over(self)
+        return update(self, batch)
+
+    for patched in (overtaken, update):  # while it trains, and when its workers are started again after that
+        monkeypatch.setattr(Training, "update", patched)
+        with pytest.raises(OvertakenError, match="another driver has gone on with"):
+            loop.train(run, world, silent)
+        assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == left
+    assert place / "checkpoints" / "step-00000002.pt" in left
+    conclude = Training.conclude
+
+    def overtaken_at_the_end(self):
+        take_over(self)
+        return conclude(self)
+
+    monkeypatch.setattr(Training, "conclude", overtaken_at_the_end)
+    world = replace(world, check_owner=claim(str(place)).check)
+    with pytest.raises(OvertakenError):
+        loop.train(run, world, silent)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == left
 
 
 def test_masked_samples_are_said_counted_and_not_scored(tmp_path):

@@ -17,6 +17,7 @@ from hemodist import copies
 from hemodist.cases import show_worst
 from hemodist.conclude import Conclusion
 from hemodist.config import ScalingConfig
+from hemodist.driver import FILE, OvertakenError, claim
 from hemodist.errors import UserError
 from hemodist.evaluate import Evaluation, Options, check_evaluation, evaluate
 from hemodist.launch import evaluate as launch
@@ -94,6 +95,15 @@ def test_two_and_three_ranks_score_exactly_what_one_scores(folder, tmp_path):
     alone = run_ranks(in_a_process, 1, given)[0]
     for ranks in (2, 3):
         assert run_ranks(on_ranks, ranks, given)[0] == alone
+
+
+def test_an_evaluation_that_another_driver_has_taken_over_writes_nothing(folder, tmp_path):
+    given = Evaluation(str(folder / "run"), str(folder / "data"), str(tmp_path), Options("all", worst=0))
+    world = replace(World.alone(), check_owner=claim(str(tmp_path)).check)
+    claim(str(tmp_path))
+    with pytest.raises(OvertakenError, match=f"another driver has gone on with {tmp_path}"):
+        evaluate(given, world, lambda event: None)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 def in_a_process(world: World, evaluation: Evaluation):

@@ -30,7 +30,7 @@ def main() -> None:
     if sys.argv[3] == "limit":
         _limit(run)
     else:
-        run_in_process(train, absolute(run), gpu=False, tell=_tell)
+        run_in_process(train, absolute(run), gpu=False, tell=_tell, folder=f"{run.output}/{run.name}")
 
 
 def _tell(event: Mapping[str, Any]) -> None:
