@@ -25,7 +25,7 @@ from hemodist.report import scores_table
 from hemodist.store import Store, join
 from hemodist.terminal import TrainingView, console, facts_table
 from hemodist.tracking import resolve_mode
-from hemodist.worker import RankFunction, check_cpus, run_in_process, run_on_workers, uses_gpu
+from hemodist.worker import RankFunction, check_room, run_in_process, run_on_workers, uses_gpu, waits_for_nodes
 
 
 def train(run: Run) -> Conclusion:
@@ -112,10 +112,10 @@ def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info:
-        if info.joined:
-            check_cpus(scaling, info.cpus)
-        gpu = uses_gpu(scaling, info.gpus)
+        gpu = check_room(scaling, info)
         console.print(device_line(scaling, info.gpus, gpu=gpu))
+        if note := waits_for_nodes(scaling, info, gpu=gpu):
+            console.print(note)
         yield gpu
 
 
@@ -124,7 +124,9 @@ def device_line(scaling: ScalingConfig, gpus: int, *, gpu: bool) -> str:
     if gpu:
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         named = f" ({', '.join(sorted(names))})" if names else ""
-        return f"device: {max(scaling.workers, 1)} of {gpus} GPUs{named}, {scaling.precision}"
+        workers = max(scaling.workers, 1)
+        asked = f"{workers} of {gpus} GPUs" if workers <= gpus else f"{workers} GPUs, of which {gpus} are there"
+        return f"device: {asked}{named}, {scaling.precision}"
     if scaling.device == "cpu":
         return "device: CPU, as asked for"
     if Path("/dev/nvidiactl").exists():
