@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
 from hemodist import cluster
 from hemodist.cluster import ClusterInfo
@@ -109,3 +110,9 @@ def test_auto_never_takes_cpus_where_gpus_may_still_join():
     assert check_room(EIGHT, replace(head_with_cpus, gpus_to_come=64))
     with pytest.raises(ConfigError, match=r"use --scaling.device cuda or --scaling.device cpu"):
         check_room(EIGHT, replace(head_with_cpus, gpus_to_come=math.inf))
+
+
+def test_the_wait_for_workers_that_hang_reaches_rays_controller_on_any_cluster(monkeypatch):
+    name = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
+    monkeypatch.setenv(name, "7")
+    assert get_env_vars_to_propagate()[name] == "7"  # of the controller's runtime environment
