@@ -43,12 +43,15 @@ class Wanted:
         cache: node-local folder of the shard cache.
         megabytes: of the file that measures the storage.
         gpus: GPUs that a node must have; None where any number is fine.
+        works: whether Ray gives the node work. A head without CPUs and GPUs neither computes nor decodes, and our
+            manifests mount no cache there.
     """
 
     storage: str
     cache: str
     megabytes: int
     gpus: int | None
+    works: bool = True
 
 
 def check_node(wanted: Wanted, node: str) -> list[Finding]:
@@ -60,15 +63,20 @@ def check_node(wanted: Wanted, node: str) -> list[Finding]:
     """
     checks: list[tuple[str, Callable[[], list[Finding]]]] = [
         ("versions", lambda: versions(node)),
-        ("GPUs", lambda: gpus(node, wanted.gpus)),
         ("shared memory", lambda: shared_memory(node)),
-        ("decoding", lambda: decoding(node)),
         ("storage", lambda: storage(node, wanted.storage, wanted.megabytes)),
-        ("cache", lambda: cache(node, wanted.cache)),
         ("W&B", lambda: wandb(node)),
     ]
+    of_work: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("GPUs", lambda: gpus(node, wanted.gpus)),
+        ("decoding", lambda: decoding(node)),
+        ("cache", lambda: cache(node, wanted.cache)),
+    ]
     found = []
-    for name, check in checks:
+    if not wanted.works:
+        skipped = ", ".join(name for name, _ in of_work)
+        found.append(Finding("work", node, "not there", "no CPU and no GPU for Ray's tasks", f"unchecked: {skipped}"))
+    for name, check in checks + (of_work if wanted.works else []):
         try:
             found += check()
         except Exception as error:  # the other checks still help

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hemodist.doctor import decode, node, ring
+from hemodist.bench.ray_nodes import ray_nodes
+from hemodist.doctor import decode, everywhere, node, ring
 from hemodist.doctor.everywhere import judge_clock
 from hemodist.doctor.finding import Finding, agree
+from hemodist.manifest import sha256
 from tests.jobs.processes import CHECKOUT, alive, start
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -141,6 +143,45 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch: pyte
     assert found["decoding"].verdict == "to do"
     assert "the driver is not what it was" in found["decoding"].found
     assert found["storage"].verdict == "pass"
+
+
+def test_a_head_without_work_needs_no_gpus_and_no_cache_and_every_node_sees_the_drivers_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("where the cache should lie")
+    wanted = node.Wanted(str(tmp_path / "runs"), str(tmp_path / "file"), 1, gpus=8)
+    with ray_nodes(1):
+        findings = everywhere.check_cluster(wanted, mebibytes=1)
+    of_head = {each.check: each for each in findings if each.node == "127.0.0.1"}
+    of_worker = {each.check: each for each in findings if each.node == "127.0.0.2"}
+    assert not {"GPUs", "cache", "decoding"} & of_head.keys()
+    assert of_head["work"].verdict == "not there"
+    assert "GPUs, decoding, cache" in of_head["work"].remedy
+    assert of_head["storage"].verdict == "pass"
+    assert of_worker["cache"].verdict == "to do"
+    if not torch.cuda.is_available():
+        assert of_worker["GPUs"].verdict == "to do"
+    (shared,) = (each for each in findings if each.check == "shared storage")
+    assert shared.verdict == "pass"
+    assert "all 2 nodes" in shared.found
+    assert not list((tmp_path / "runs").iterdir())  # it leaves nothing
+
+
+def test_a_folder_that_only_some_nodes_have_is_no_storage_for_runs(tmp_path: Path) -> None:
+    uri = str(tmp_path / "runs")
+
+    def digest(name: str, file: str) -> str:
+        if name == "broken":
+            raise TimeoutError
+        return "" if name.startswith("alone") else sha256(Path(uri, file).read_bytes())
+
+    finding = everywhere.shared_storage(uri, ["alone", "with", "broken"], digest)
+    assert finding.verdict == "to do"
+    assert finding.found.endswith("is not seen by alone, broken")
+    assert "object store" in finding.remedy
+    assert everywhere.shared_storage(uri, ["with"], digest).verdict == "pass"
+    assert not list(Path(uri).iterdir())
+    (tmp_path / "file").write_text("in the way")
+    finding = everywhere.shared_storage(str(tmp_path / "file"), ["with"], digest)
+    assert (finding.verdict, finding.node) == ("to do", "driver")
 
 
 def test_nodes_of_different_versions_are_told_apart() -> None:
