@@ -63,6 +63,28 @@ def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert "pydicom 1.2.3 instead of 3." in finding.found
 
 
+def test_a_node_with_gpus_that_cannot_compile_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert node.compiler("n") == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    if shutil.which("gcc"):
+        assert node.compiler("n")[0].verdict == "pass"
+    without_headers = tmp_path / "gcc"
+    without_headers.write_text("#!/bin/sh\necho stdio.h: No such file >&2; exit 1\n")
+    without_headers.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (finding,) = node.compiler("n")
+    assert finding.verdict == "not there"
+    assert "stdio.h: No such file" in finding.found
+    without_headers.unlink()
+    (finding,) = node.compiler("n")
+    assert "no gcc, no clang" in finding.found
+    assert "libc6-dev" in finding.remedy
+
+
 def test_containers_default_shared_memory_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(64 * 2**20, 0, 64 * 2**20))
@@ -154,7 +176,7 @@ def test_a_head_without_work_needs_no_gpus_and_no_cache_and_every_node_sees_the_
     of_worker = {each.check: each for each in findings if each.node == "127.0.0.2"}
     assert not {"GPUs", "cache", "decoding"} & of_head.keys()
     assert of_head["work"].verdict == "not there"
-    assert "GPUs, decoding, cache" in of_head["work"].remedy
+    assert "GPUs, compiler, decoding, cache" in of_head["work"].remedy
     assert of_head["storage"].verdict == "pass"
     assert of_worker["cache"].verdict == "to do"
     if not torch.cuda.is_available():

@@ -28,6 +28,11 @@ def test_the_images_packages_are_those_of_pyproject_and_no_others() -> None:
         assert not re.search(rf"\b{re.escape(name)}==", DOCKERFILE), name
 
 
+def test_the_image_can_compile_what_torch_compile_writes() -> None:
+    (packages,) = re.findall(r"apt-get install ([^&]+)", DOCKERFILE.replace("\\\n", " "))
+    assert {"gcc", "g++", "libc6-dev"} <= set(packages.split())
+
+
 def test_ray_is_the_same_in_the_image_the_manifest_and_here() -> None:
     job = yaml.safe_load((K8S / "base" / "rayjob.yaml").read_text())
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == PINS["ray"] == metadata.version("ray")
