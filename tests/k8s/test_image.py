@@ -60,6 +60,14 @@ def test_uv_is_the_one_that_decides_about_changes() -> None:
     assert f"uv=={uv}" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_image_knows_the_revision_of_its_code() -> None:
+    page = (K8S / "README.md").read_text()
+    for text in (page, DOCKERFILE):
+        assert "docker build -f k8s/Dockerfile --build-arg REVISION=$(git rev-parse HEAD)" in text
+    assert "ENV HEMODIST_REVISION=${REVISION}" in DOCKERFILE  # what hemodist.tracking reads
+    assert DOCKERFILE.index("COPY jobs") < DOCKERFILE.index("ARG REVISION=")  # a commit builds no layer before it anew
+
+
 def test_the_image_runs_as_the_pods_user_and_holds_no_secret() -> None:
     users = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)
     job = yaml.safe_load((K8S / "base" / "rayjob.yaml").read_text())
