@@ -201,6 +201,13 @@ def test_names_are_asked_of_the_cluster_and_of_the_nodes_own_cache(documents: Do
     assert any("namespaceSelector" in peer for peer in asked)
 
 
+def test_the_page_says_how_long_a_job_waits_for_its_nodes(documents: Documents) -> None:
+    page = (K8S / "README.md").read_text()
+    assert job_of(documents("subset"))["spec"]["preRunningDeadlineSeconds"] == 30 * 60
+    assert job_of(documents("full"))["spec"]["preRunningDeadlineSeconds"] == 60 * 60
+    assert "30 minutes; an hour in `full`" in page
+
+
 def test_kueue_starts_the_job_and_nobody_else(documents: Documents) -> None:
     job = job_of(documents("kueue"))
     assert job["spec"]["suspend"] is True
