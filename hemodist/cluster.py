@@ -45,6 +45,9 @@ OBJECT_STORE_BYTES = 200_000_000
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphaned descendants become this process's children, so that it can end them."""
 
+_KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
+"""Set in every pod of KubeRay: the command that has started Ray there."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -92,13 +95,14 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
                 )
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, _terminated)  # Ray has put a handler in its place that aborts
-            yield _info(joined=joined)
+            yield look(joined=joined)
         finally:
             with _interrupts_held_back():
                 ray.shutdown()
 
 
-def _info(*, joined: bool) -> ClusterInfo:
+def look(*, joined: bool) -> ClusterInfo:
+    """What there is to work with at this moment."""
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if not joined:
@@ -125,9 +129,14 @@ def to_come(now: Mapping[str, int], most: Mapping[str, int] | None) -> tuple[flo
     return 0, 0
 
 
+def fills_up(info: ClusterInfo) -> bool:
+    """Whether nodes of a cluster of fixed size may still be missing: KubeRay starts those again that a head lost."""
+    return info.joined and bool(os.environ.get(_KUBERAY)) and not _grows_by_itself()
+
+
 def _grows_by_itself() -> bool:
     """Whether an autoscaler looks after the joined cluster. Ray's open autoscalers do not publish how far they go."""
-    started_by_kuberay = os.environ.get("KUBERAY_GEN_RAY_START_CMD")
+    started_by_kuberay = os.environ.get(_KUBERAY)
     if started_by_kuberay:  # beside its autoscaler's container KubeRay starts the head without Ray's own monitor
         return "--no-monitor" in started_by_kuberay
     # `ray up` names the group of each node that it makes; nodes that somebody has started by hand have none.

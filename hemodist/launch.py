@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 
 from hemodist.checkpoint import Checkpoints
-from hemodist.cluster import cluster, no_process_left_behind
+from hemodist.cluster import ClusterInfo, cluster, fills_up, look, no_process_left_behind
 from hemodist.conclude import Conclusion
 from hemodist.config import Run, ScalingConfig
+from hemodist.errors import ConfigError
 from hemodist.evaluate import Evaluation, check_evaluation
 from hemodist.evaluate import evaluate as evaluate_on_ranks
 from hemodist.found_lr import with_found_lr
@@ -26,6 +28,11 @@ from hemodist.store import Store, join
 from hemodist.terminal import TrainingView, console, facts_table
 from hemodist.tracking import resolve_mode
 from hemodist.worker import RankFunction, check_room, run_in_process, run_on_workers, uses_gpu, waits_for_nodes
+
+JOINING_SECONDS = 120.0
+"""For the nodes of a cluster of fixed size to join a head that has just started again."""
+
+_LOOK_SECONDS = 2.0
 
 
 def train(run: Run) -> Conclusion:
@@ -112,11 +119,36 @@ def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info:
-        gpu = check_room(scaling, info)
+        info, gpu = room(scaling, info)
         console.print(device_line(scaling, info.gpus, gpu=gpu))
+        yield gpu
+
+
+def room(scaling: ScalingConfig, info: ClusterInfo) -> tuple[ClusterInfo, bool]:
+    """Check that the workers fit, and say what is waited for; nodes that KubeRay starts again have a while to join.
+
+    Returns:
+        The cluster as it is then, and whether the workers use GPUs.
+
+    Raises:
+        ConfigError: the workers would wait for ever.
+    """
+    deadline, said = time.monotonic() + JOINING_SECONDS, False
+    while True:
+        try:
+            gpu = check_room(scaling, info)
+        except ConfigError as error:
+            if not fills_up(info) or time.monotonic() > deadline:
+                raise
+            if not said:
+                console.print(f"{error}. Nodes may still be joining: waiting up to {JOINING_SECONDS:.0f} s.")
+                said = True
+            time.sleep(_LOOK_SECONDS)
+            info = look(joined=True)
+            continue
         if note := waits_for_nodes(scaling, info, gpu=gpu):
             console.print(note)
-        yield gpu
+        return info, gpu
 
 
 def device_line(scaling: ScalingConfig, gpus: int, *, gpu: bool) -> str:

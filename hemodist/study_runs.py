@@ -20,6 +20,7 @@ from hemodist.config import Run, ScalingConfig
 from hemodist.errors import UserError
 from hemodist.found_lr import RESULT as FOUND_LR
 from hemodist.found_lr import with_found_lr
+from hemodist.launch import room
 from hemodist.loop import train
 from hemodist.mailbox import Mailbox, Posted
 from hemodist.prepare import prepare
@@ -27,7 +28,7 @@ from hemodist.range_test import RangeTest, run_range_test
 from hemodist.report import format_history_row, history_header
 from hemodist.store import Store, join
 from hemodist.terminal import console
-from hemodist.worker import RankFunction, check_room, run_in_process, run_on_workers, uses_gpu, waits_for_nodes
+from hemodist.worker import RankFunction, run_in_process, run_on_workers, uses_gpu
 from hemodist.world import Tell
 
 RUNS = "runs"
@@ -69,12 +70,10 @@ def train_all(
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info, view:
-        gpu = check_room(scaling, info)
-        if note := waits_for_nodes(scaling, info, gpu=gpu):
-            console.print(note)
-        room = min(at_once or len(runs), room_for(scaling, info, gpu=gpu))
-        console.print(f"{len(runs)} runs to train, up to {room} at a time")
-        return _train_on_cluster(runs, room, finished, view, gpu=gpu)
+        now, gpu = room(scaling, info)
+        most = min(at_once or len(runs), room_for(scaling, now, gpu=gpu))
+        console.print(f"{len(runs)} runs to train, up to {most} at a time")
+        return _train_on_cluster(runs, most, finished, view, gpu=gpu)
 
 
 def room_for(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> int:

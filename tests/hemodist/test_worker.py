@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
-from hemodist import cluster
+from hemodist import cluster, launch
 from hemodist.cluster import ClusterInfo
 from hemodist.config import BatchConfig, DataConfig, Run, ScalingConfig, check
 from hemodist.errors import ConfigError
@@ -116,3 +117,27 @@ def test_the_wait_for_workers_that_hang_reaches_rays_controller_on_any_cluster(m
     name = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
     monkeypatch.setenv(name, "7")
     assert get_env_vars_to_propagate()[name] == "7"  # of the controller's runtime environment
+
+
+def test_nodes_that_kuberay_starts_again_have_a_while_to_join_and_no_others(monkeypatch, capsys):
+    scaling = ScalingConfig(workers=8, device="cuda")
+    one, all_of_them = ClusterInfo(8, 4, joined=True), ClusterInfo(16, 8, joined=True)
+    clock = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
+    looks = iter([one, all_of_them])
+    monkeypatch.setattr(launch, "look", lambda joined: next(looks))
+    monkeypatch.delenv("KUBERAY_GEN_RAY_START_CMD", raising=False)
+    with pytest.raises(ConfigError, match="need 8 GPUs"):
+        launch.room(scaling, one)
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head")
+    assert launch.room(scaling, one) == (all_of_them, True)
+    assert capsys.readouterr().out.count("there are 4; use") == 1
+    monkeypatch.setattr(launch, "look", lambda joined: one)
+    with pytest.raises(ConfigError, match="need 8 GPUs"):  # not for ever
+        launch.room(scaling, one)
+    nothing = ClusterInfo(0, 0, joined=True, cpus_to_come=math.inf, gpus_to_come=math.inf)
+    monkeypatch.setattr(launch, "look", lambda joined: all_of_them)
+    assert launch.room(replace(scaling, device="auto"), nothing) == (all_of_them, True)
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head --no-monitor")
+    with pytest.raises(ConfigError, match="grows to 4"):  # an autoscaler has said how far it goes
+        launch.room(scaling, replace(one, gpus=0, gpus_to_come=4))
