@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,6 +34,7 @@ for _name, _value in {
 
 import psutil  # noqa: E402
 import ray  # noqa: E402
+from ray._private.state import state  # noqa: E402
 from ray.exceptions import RayTaskError  # noqa: E402
 
 from hemodist.errors import UserError  # noqa: E402
@@ -42,6 +44,9 @@ OBJECT_STORE_BYTES = 200_000_000
 
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphaned descendants become this process's children, so that it can end them."""
+
+_KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
+"""Set in every pod of KubeRay: the command that has started Ray there."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,11 +60,15 @@ class ClusterInfo:
         cpus: CPUs of the cluster.
         gpus: GPUs of the cluster.
         joined: True where the cluster was there before, False where this job has started it.
+        cpus_to_come: how many more CPUs may join; infinite where nobody knows.
+        gpus_to_come: the same of GPUs.
     """
 
     cpus: int
     gpus: int
     joined: bool
+    cpus_to_come: float = 0
+    gpus_to_come: float = 0
 
 
 @contextlib.contextmanager
@@ -86,11 +95,52 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
                 )
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, _terminated)  # Ray has put a handler in its place that aborts
-            resources = ray.cluster_resources()
-            yield ClusterInfo(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), joined)
+            yield look(joined=joined)
         finally:
             with _interrupts_held_back():
                 ray.shutdown()
+
+
+def look(*, joined: bool) -> ClusterInfo:
+    """What there is to work with at this moment."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if not joined:
+        return ClusterInfo(cpus, gpus, joined)
+    more_cpus, more_gpus = to_come({"CPU": cpus, "GPU": gpus}, state.get_max_resources_from_cluster_config())
+    return ClusterInfo(cpus, gpus, joined, more_cpus, more_gpus)
+
+
+def to_come(now: Mapping[str, int], most: Mapping[str, int] | None) -> tuple[float, float]:
+    """How many CPUs and GPUs may still join a cluster.
+
+    Args:
+        now: CPUs and GPUs that are there.
+        most: what the autoscaler's configuration allows; None where Ray does not know it.
+
+    Returns:
+        More CPUs and more GPUs. Infinite means unknown: an autoscaler that does not say how far it goes, or a cluster
+        without anything, whose nodes have not registered yet.
+    """
+    if most:
+        return max(0, most.get("CPU", 0) - now["CPU"]), max(0, most.get("GPU", 0) - now["GPU"])
+    if not any(now.values()) or _grows_by_itself():
+        return math.inf, math.inf
+    return 0, 0
+
+
+def fills_up(info: ClusterInfo) -> bool:
+    """Whether nodes of a cluster of fixed size may still be missing: KubeRay starts those again that a head lost."""
+    return info.joined and bool(os.environ.get(_KUBERAY)) and not _grows_by_itself()
+
+
+def _grows_by_itself() -> bool:
+    """Whether an autoscaler looks after the joined cluster. Ray's open autoscalers do not publish how far they go."""
+    started_by_kuberay = os.environ.get(_KUBERAY)
+    if started_by_kuberay:  # beside its autoscaler's container KubeRay starts the head without Ray's own monitor
+        return "--no-monitor" in started_by_kuberay
+    # `ray up` names the group of each node that it makes; nodes that somebody has started by hand have none.
+    return any("ray.io/node-group" in node.get("Labels", {}) for node in ray.nodes() if node["Alive"])
 
 
 def map_tasks(

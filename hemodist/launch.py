@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 
 from hemodist.checkpoint import Checkpoints
-from hemodist.cluster import cluster, no_process_left_behind
+from hemodist.cluster import ClusterInfo, cluster, fills_up, look, no_process_left_behind
 from hemodist.conclude import Conclusion
 from hemodist.config import Run, ScalingConfig
+from hemodist.errors import ConfigError
 from hemodist.evaluate import Evaluation, check_evaluation
 from hemodist.evaluate import evaluate as evaluate_on_ranks
 from hemodist.found_lr import with_found_lr
@@ -25,7 +27,12 @@ from hemodist.report import scores_table
 from hemodist.store import Store, join
 from hemodist.terminal import TrainingView, console, facts_table
 from hemodist.tracking import resolve_mode
-from hemodist.worker import RankFunction, check_cpus, run_in_process, run_on_workers, uses_gpu
+from hemodist.worker import RankFunction, check_room, run_in_process, run_on_workers, uses_gpu, waits_for_nodes
+
+JOINING_SECONDS = 120.0
+"""For the nodes of a cluster of fixed size to join a head that has just started again."""
+
+_LOOK_SECONDS = 2.0
 
 
 def train(run: Run) -> Conclusion:
@@ -112,11 +119,36 @@ def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info:
-        if info.joined:
-            check_cpus(scaling, info.cpus)
-        gpu = uses_gpu(scaling, info.gpus)
+        info, gpu = room(scaling, info)
         console.print(device_line(scaling, info.gpus, gpu=gpu))
         yield gpu
+
+
+def room(scaling: ScalingConfig, info: ClusterInfo) -> tuple[ClusterInfo, bool]:
+    """Check that the workers fit, and say what is waited for; nodes that KubeRay starts again have a while to join.
+
+    Returns:
+        The cluster as it is then, and whether the workers use GPUs.
+
+    Raises:
+        ConfigError: the workers would wait for ever.
+    """
+    deadline, said = time.monotonic() + JOINING_SECONDS, False
+    while True:
+        try:
+            gpu = check_room(scaling, info)
+        except ConfigError as error:
+            if not fills_up(info) or time.monotonic() > deadline:
+                raise
+            if not said:
+                console.print(f"{error}. Nodes may still be joining: waiting up to {JOINING_SECONDS:.0f} s.")
+                said = True
+            time.sleep(_LOOK_SECONDS)
+            info = look(joined=True)
+            continue
+        if note := waits_for_nodes(scaling, info, gpu=gpu):
+            console.print(note)
+        return info, gpu
 
 
 def device_line(scaling: ScalingConfig, gpus: int, *, gpu: bool) -> str:
@@ -124,7 +156,9 @@ def device_line(scaling: ScalingConfig, gpus: int, *, gpu: bool) -> str:
     if gpu:
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         named = f" ({', '.join(sorted(names))})" if names else ""
-        return f"device: {max(scaling.workers, 1)} of {gpus} GPUs{named}, {scaling.precision}"
+        workers = max(scaling.workers, 1)
+        asked = f"{workers} of {gpus} GPUs" if workers <= gpus else f"{workers} GPUs, of which {gpus} are there"
+        return f"device: {asked}{named}, {scaling.precision}"
     if scaling.device == "cpu":
         return "device: CPU, as asked for"
     if Path("/dev/nvidiactl").exists():

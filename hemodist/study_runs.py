@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from hemodist.errors import UserError
 from hemodist.found_lr import FOLDER as FIND_LR
 from hemodist.found_lr import RESULT as FOUND_LR
 from hemodist.found_lr import with_found_lr
+from hemodist.launch import room
 from hemodist.loop import train
 from hemodist.mailbox import Mailbox, Posted
 from hemodist.prepare import prepare
@@ -27,7 +29,7 @@ from hemodist.range_test import RangeTest, run_range_test
 from hemodist.report import format_history_row, history_header
 from hemodist.store import Store, join
 from hemodist.terminal import console
-from hemodist.worker import RankFunction, check_cpus, run_in_process, run_on_workers, uses_gpu
+from hemodist.worker import RankFunction, run_in_process, run_on_workers, uses_gpu
 from hemodist.world import Tell
 
 RUNS = "runs"
@@ -69,17 +71,20 @@ def train_all(
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info, view:
-        check_cpus(scaling, info.cpus)
-        gpu = uses_gpu(scaling, info.gpus)
-        room = min(at_once or len(runs), room_for(scaling, info, gpu=gpu))
-        console.print(f"{len(runs)} runs to train, up to {room} at a time")
-        return _train_on_cluster(runs, room, finished, view, gpu=gpu)
+        now, gpu = room(scaling, info)
+        most = min(at_once or len(runs), room_for(scaling, now, gpu=gpu))
+        console.print(f"{len(runs)} runs to train, up to {most} at a time")
+        return _train_on_cluster(runs, most, finished, view, gpu=gpu)
 
 
 def room_for(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> int:
-    """How many runs fit at a time, at least 1."""
-    by_cpus = info.cpus // (scaling.workers * scaling.cpus_per_worker)
-    return max(1, min(by_cpus, info.gpus // scaling.workers) if gpu else by_cpus)
+    """How many runs fit at a time, at least 1; what an autoscaler may still add counts where it says how much."""
+    cpus, gpus = (
+        now + (0 if math.isinf(more) else more)
+        for now, more in ((info.cpus, info.cpus_to_come), (info.gpus, info.gpus_to_come))
+    )
+    by_cpus = int(cpus // (scaling.workers * scaling.cpus_per_worker))
+    return max(1, min(by_cpus, int(gpus // scaling.workers)) if gpu else by_cpus)
 
 
 def _train_on_cluster(

@@ -16,6 +16,7 @@ import queue
 import re
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 import threading
 import time
@@ -276,7 +277,8 @@ def versions() -> dict[str, str]:
 def revision() -> str:
     """The git revision of the code, with `+changed` where files differ from it.
 
-    Where the code is no checkout, as in an image, what HEMODIST_REVISION says; else `unknown`.
+    Where the code is no checkout, as in an image, what HEMODIST_REVISION says; else `unknown`. `+submitted` says that
+    the code is not the one that is installed there but came with a job, and may differ.
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         answers = [
@@ -287,4 +289,6 @@ def revision() -> str:
             for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         ]  # fmt: skip
         return answers[0] + ("+changed" if answers[1] else "")
-    return os.environ.get("HEMODIST_REVISION", "unknown")
+    told = os.environ.get("HEMODIST_REVISION", "unknown")
+    submitted = not Path(__file__).is_relative_to(sysconfig.get_paths()["purelib"])
+    return told + ("+submitted" if submitted and told != "unknown" else "")

@@ -18,9 +18,11 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hemodist.cluster import ClusterInfo
 from hemodist.config import ScalingConfig
 from hemodist.driver import claim
 from hemodist.errors import ConfigError, UserError
@@ -31,6 +33,13 @@ from hemodist.room import Growth, Waiting, most_now
 from hemodist.world import LeavingError, Tell, World
 
 logging.getLogger("ray.train").setLevel(logging.WARNING)  # the terminal says what happens
+
+# Ray's controller reads it in an actor of its own, whose environment on a joined cluster is the node's and not this
+# process's; Ray hands on only what stands in this set. Without it, losses cost 25 s more where survivors hang.
+with contextlib.suppress(ImportError, AttributeError):  # another Ray's own names: slower, and not wrong
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.add(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S)
 
 _POLL_SECONDS = 0.3
 """Between two looks into the mailbox; the terminal needs no more."""
@@ -52,38 +61,76 @@ class Left:
     reason: str
 
 
-def uses_gpu(scaling: ScalingConfig, gpus: int) -> bool:
+def check_room(scaling: ScalingConfig, info: ClusterInfo) -> bool:
+    """Check that the workers fit into a cluster, as it is or as it may become; returns whether they use GPUs.
+
+    Raises:
+        ConfigError: they would wait for ever.
+    """
+    check_cpus(scaling, info.cpus, info.cpus_to_come)
+    return uses_gpu(scaling, info.gpus, info.gpus_to_come)
+
+
+def waits_for_nodes(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> str:
+    """What to tell the user where the cluster has no room yet; empty where it has."""
+    cpus, gpus = scaling.fewest * scaling.cpus_per_worker, scaling.fewest if gpu else 0
+    if cpus <= info.cpus and gpus <= info.gpus:
+        return ""
+    needed = f"{cpus} CPUs" + (f" and {gpus} GPUs" if gpu else "")
+    return f"The run needs {needed}, the cluster has {info.cpus} and {info.gpus} so far; waiting until a node joins."
+
+
+def uses_gpu(scaling: ScalingConfig, gpus: int, to_come: float = 0) -> bool:
     """Whether the ranks compute on GPUs.
 
     Args:
         scaling: `device`, `workers` and `min_workers`.
         gpus: how many there are.
+        to_come: how many more may join; infinite where nobody knows.
 
     Raises:
-        ConfigError: GPUs are asked for that are not there.
+        ConfigError: GPUs are asked for that are not there, or nobody can know whether there will be some.
     """
-    if scaling.device == "cpu" or (scaling.device == "auto" and gpus == 0):
+    if scaling.device == "cpu":
         return False
-    if gpus < scaling.fewest:
-        remedy = f"use --scaling.workers {gpus}, --scaling.device cpu, or a larger cluster"
-        if not gpus:
+    if scaling.device == "auto" and not gpus:
+        if not to_come:
+            return False
+        if math.isinf(to_come):  # a guess would train on the head's CPUs for days, or ask for GPUs that never come
+            raise ConfigError(
+                "scaling.device auto: the cluster has no GPU yet, and does not say whether nodes with GPUs may join; "
+                "use --scaling.device cuda or --scaling.device cpu"
+            )
+    most = gpus + to_come
+    if most < scaling.fewest:
+        remedy = f"use --scaling.workers {most}, --scaling.device cpu, or a larger cluster"
+        if not most:
             remedy = "use --scaling.device cpu, or see what `nvidia-smi` and jobs/doctor.py say of the driver"
-        raise ConfigError(f"{_asked(scaling)} need {scaling.fewest} GPUs, one each, and there are {gpus}; {remedy}")
+        raise ConfigError(f"{_asked(scaling)} need {scaling.fewest} GPUs, one each, and {_there(most, gpus)}; {remedy}")
     return True
 
 
-def check_cpus(scaling: ScalingConfig, cpus: int) -> None:
+def check_cpus(scaling: ScalingConfig, cpus: int, to_come: float = 0) -> None:
     """Check that the workers fit, or with `min_workers` at least so many.
+
+    Args:
+        scaling: `workers`, `min_workers` and `cpus_per_worker`.
+        cpus: how many there are.
+        to_come: how many more may join.
 
     Raises:
         ConfigError: they would wait for CPUs for ever.
     """
     needed = scaling.fewest * scaling.cpus_per_worker
-    if needed > cpus:
+    if needed > cpus + to_come:
         raise ConfigError(
             f"{_asked(scaling)} x scaling.cpus_per_worker {scaling.cpus_per_worker} = {needed} CPUs, "
-            f"and there are {cpus}; use fewer workers, fewer CPUs each, or a larger cluster"
+            f"and {_there(cpus + to_come, cpus)}; use fewer workers, fewer CPUs each, or a larger cluster"
         )
+
+
+def _there(most: float, now: int) -> str:
+    return f"there are {most}" if most == now else f"the cluster grows to {most}"
 
 
 def _asked(scaling: ScalingConfig) -> str:

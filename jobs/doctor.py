@@ -1,8 +1,8 @@
 """What to run first on a new machine or cluster: `python jobs/doctor.py [--storage s3://...]`.
 
 Looks at versions, GPUs, decoding, storage, shared memory, clocks, bandwidth between workers and W&B: of this machine,
-or, where RAY_ADDRESS names a cluster (as inside `ray job submit`), of every node of it. Exit code 0: nothing to do. 1:
-see the last column. Writes nothing but a file that it deletes again.
+or, where RAY_ADDRESS names a cluster (as inside `ray job submit`), of every node of it, and then also whether all nodes
+share the storage. Exit code 0: nothing to do. 1: see the last column. Writes nothing but files that it deletes again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(
 
     Args:
         storage: path or URI where data sets and runs lie.
-        cache: node-local folder of the shard cache, as for --data.cache.
+        cache: node-local folder of the shard cache, as for --data.cache; of nodes with work.
         gpus: GPUs that every node with work must have; fewer are then something to do.
         megabytes: size of the file that measures the storage.
         ring_mebibytes: size of the tensor that measures the bandwidth between workers.

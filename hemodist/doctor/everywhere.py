@@ -1,8 +1,12 @@
-"""The checks on every node of a Ray cluster, and those between nodes: clocks and bandwidth."""
+"""The checks on every node of a Ray cluster, and those between nodes: common storage, clocks and bandwidth."""
 
 from __future__ import annotations
 
+import os
 import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -12,6 +16,8 @@ from hemodist.doctor import ring
 from hemodist.doctor.finding import Finding, agree
 from hemodist.doctor.node import Wanted, check_node
 from hemodist.errors import UserError
+from hemodist.manifest import sha256
+from hemodist.store import Store
 
 MAX_SKEW = 1.0
 """Seconds between clocks: logs of nodes no longer fit together; an object store refuses requests at 15 minutes."""
@@ -31,6 +37,13 @@ class Probe:
     def check(self, wanted: Wanted, node: str) -> list[Finding]:
         """The checks of this node."""
         return check_node(wanted, node)
+
+    def digest(self, storage: str, name: str) -> str:
+        """The sha256 of a file as this node sees it; empty where it does not."""
+        try:
+            return sha256(Store.open(storage).read(name))
+        except UserError:
+            return ""
 
     def address(self) -> str:
         """`host:port` at which the ranks can meet."""
@@ -55,7 +68,12 @@ def check_cluster(wanted: Wanted, mebibytes: int = ring.MEBIBYTES) -> list[Findi
         for name, node in sorted(nodes.items())
     }
     findings: list[Finding] = []
-    asked = {name: each.check.remote(wanted, name) for name, each in probes.items()}
+    # A relative path means the driver's folder, for runs as well.
+    wanted = replace(wanted, storage=Store.open(wanted.storage).uri)
+    asked = {
+        name: each.check.remote(replace(wanted, works=has_work(nodes[name]["Resources"])), name)
+        for name, each in probes.items()
+    }
     for name, answer in asked.items():
         try:
             findings += ray.get(answer, timeout=PATIENCE)
@@ -63,9 +81,57 @@ def check_cluster(wanted: Wanted, mebibytes: int = ring.MEBIBYTES) -> list[Findi
             remedy = "look at this node's logs (`ray logs cluster`), its image and its memory"
             findings.append(Finding("node", name, "to do", f"no answer: {type(error).__name__}: {error}"[:300], remedy))
     findings += agree(findings, "versions", "results differ between versions: give all nodes one image")
+    findings.append(
+        shared_storage(
+            wanted.storage,
+            probes,
+            lambda node, file: ray.get(probes[node].digest.remote(wanted.storage, file), timeout=PATIENCE),
+        )
+    )
     findings += [_clock(name, each) for name, each in probes.items()]
     findings.append(_ring(nodes, mebibytes))
     return findings
+
+
+def has_work(resources: Mapping[str, float]) -> bool:
+    """Whether Ray gives a node with these resources any work.
+
+    >>> has_work({"CPU": 8.0}), has_work({"memory": 1e9, "node:__internal_head__": 1.0})
+    (True, False)
+    """
+    return any(resources.get(name, 0) > 0 for name in ("CPU", "GPU"))
+
+
+def shared_storage(uri: str, nodes: Iterable[str], digest: Callable[[str, str], str]) -> Finding:
+    """Whether all nodes see what the driver writes: each node's own folder at the same path would pass alone.
+
+    Args:
+        uri: of the storage.
+        nodes: names of the nodes.
+        digest: (node, name of a file) -> its sha256 as that node sees it.
+    """
+    store, name, content = Store.open(uri), f".doctor-{uuid.uuid4().hex}", os.urandom(1024)
+    unseen, seen = [], 0
+    try:
+        store.write(name, content)
+        try:
+            for node in nodes:
+                try:
+                    there = digest(node, name) == sha256(content)
+                except Exception:  # the node's own checks say what is wrong with it
+                    there = False
+                seen += there
+                unseen += [] if there else [node]
+        finally:
+            store.delete(name)
+    except UserError as error:
+        remedy = "the driver writes there, too: check the path, the keys and what the head mounts"
+        return Finding("shared storage", "driver", "to do", str(error), remedy)
+    if unseen:
+        found = f"{store.uri}: what the driver writes is not seen by {', '.join(sorted(unseen))}"
+        remedy = "use an object store, or a folder that every node mounts at the same path"
+        return Finding("shared storage", "all", "to do", found, remedy)
+    return Finding("shared storage", "all", "pass", f"{store.uri}: all {seen} nodes see what the driver writes")
 
 
 def _clock(name: str, probe: Any) -> Finding:

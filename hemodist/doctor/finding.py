@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 Verdict = Literal["pass", "to do", "not there"]
 """`not there` is something that a machine need not have; runs work without it, in the way that the finding says."""
@@ -37,7 +38,7 @@ def table(findings: Iterable[Finding]) -> Table:
     """The findings as a table, checks together, nodes in order."""
     shown = Table("check", "node", "", "found", "what to do", title="doctor", title_justify="left", title_style="bold")
     for one in sorted(findings, key=lambda finding: (finding.check, finding.node)):
-        shown.add_row(one.check, one.node, f"[{_STYLES[one.verdict]}]{one.verdict}[/]", one.found, one.remedy)
+        shown.add_row(one.check, one.node, Text(one.verdict, _STYLES[one.verdict]), one.found, one.remedy)
     return shown
 
 

@@ -1,4 +1,4 @@
-"""The checks of one node: versions, GPUs, shared memory, decoding, storage, cache, W&B."""
+"""The checks of one node: versions, GPUs, compiler, shared memory, decoding, storage, cache, W&B."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import platform
 import re
 import shutil
+import subprocess
+import sysconfig
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -43,12 +46,15 @@ class Wanted:
         cache: node-local folder of the shard cache.
         megabytes: of the file that measures the storage.
         gpus: GPUs that a node must have; None where any number is fine.
+        works: whether Ray gives the node work. A head without CPUs and GPUs neither computes nor decodes, and our
+            manifests mount no cache there.
     """
 
     storage: str
     cache: str
     megabytes: int
     gpus: int | None
+    works: bool = True
 
 
 def check_node(wanted: Wanted, node: str) -> list[Finding]:
@@ -60,15 +66,21 @@ def check_node(wanted: Wanted, node: str) -> list[Finding]:
     """
     checks: list[tuple[str, Callable[[], list[Finding]]]] = [
         ("versions", lambda: versions(node)),
-        ("GPUs", lambda: gpus(node, wanted.gpus)),
         ("shared memory", lambda: shared_memory(node)),
-        ("decoding", lambda: decoding(node)),
         ("storage", lambda: storage(node, wanted.storage, wanted.megabytes)),
-        ("cache", lambda: cache(node, wanted.cache)),
         ("W&B", lambda: wandb(node)),
     ]
+    of_work: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("GPUs", lambda: gpus(node, wanted.gpus)),
+        ("compiler", lambda: compiler(node)),
+        ("decoding", lambda: decoding(node)),
+        ("cache", lambda: cache(node, wanted.cache)),
+    ]
     found = []
-    for name, check in checks:
+    if not wanted.works:
+        skipped = ", ".join(name for name, _ in of_work)
+        found.append(Finding("work", node, "not there", "no CPU and no GPU for Ray's tasks", f"unchecked: {skipped}"))
+    for name, check in checks + (of_work if wanted.works else []):
         try:
             found += check()
         except Exception as error:  # the other checks still help
@@ -112,6 +124,24 @@ def gpus(node: str, wanted: int | None) -> list[Finding]:
     if wanted is not None and count < wanted:
         return [Finding("GPUs", node, "to do", f"{count}: {found}", f"{wanted} are expected; check the pod's limit")]
     return [Finding("GPUs", node, "pass", f"{count}: {found}")]
+
+
+def compiler(node: str) -> list[Finding]:
+    """The C compiler with which Triton builds its launchers when a compiled model first runs on a GPU."""
+    if not torch.cuda.device_count():
+        return []
+    # As triton/runtime/build.py chooses.
+    path = shutil.which(os.environ.get("CC") or "gcc") or ("CC" not in os.environ and shutil.which("clang")) or ""
+    remedy = "--model.compile fails here: install gcc and libc6-dev, as k8s/Dockerfile does, or set CC"
+    if not path:
+        return [Finding("compiler", node, "not there", "no gcc, no clang, no CC that runs", remedy)]
+    include = f"-I{sysconfig.get_paths()['include']}"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [path, "-x", "c", "-", "-shared", "-fPIC", include, "-o", f"{folder}/built.so"]
+        built = subprocess.run(command, input="#include <Python.h>\n", capture_output=True, text=True, timeout=60)
+    if built.returncode:
+        return [Finding("compiler", node, "not there", f"{path}: {built.stderr.strip()[:200]}", remedy)]
+    return [Finding("compiler", node, "pass", path)]
 
 
 def shared_memory(node: str, folder: str = "/dev/shm") -> list[Finding]:

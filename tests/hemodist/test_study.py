@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,8 @@ def test_what_cannot_be_compared_is_refused(changes, said):
         (ScalingConfig(workers=2), ClusterInfo(64, 8, True), True, 4),
         (ScalingConfig(workers=2, cpus_per_worker=8), ClusterInfo(32, 8, True), True, 2),
         (ScalingConfig(workers=8), ClusterInfo(8, 8, True), True, 1),
+        (ScalingConfig(workers=8), ClusterInfo(0, 0, True, 64, 24), True, 3),
+        (ScalingConfig(workers=8), ClusterInfo(0, 0, True, math.inf, math.inf), True, 1),
     ],
 )
 def test_as_many_runs_at_a_time_as_there_is_room_for(scaling, cluster, gpu, room):

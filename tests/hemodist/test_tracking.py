@@ -109,6 +109,18 @@ def test_the_offline_log_of_a_run_that_was_killed_holds_every_row_once(tmp_path,
         assert file.is_dir() or SECRET.encode() not in file.read_bytes()
 
 
+def test_the_revision_of_an_image_is_not_taken_for_that_of_submitted_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.setenv("HEMODIST_REVISION", "abc123")
+    monkeypatch.setattr(tracking.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path / "installed")})
+    for folder, said in (("installed", "abc123"), ("working_dir", "abc123+submitted")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setattr(tracking, "__file__", str(tmp_path / folder / "tracking.py"))
+        assert tracking.revision() == said
+    monkeypatch.delenv("HEMODIST_REVISION")
+    assert tracking.revision() == "unknown"
+
+
 def test_where_a_run_is_no_folder_its_offline_log_ends_there_too_and_replaces_that_of_an_earlier_end(
     tmp_path, monkeypatch
 ):

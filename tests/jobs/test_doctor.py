@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hemodist.doctor import decode, node, ring
+from hemodist.bench.ray_nodes import ray_nodes
+from hemodist.doctor import decode, everywhere, node, ring
 from hemodist.doctor.everywhere import judge_clock
 from hemodist.doctor.finding import Finding, agree
+from hemodist.manifest import sha256
 from tests.jobs.processes import CHECKOUT, alive, start
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -59,6 +61,28 @@ def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) 
     (finding,) = node.versions("n")
     assert finding.verdict == "to do"
     assert "pydicom 1.2.3 instead of 3." in finding.found
+
+
+def test_a_node_with_gpus_that_cannot_compile_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert node.compiler("n") == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    if shutil.which("gcc"):
+        assert node.compiler("n")[0].verdict == "pass"
+    without_headers = tmp_path / "gcc"
+    without_headers.write_text("#!/bin/sh\necho stdio.h: No such file >&2; exit 1\n")
+    without_headers.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (finding,) = node.compiler("n")
+    assert finding.verdict == "not there"
+    assert "stdio.h: No such file" in finding.found
+    without_headers.unlink()
+    (finding,) = node.compiler("n")
+    assert "no gcc, no clang" in finding.found
+    assert "libc6-dev" in finding.remedy
 
 
 def test_containers_default_shared_memory_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +165,45 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch: pyte
     assert found["decoding"].verdict == "to do"
     assert "the driver is not what it was" in found["decoding"].found
     assert found["storage"].verdict == "pass"
+
+
+def test_a_head_without_work_needs_no_gpus_and_no_cache_and_every_node_sees_the_drivers_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("where the cache should lie")
+    wanted = node.Wanted(str(tmp_path / "runs"), str(tmp_path / "file"), 1, gpus=8)
+    with ray_nodes(1):
+        findings = everywhere.check_cluster(wanted, mebibytes=1)
+    of_head = {each.check: each for each in findings if each.node == "127.0.0.1"}
+    of_worker = {each.check: each for each in findings if each.node == "127.0.0.2"}
+    assert not {"GPUs", "cache", "decoding"} & of_head.keys()
+    assert of_head["work"].verdict == "not there"
+    assert "GPUs, compiler, decoding, cache" in of_head["work"].remedy
+    assert of_head["storage"].verdict == "pass"
+    assert of_worker["cache"].verdict == "to do"
+    if not torch.cuda.is_available():
+        assert of_worker["GPUs"].verdict == "to do"
+    (shared,) = (each for each in findings if each.check == "shared storage")
+    assert shared.verdict == "pass"
+    assert "all 2 nodes" in shared.found
+    assert not list((tmp_path / "runs").iterdir())  # it leaves nothing
+
+
+def test_a_folder_that_only_some_nodes_have_is_no_storage_for_runs(tmp_path: Path) -> None:
+    uri = str(tmp_path / "runs")
+
+    def digest(name: str, file: str) -> str:
+        if name == "broken":
+            raise TimeoutError
+        return "" if name.startswith("alone") else sha256(Path(uri, file).read_bytes())
+
+    finding = everywhere.shared_storage(uri, ["alone", "with", "broken"], digest)
+    assert finding.verdict == "to do"
+    assert finding.found.endswith("is not seen by alone, broken")
+    assert "object store" in finding.remedy
+    assert everywhere.shared_storage(uri, ["with"], digest).verdict == "pass"
+    assert not list(Path(uri).iterdir())
+    (tmp_path / "file").write_text("in the way")
+    finding = everywhere.shared_storage(str(tmp_path / "file"), ["with"], digest)
+    assert (finding.verdict, finding.node) == ("to do", "driver")
 
 
 def test_nodes_of_different_versions_are_told_apart() -> None:

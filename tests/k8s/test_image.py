@@ -28,6 +28,11 @@ def test_the_images_packages_are_those_of_pyproject_and_no_others() -> None:
         assert not re.search(rf"\b{re.escape(name)}==", DOCKERFILE), name
 
 
+def test_the_image_can_compile_what_torch_compile_writes() -> None:
+    (packages,) = re.findall(r"apt-get install ([^&]+)", DOCKERFILE.replace("\\\n", " "))
+    assert {"gcc", "g++", "libc6-dev"} <= set(packages.split())
+
+
 def test_ray_is_the_same_in_the_image_the_manifest_and_here() -> None:
     job = yaml.safe_load((K8S / "base" / "rayjob.yaml").read_text())
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == PINS["ray"] == metadata.version("ray")
@@ -53,6 +58,14 @@ def test_python_is_one_that_the_tree_accepts() -> None:
 def test_uv_is_the_one_that_decides_about_changes() -> None:
     (uv,) = re.findall(r"^ARG UV=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert f"uv=={uv}" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_image_knows_the_revision_of_its_code() -> None:
+    page = (K8S / "README.md").read_text()
+    for text in (page, DOCKERFILE):
+        assert "docker build -f k8s/Dockerfile --build-arg REVISION=$(git rev-parse HEAD)" in text
+    assert "ENV HEMODIST_REVISION=${REVISION}" in DOCKERFILE  # what hemodist.tracking reads
+    assert DOCKERFILE.index("COPY jobs") < DOCKERFILE.index("ARG REVISION=")  # a commit builds no layer before it anew
 
 
 def test_the_image_runs_as_the_pods_user_and_holds_no_secret() -> None:

@@ -185,6 +185,29 @@ def test_every_overlay_is_on_the_page_and_every_command_of_the_page_is_a_job() -
         assert (ROOT / "jobs" / f"{job}.py").is_file(), job
 
 
+def test_no_head_may_be_evicted_however_many_runs_share_the_namespace(documents: Documents) -> None:
+    (budget,) = (each for each in documents("full") if each["kind"] == "PodDisruptionBudget")
+    labels = budget["spec"]["selector"]["matchLabels"].items()
+    (head,) = (pod for name, pod in pods(documents("full")) if name == "head")
+    assert labels <= head["metadata"]["labels"].items()
+    assert budget["spec"]["minAvailable"] >= 1000  # evictions are allowed only beyond it, over all heads together
+
+
+def test_names_are_asked_of_the_cluster_and_of_the_nodes_own_cache(documents: Documents) -> None:
+    (policy,) = (each for each in documents("full") if each["kind"] == "NetworkPolicy")
+    ports = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+    asked = [peer for rule in policy["spec"]["egress"] if rule.get("ports") == ports for peer in rule["to"]]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in asked
+    assert any("namespaceSelector" in peer for peer in asked)
+
+
+def test_the_page_says_how_long_a_job_waits_for_its_nodes(documents: Documents) -> None:
+    page = (K8S / "README.md").read_text()
+    assert job_of(documents("subset"))["spec"]["preRunningDeadlineSeconds"] == 30 * 60
+    assert job_of(documents("full"))["spec"]["preRunningDeadlineSeconds"] == 60 * 60
+    assert "30 minutes; an hour in `full`" in page
+
+
 def test_kueue_starts_the_job_and_nobody_else(documents: Documents) -> None:
     job = job_of(documents("kueue"))
     assert job["spec"]["suspend"] is True
