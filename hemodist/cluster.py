@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from ray._private.state import state  # noqa: E402
 from ray.exceptions import RayTaskError  # noqa: E402
 
 from hemodist.errors import UserError  # noqa: E402
+from hemodist.terminal import terminated  # noqa: E402
 
 OBJECT_STORE_BYTES = 200_000_000
 """Of a cluster on this machine: tasks and results are small, the data goes through files."""
@@ -94,7 +94,7 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
                     logging_level=logging.ERROR,
                 )
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, _terminated)  # Ray has put a handler in its place that aborts
+                signal.signal(signal.SIGTERM, terminated)  # Ray has put a handler in its place that aborts
             yield look(joined=joined)
         finally:
             with _interrupts_held_back():
@@ -206,7 +206,7 @@ def no_process_left_behind() -> Iterator[None]:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     on_main_thread = threading.current_thread() is threading.main_thread()
     if on_main_thread:
-        previous = signal.signal(signal.SIGTERM, _terminated)
+        previous = signal.signal(signal.SIGTERM, terminated)
     try:
         yield
     finally:
@@ -214,10 +214,6 @@ def no_process_left_behind() -> Iterator[None]:
             _end([p for p in psutil.Process().children(recursive=True) if p.pid not in before])
         if on_main_thread:
             signal.signal(signal.SIGTERM, previous)
-
-
-def _terminated(signum: int, frame: object) -> None:
-    sys.exit(128 + signum)
 
 
 def _end(processes: list[psutil.Process]) -> None:
