@@ -37,7 +37,7 @@ from ray._private.state import state  # noqa: E402
 from ray.exceptions import RayTaskError  # noqa: E402
 
 from hemodist.errors import UserError  # noqa: E402
-from hemodist.terminal import terminated  # noqa: E402
+from hemodist.signals import terminated  # noqa: E402
 
 OBJECT_STORE_BYTES = 200_000_000
 """Of a cluster on this machine: tasks and results are small, the data goes through files."""

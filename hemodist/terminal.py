@@ -15,6 +15,7 @@ from rich.table import Table
 
 from hemodist.errors import UserError
 from hemodist.report import format_history_row, history_header
+from hemodist.signals import was_terminated
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -32,15 +33,6 @@ console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty
 errors = Console(stderr=True, highlight=False, markup=False)
 
 
-_ended_by: list[int] = []
-
-
-def terminated(signum: int, frame: object) -> None:
-    """Handler of SIGTERM: end as after Ctrl-C, cleaning up on the way."""
-    _ended_by.append(signum)  # a wait within Ray makes a code of its own of the exit
-    sys.exit(128 + signum)
-
-
 def run_job(main: Callable[[], int | None]) -> NoReturn:
     """Run a job's `main` and exit: 0 or its code, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
@@ -52,7 +44,7 @@ def run_job(main: Callable[[], int | None]) -> NoReturn:
         errors.print("interrupted; the same command goes on from the last checkpoint or shard")
         _leave_at_once(EXIT_INTERRUPTED)
     except SystemExit as ended:
-        if _ended_by or ended.code == EXIT_TERMINATED:
+        if was_terminated() or ended.code == EXIT_TERMINATED:
             _leave_at_once(EXIT_TERMINATED)
         raise
 
