@@ -30,12 +30,16 @@ import numpy.typing as npt
 import torch
 import wandb
 
+import hemodist
 from hemodist.config import TrackingConfig
 from hemodist.manifest import sha256
 from hemodist.panel import Panel
 
 FINISH_SECONDS = 120.0
 """What the end of a run waits for W&B, in seconds."""
+
+CODE_FOLDERS = ("hemodist", "shards", "jobs")
+"""Folders beside each other whose Python files are kept with a run; an installed package has no `jobs`."""
 
 _QUEUE = 1000
 """Rows that may wait for W&B before further ones are dropped; hours of training."""
@@ -173,7 +177,7 @@ class _Background:
     def finish(self, summary: dict[str, Any], artifact: tuple[str, bytes] | None) -> None:
         def close(run: Any) -> None:
             run.summary.update(summary)
-            run.log_code(str(Path(__file__).parent), name=f"code-{run.id}")
+            _log_code(run)
             if artifact is not None:
                 _log_file(run, *artifact)
             run.finish()
@@ -251,6 +255,16 @@ def _log_file(run: Any, name: str, content: bytes) -> None:
         artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model")
         artifact.add_file(str(file), policy="mutable")
         run.log_artifact(artifact)
+
+
+def _log_code(run: Any) -> None:
+    """Keep the source of all that a run can have executed: the library, the sharder and the jobs."""
+    root = Path(hemodist.__file__).parents[1]
+    artifact = wandb.Artifact(f"code-{run.id}", type="code")
+    for folder in CODE_FOLDERS:
+        for file in sorted((root / folder).rglob("*.py")):
+            artifact.add_file(str(file), name=str(file.relative_to(root)))
+    run.log_artifact(artifact)
 
 
 def without_credentials(value: Any) -> Any:

@@ -8,6 +8,8 @@ import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 
+import hemodist
+import shards
 from hemodist import manifest
 from hemodist.errors import UserError
 
@@ -17,8 +19,8 @@ PACKAGES = (
 )  # fmt: skip
 """The manifest names their versions. The second line's decode: they decide pixels, and what is rejected."""
 
-NO_BYTES = ("__init__", "__main__", "bench*", "estimate", "phantom*", "picture", "progress", "show", "verify")
-"""Modules beside this one that decide no byte of a data set. A new module counts until it is named here."""
+NO_BYTES = ("__main__.py", "bench*", "estimate.py", "phantom*", "picture.py", "progress.py", "show.py", "verify.py")
+"""Files and folders of this package that decide no byte of a data set. What is new counts until it is named here."""
 
 
 @functools.cache
@@ -30,12 +32,23 @@ def packages() -> dict[str, str]:
 @functools.cache
 def code() -> str:
     """Digest of the source files that decide bytes, 16 hexadecimal digits."""
-    here = Path(__file__).parent
-    left_out = {path for name in NO_BYTES for path in here.glob(f"{name}.py")}
+    return digest(Path(shards.__file__).parent, Path(hemodist.__file__).parent)
+
+
+def digest(sharder: Path, library: Path) -> str:
+    """As `code`, of the packages `shards` and `hemodist` in these folders."""
+    found = {file.relative_to(sharder.parent) for file in sharder.rglob("*.py")}
+    left_out = {file.relative_to(sharder.parent) for pattern in NO_BYTES for file in _files(sharder, pattern)}
+    contract = Path(manifest.__file__).relative_to(Path(hemodist.__file__).parent)
     result = hashlib.sha256()
-    for path in [*sorted(set(here.glob("*.py")) - left_out), Path(manifest.__file__)]:
-        result.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for name in sorted(found - left_out):
+        result.update(f"{name}\0".encode() + hashlib.sha256((sharder.parent / name).read_bytes()).digest())
+    result.update(hashlib.sha256((library / contract).read_bytes()).digest())
     return result.hexdigest()[:16]
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return [file for path in folder.glob(pattern) for file in ([path] if path.is_file() else path.rglob("*.py"))]
 
 
 def all_versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pyarrow.fs as pafs
+import pytest
 import torch
 
 from hemodist import loop, tracking
@@ -24,6 +25,7 @@ from hemodist.prepare import prepare
 from hemodist.store import Store
 from hemodist.tracking import Tracker
 from hemodist.world import World
+from tests import wandb_log
 from tests.dataset import make_dataset
 from tests.wandb_log import read
 
@@ -109,6 +111,23 @@ def test_the_offline_log_of_a_run_that_was_killed_holds_every_row_once(tmp_path,
         assert file.is_dir() or SECRET.encode() not in file.read_bytes()
 
 
+def test_the_code_of_a_run_is_all_of_the_library_the_sharder_and_the_jobs(tmp_path):
+    tracker = tracking.Tracker.start(
+        TrackingConfig(mode="offline"), name="code", local=tmp_path, where="here", facts={}, warn=pytest.fail
+    )
+    tracker.log(1, {"loss": 1.0})
+    tracker.finish({})
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    (code,) = [record.artifact for record in wandb_log.records(log) if record.WhichOneof("record_type") == "artifact"]
+    written = {entry.path for entry in code.manifest.contents}
+    root = Path(__file__).parents[2]
+    there = {
+        str(file.relative_to(root)) for name in ("hemodist", "shards", "jobs") for file in (root / name).rglob("*.py")
+    }
+    assert code.type == "code"
+    assert written == there
+
+
 def test_the_revision_of_an_image_is_not_taken_for_that_of_submitted_code(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     monkeypatch.setenv("HEMODIST_REVISION", "abc123")
@@ -154,7 +173,7 @@ def test_credentials_in_uris_are_not_logged():
 def fake_run(log) -> SimpleNamespace:
     return SimpleNamespace(
         log=log, starting_step=0, dir="nowhere/files", id="x", summary={}, define_metric=lambda *a, **k: None,
-        finish=lambda: None, log_code=lambda *a, **k: None,
+        finish=lambda: None, log_artifact=lambda artifact: None,
     )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import fnmatch
 import os
 import secrets
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import hemodist.manifest
 from hemodist.errors import ConfigError, UserError
 from hemodist.store import Store, StoreError
 from shards import build, pack, record, state, versions
@@ -196,17 +196,38 @@ def test_changed_code_may_look_at_a_finished_data_set_but_not_go_on(
     assert other.config == todo.config
 
 
-@pytest.mark.parametrize(("name", "counts"), [("render.py", True), ("new.py", True), ("show.py", False)])
-def test_the_code_is_digested_by_content_where_it_decides_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, counts: bool
-) -> None:
-    before = versions.code()
-    copy = shutil.copytree(ROOT / "shards", tmp_path / "shards")
-    monkeypatch.setattr(versions, "__file__", str(copy / "versions.py"))
-    assert versions.code.__wrapped__() == before
-    with (copy / name).open("a") as file:
-        file.write("\n")
-    assert (versions.code.__wrapped__() != before) == counts
+def test_the_code_version_changes_with_every_file_that_a_build_runs_and_with_no_other(tmp_path: Path) -> None:
+    sharder, library = tmp_path / "shards", tmp_path / "hemodist"
+    shutil.copytree(ROOT / "shards", sharder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "hemodist", library, ignore=shutil.ignore_patterns("__pycache__"))
+    before = versions.digest(sharder, library)
+    assert before == versions.code()
+    used = modules_of_a_build()
+    assert len(used) > 15
+    for name in used:
+        file = tmp_path / name
+        content = file.read_bytes()
+        file.write_bytes(content + b"\n")
+        assert versions.digest(sharder, library) != before, name
+        file.write_bytes(content)
+    (sharder / "new.py").touch()
+    assert versions.digest(sharder, library) != before
+    (sharder / "new.py").unlink()
+    for name in ("__main__.py", "phantom.py", "bench.py"):
+        (sharder / name).write_text("other")
+    assert versions.digest(sharder, library) == before
+
+
+def modules_of_a_build() -> list[str]:
+    """The files of the sharder, and of the contract with the library, that a build imports or starts."""
+    program = (
+        "import sys, shards.build, shards.decoder; "
+        "print(*[module.__file__ for name, module in sys.modules.items() if name.startswith('shards.')])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return [str(Path(file).relative_to(ROOT)) for file in found.stdout.split()] + [
+        str(Path(hemodist.manifest.__file__).relative_to(ROOT))
+    ]
 
 
 def test_a_node_with_another_version_is_an_error_that_names_it(
@@ -220,13 +241,7 @@ def test_a_node_with_another_version_is_an_error_that_names_it(
     assert not list((tmp_path / "out").rglob("*.tar"))
 
 
-def test_all_modules_that_decide_bytes_count_and_all_decoders() -> None:
-    """What a build imports of this package, tests and their helpers aside, is what is digested."""
-    program = "import sys, shards.build; print(*[name for name in sys.modules if name.startswith('shards.')])"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    for module in found.stdout.split():
-        name = module.removeprefix("shards.")
-        assert not any(fnmatch.fnmatch(name, left_out) for left_out in versions.NO_BYTES), name
+def test_all_decoders_count() -> None:
     plugins = {"pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm"}
     assert plugins < versions.packages().keys()
 
