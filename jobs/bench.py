@@ -14,10 +14,10 @@ from hemodist.bench.report import bench_loader, bench_plan, bench_start
 from hemodist.bench.rounds import write
 from hemodist.bench.systems import bench_systems
 from hemodist.bench.training import bench_train
-from hemodist.cluster import no_process_left_behind
-from hemodist.terminal import console, facts_table, run_job
-from shards import bench_set
-from shards.bench_report import bench_sharder
+from hemodist.cluster.session import no_process_left_behind
+from hemodist.reports.terminal import console, facts_table, run_job
+from shards.bench import data
+from shards.bench.report import bench_sharder
 
 
 def main(
@@ -47,8 +47,8 @@ def main(
     """
     with no_process_left_behind(), tempfile.TemporaryDirectory(prefix="hemodist-bench-") as folder:
         work = Path(folder)
-        many = partial(bench_set.make, work / "many", slices=128 if quick else 256, copies=16, size=size)
-        few = partial(bench_set.make, work / "few", slices=120, copies=1)
+        many = partial(data.make, work / "many", slices=128 if quick else 256, copies=16, size=size)
+        few = partial(data.make, work / "few", slices=120, copies=1)
         benches = {
             "sharder": lambda: bench_sharder(work, quick=quick, source=source),
             "loader": lambda: bench_loader(many(), work, quick, cores, device, streaming_python),

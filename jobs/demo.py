@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from hemodist.cluster import no_process_left_behind
-from hemodist.terminal import console, run_job
+from hemodist.cluster.session import no_process_left_behind
+from hemodist.reports.terminal import console, run_job
 
 HERE = Path(os.path.relpath(Path(__file__).parent))  # as a user would type it
 SMALL = ("--size", 128, "--samples-per-shard", 256)

@@ -12,11 +12,11 @@ import platform
 
 import tyro
 
-from hemodist.cluster import cluster, no_process_left_behind
-from hemodist.doctor import ring
+from hemodist.cluster.session import cluster, no_process_left_behind
+from hemodist.doctor import all_reduce
 from hemodist.doctor.finding import Finding, table
-from hemodist.doctor.node import Wanted, check_node
-from hemodist.terminal import console, run_job
+from hemodist.doctor.node_checks import Wanted, check_node
+from hemodist.reports.terminal import console, run_job
 
 
 def main(
@@ -24,7 +24,7 @@ def main(
     cache: str = "~/.cache/hemodist",
     gpus: int | None = None,
     megabytes: int = 64,
-    ring_mebibytes: int = ring.MEBIBYTES,
+    ring_mebibytes: int = all_reduce.MEBIBYTES,
 ) -> int:
     """Check this machine, or every node of the cluster.
 
@@ -37,14 +37,14 @@ def main(
     """
     wanted = Wanted(storage, cache, megabytes, gpus)
     if os.environ.get("RAY_ADDRESS"):
-        from hemodist.doctor.everywhere import check_cluster
+        from hemodist.doctor.cluster_checks import check_cluster
 
         with cluster():
             findings = check_cluster(wanted, ring_mebibytes)
     else:
         with no_process_left_behind():
             findings = check_node(wanted, platform.node())
-            findings.append(ring.on_this_machine(ring_mebibytes))
+            findings.append(all_reduce.on_this_machine(ring_mebibytes))
         findings.append(Finding("clock", "all", "not there", "one machine", "compared between nodes, inside a cluster"))
     console.print(table(findings))
     left = [finding for finding in findings if finding.verdict == "to do"]

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from hemodist.config import ScalingConfig
-from hemodist.evaluate import Evaluation, Options
-from hemodist.launch import evaluate
-from hemodist.terminal import run_job
-from hemodist.trained import folder_of
+from hemodist.config.run import ScalingConfig
+from hemodist.launch.train import evaluate
+from hemodist.models.trained import folder_of
+from hemodist.reports.terminal import run_job
+from hemodist.scoring.score_checkpoint import Evaluation, Options
 
 
 def main(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import tyro
 
-from hemodist.export import export
-from hemodist.terminal import console, facts_table, run_job
-from hemodist.trained import folder_of, open_trained
+from hemodist.models.trained import folder_of, open_trained
+from hemodist.predict.export import export
+from hemodist.reports.terminal import console, facts_table, run_job
 
 
 def main(checkpoint: tyro.conf.Positional[str], /, output: str = "") -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import tyro
 
-from hemodist.find_lr import find_lr
-from hemodist.range_test import RangeTest
-from hemodist.recipes import RECIPES
-from hemodist.terminal import run_job
+from hemodist.config.recipes import RECIPES
+from hemodist.launch.find_lr import find_lr
+from hemodist.reports.terminal import run_job
+from hemodist.training.lr_range_test import RangeTest
 
 
 def main() -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import tyro
 
-from hemodist import submission
-from hemodist.cluster import cluster, map_tasks
-from hemodist.manifest import MANIFEST, DataSet
-from hemodist.predict import Chunk, Outcome, check_settings, predict_chunk, predict_dataset
-from hemodist.prediction import PredictConfig
-from hemodist.store import Store
-from hemodist.terminal import TrainingView, console, errors, facts_table, run_job
-from shards import picture
+from hemodist.cluster.session import cluster, map_tasks
+from hemodist.dataset.manifest import MANIFEST, DataSet
+from hemodist.predict import submission
+from hemodist.predict.new_slices import Chunk, Outcome, check_settings, predict_chunk, predict_dataset
+from hemodist.predict.options import PredictConfig
+from hemodist.reports.terminal import TrainingView, console, errors, facts_table, run_job
+from hemodist.storage.store import Store
+from shards.building import pictures
 
 EXIT_NOT_PREDICTED = 3
 
@@ -34,7 +34,7 @@ def main() -> int:
         with TrainingView() as view:
             outcomes = [predict_dataset(settings, DataSet.open(config.source), view)]
     else:
-        chunks = [Chunk(settings, draw) for draw in picture.chunks(store.uri)]
+        chunks = [Chunk(settings, draw) for draw in pictures.chunks(store.uri)]
         outcomes = run(chunks, config.workers)
     outcome = submission.merged(outcomes)
     places = submission.write(config.output, outcome)

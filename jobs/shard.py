@@ -11,16 +11,16 @@ from typing import Any
 
 import tyro
 
-from hemodist.cluster import cluster, cpus_now, largest_memory, map_tasks
-from hemodist.config import TrackingConfig
-from hemodist.manifest import Manifest
-from hemodist.observe import observed_shards
-from hemodist.store import Store
-from hemodist.terminal import console, errors, facts_table, run_job
-from shards import build, estimate
-from shards.config import ShardConfig, check_memory, task_memory
-from shards.pack import Task, TaskResult
-from shards.progress import Progress
+from hemodist.cluster.prometheus import observed_shards
+from hemodist.cluster.session import cluster, cpus_now, largest_memory, map_tasks
+from hemodist.config.run import TrackingConfig
+from hemodist.dataset.manifest import Manifest
+from hemodist.reports.terminal import console, errors, facts_table, run_job
+from hemodist.storage.store import Store
+from shards.building import build, estimate
+from shards.building.options import ShardConfig, check_memory, task_memory
+from shards.building.progress import Progress
+from shards.packing.task import Task, TaskResult
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def run_name(output: Store) -> str:
 
 def log(output: Store, facts: dict[str, Any], summary: dict[str, Any]) -> None:
     """Log the summary as a W&B run; the same run, however often."""
-    from hemodist.tracking import Tracker  # W&B takes a second to import
+    from hemodist.reports.wandb_run import Tracker  # W&B takes a second to import
 
     name, where = run_name(output), output.uri
     Tracker.start(TrackingConfig(), name=name, local=None, where=where, facts=facts, warn=errors.print).finish(summary)

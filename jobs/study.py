@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tyro
 
-from hemodist.study import Study, conduct
-from hemodist.terminal import run_job
+from hemodist.reports.terminal import run_job
+from hemodist.study.study import Study, conduct
 
 
 def main() -> None:

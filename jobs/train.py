@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tyro
 
-from hemodist.launch import train
-from hemodist.recipes import RECIPES
-from hemodist.terminal import run_job
+from hemodist.config.recipes import RECIPES
+from hemodist.launch.train import train
+from hemodist.reports.terminal import run_job
 
 
 def main() -> None:

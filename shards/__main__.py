@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from hemodist.dataset.manifest import DataSet
 from hemodist.errors import UserError
-from hemodist.manifest import DataSet
-from hemodist.store import Store
-from shards import build, phantom, show, verify
+from hemodist.storage.store import Store
+from shards.building import build
+from shards.inspect import show, verify
+from shards.phantom import generate
 
 EXIT_PROBLEMS = 1
 EXIT_USER_ERROR = 2
@@ -154,7 +156,7 @@ def run_phantom(command: Phantom, console: Console) -> int:
     """Write a synthetic data set."""
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("slices", total=command.slices)
-        made = phantom.generate(
+        made = generate.generate(
             command.out,
             slices=command.slices,
             seed=command.seed,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hemodist.manifest import DataSet
-from hemodist.split import fold_of
+from hemodist.dataset.manifest import DataSet
+from hemodist.plan.split import fold_of
 
 
 def smallest_fold(dataset: Path) -> int:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hemodist import loss
 from hemodist.bench.rounds import Lap
-from hemodist.config import Run
-from hemodist.pipeline import Batch
+from hemodist.config.run import Run
+from hemodist.loading.dali_pipeline import Batch
+from hemodist.training import loss
 from hemodist.world import World
 
 WARM = 2

@@ -22,8 +22,8 @@ import psutil
 from hemodist.bench.peers.serve import Spec
 from hemodist.bench.rounds import Lap, Rate, measure, ratio
 from hemodist.bench.utilisation import watched
+from hemodist.dataset.manifest import DataSet
 from hemodist.errors import UserError
-from hemodist.manifest import DataSet
 
 OURS = "hemodist"
 LIMIT = "bare decode"

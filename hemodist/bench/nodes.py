@@ -15,10 +15,10 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow.fs as pafs
 
-from hemodist.cache import ShardCache
-from hemodist.manifest import INDEX_SCHEMA, SCHEMA_VERSION, DataSet, Manifest, ShardInfo, sha256, shard_name
-from hemodist.plan import Plan
-from hemodist.store import Store
+from hemodist.dataset.manifest import INDEX_SCHEMA, SCHEMA_VERSION, DataSet, Manifest, ShardInfo, sha256, shard_name
+from hemodist.loading.shard_cache import ShardCache
+from hemodist.plan.order import Plan
+from hemodist.storage.store import Store
 
 PER_SHARD = 1024
 BATCH = 256
@@ -71,7 +71,7 @@ def plan_of(samples: int, batch: int = BATCH) -> Plan:
 
 
 def node_cost(nodes: int, samples: int, room: float, folder: Path, *, rank: int = 0) -> NodeCost:
-    """Take one of some nodes through `EPOCHS` epochs as `hemodist.reader` would: follow the plan, open what is read.
+    """Take one of some nodes through `EPOCHS` epochs as the loader's reader would: follow the plan, open what is read.
 
     Args:
         nodes: number of nodes, each with one worker that reads `BATCH` samples a step.

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from hemodist.bench.nodes import BATCH, NodeCost, node_cost, plan_of
-from hemodist.cache import ShardCache
-from hemodist.manifest import DataSet
-from hemodist.plan import Plan
-from hemodist.store import Store
+from hemodist.dataset.manifest import DataSet
+from hemodist.loading.shard_cache import ShardCache
+from hemodist.plan.order import Plan
+from hemodist.storage.store import Store
 
 SAMPLES = 752_803
 """Labelled slices of RSNA's stage 2."""

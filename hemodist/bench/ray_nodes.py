@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from hemodist.cluster import no_process_left_behind  # isort: skip - this module sets what Ray reads when it is imported
+from hemodist.cluster.session import no_process_left_behind  # isort: skip - this module sets what Ray reads when it is imported
 
 import psutil
 import ray
@@ -17,7 +17,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
-from hemodist.drain import WORKER
+from hemodist.cluster.drain import WORKER
 
 _STORE_BYTES = 80_000_000
 

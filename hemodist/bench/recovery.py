@@ -21,7 +21,8 @@ import psutil
 from hemodist.bench.folds import smallest_fold
 from hemodist.bench.ray_nodes import ray_nodes, training_workers
 from hemodist.bench.rounds import Lap, Outcome, Rate, plot
-from hemodist.config import (
+from hemodist.cluster.workers import run_on_workers
+from hemodist.config.run import (
     BatchConfig,
     CheckpointConfig,
     DataConfig,
@@ -31,8 +32,7 @@ from hemodist.config import (
     ScalingConfig,
     TrackingConfig,
 )
-from hemodist.loop import train
-from hemodist.worker import run_on_workers
+from hemodist.training.loop import train
 
 KILLED, LOST, LEFT = "a worker is killed", "a node is lost", "a node leaves with notice"
 

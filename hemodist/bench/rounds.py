@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hemodist.store import Store
+from hemodist.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 
 from hemodist.bench.rounds import Lap, Outcome, Rate, measure, plot, ratio
 from hemodist.bench.training import BOUND, Duel, batch_size, on_stored_images
-from hemodist.config import Run
-from hemodist.recipes import RECIPES
+from hemodist.config.recipes import RECIPES
+from hemodist.config.run import Run
 from hemodist.world import World
 
 _LOOP, _RESIDENT = "loop", "resident"

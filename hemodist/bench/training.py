@@ -13,18 +13,19 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from hemodist import loss, optim
 from hemodist.bench import lightning_loop
 from hemodist.bench.folds import smallest_fold
 from hemodist.bench.rounds import Lap, Outcome, Rate, measure, plot, ratio
 from hemodist.bench.utilisation import Utilisation, watched
-from hemodist.config import BatchConfig, DataConfig, Run, ScalingConfig, TrackingConfig
-from hemodist.evaluation import autocast_for
-from hemodist.gradient import clip
-from hemodist.loader import TrainingLoader
-from hemodist.loop import Training
-from hemodist.pipeline import Batch
-from hemodist.recipes import resnet101
+from hemodist.config.recipes import resnet101
+from hemodist.config.run import BatchConfig, DataConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.loading.dali_pipeline import Batch
+from hemodist.loading.training_loader import TrainingLoader
+from hemodist.scoring.run_network import autocast_for
+from hemodist.training import loss
+from hemodist.training.gradient import clip
+from hemodist.training.loop import Training
+from hemodist.training.optimizer import build
 from hemodist.world import World
 
 LOOP, RESIDENT, DECODING = "hemodist: loop and loader", "same network, one resident batch", "the loader alone"
@@ -203,7 +204,7 @@ def overhead_ms(run: Run, world: World, *, rounds: int, steps: int) -> float:
     batch = next(training.batches())
     tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 6)).to(world.device)
     training.network = training.wrapped = tiny
-    training.optimizer = optim.build(tiny, run.optim)
+    training.optimizer = build(tiny, run.optim)
     bare = bare_step(tiny, training.optimizer, run, world)
     counter = itertools.count()
 

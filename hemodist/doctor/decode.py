@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hemodist.config import BatchConfig, ModelConfig, Run
-from hemodist.inputs import memory_batches, pictures
+from hemodist.config.run import BatchConfig, ModelConfig, Run
+from hemodist.loading.evaluation_batches import memory_batches, pictures
 
 SIZE = 256
 BATCH = 32

@@ -1,4 +1,4 @@
-"""Ray notices faults at once in these tests; real runs ask less often (see hemodist.cluster)."""
+"""Ray notices faults at once in these tests; real runs ask less often (see hemodist.cluster.session)."""
 
 from __future__ import annotations
 

@@ -15,15 +15,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hemodist.checkpoint import open_checkpoint
-from hemodist.config import Run
-from hemodist.drain import WORKER
-from hemodist.store import Store
-from tests.dataset import make_dataset
-from tests.faults.training import assert_no_step_is_lost_or_repeated
-from tests.jobs.ray_head import Cluster, copy_of_the_tree, ray_head
-from tests.jobs.test_submit import follow
-from tests.s3 import ENVIRONMENT, bucket_at, s3_process
+from hemodist.cluster.drain import WORKER
+from hemodist.config.run import Run
+from hemodist.models.checkpoints import open_checkpoint
+from hemodist.storage.store import Store
+from tests.support.dataset import make_dataset
+from tests.support.fault_runs import assert_no_step_is_lost_or_repeated
+from tests.support.ray_head import Cluster, copy_of_the_tree, ray_head
+from tests.support.s3 import ENVIRONMENT, bucket_at, s3_process
+from tests.system.test_submit import follow
 
 EPOCHS = 40
 HEAD = "127.0.0.1"
@@ -75,7 +75,7 @@ def drain_node(cluster: Cluster, address: str) -> None:
         if Path(process.cmdline()[0]).name == "raylet"
     )
     (node,) = re.findall(r"--node_id=(\w+)", " ".join(raylet.cmdline()))
-    command = [sys.executable, "-m", "hemodist.drain", "--seconds", "100", "--node", node]
+    command = [sys.executable, "-m", "hemodist.cluster.drain", "--seconds", "100", "--node", node]
     done = subprocess.run(command, env=cluster.env, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     assert not has_worker(cluster.nodes[address].pid)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shards.decoder import SHARED
-from tests.shards.packing import MAX_BYTES, assert_sample_or_rejection
-from tests.shards.test_dicom import assert_both_ways_agree
+from shards.dicom.decoder_process import SHARED
+from tests.shards.dicom.test_read import assert_both_ways_agree
+from tests.support.samples import MAX_BYTES, assert_sample_or_rejection
 
 
 def damaged(whole: bytes, draw: random.Random) -> bytes:

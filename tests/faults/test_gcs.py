@@ -18,15 +18,15 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from hemodist.manifest import DataSet
-from hemodist.store import Store
-from tests.dataset import make_dataset
+from hemodist.dataset.manifest import DataSet
+from hemodist.storage.store import Store
+from tests.support.dataset import make_dataset
 
 CODE = """
 import sys, zlib
-from hemodist.cache import ShardCache
-from hemodist.manifest import DataSet
-from hemodist.reader import Reader
+from hemodist.loading.shard_cache import ShardCache
+from hemodist.dataset.manifest import DataSet
+from hemodist.loading.sample_reader import Reader
 dataset = DataSet.open(sys.argv[1])
 cache = ShardCache(dataset, sys.argv[2])
 reader = Reader(dataset, cache)

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist import store
-from hemodist.config import AugmentConfig, BatchConfig, DataConfig, MixConfig, ModelConfig, Run
+from hemodist.config.run import AugmentConfig, BatchConfig, DataConfig, MixConfig, ModelConfig, Run
+from hemodist.dataset.manifest import DataSet
 from hemodist.errors import ConfigError
-from hemodist.inputs import stored_batches
-from hemodist.loader import TrainingLoader
-from hemodist.manifest import DataSet
-from hemodist.store import Store
-from tests.dataset import make_dataset
-from tests.faults.proxy import Fault, Faulty, faulty_proxy
-from tests.s3 import bucket_at, s3_process
+from hemodist.loading.evaluation_batches import stored_batches
+from hemodist.loading.training_loader import TrainingLoader
+from hemodist.storage import store
+from hemodist.storage.store import Store
+from tests.support.dataset import make_dataset
+from tests.support.proxy import Fault, Faulty, faulty_proxy
+from tests.support.s3 import bucket_at, s3_process
 
 URI = "s3://training/set"
 FAULTS: list[Fault] = ["500", "503", "slow", "cut", "short", "drop"]

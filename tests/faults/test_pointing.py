@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.processes import CHECKOUT
+from tests.support.processes import CHECKOUT
 
 pytestmark = pytest.mark.faults
 

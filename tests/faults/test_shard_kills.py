@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hemodist import ahead
-from shards import build, state
-from shards.config import ShardConfig
-from tests.shards.files import KEY, content_of, write_source
+from hemodist.storage import early_writer
+from shards.building import build, unfinished
+from shards.building.options import ShardConfig
+from tests.support.dicom_files import KEY, content_of, write_source
 
 SLICES = 400
 WINDOW = 1.0
@@ -23,7 +23,7 @@ WINDOW = 1.0
 
 def shard(source: str, output: str) -> None:
     """In a process of its own: go on where the last one was killed."""
-    os.environ[state.KEY_VARIABLE] = KEY
+    os.environ[unfinished.KEY_VARIABLE] = KEY
     todo = build.plan(ShardConfig(source, output, samples_per_shard=16, size=48))
     if isinstance(todo, build.Plan):
         build.run(todo)
@@ -31,7 +31,7 @@ def shard(source: str, output: str) -> None:
 
 def shard_in_pieces(source: str, output: str) -> None:
     """The same, with shards this small half-written too when the kill comes."""
-    ahead.PIECE = 4096
+    early_writer.PIECE = 4096
     shard(source, output)
 
 

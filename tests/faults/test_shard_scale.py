@@ -10,14 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hemodist.config import DataConfig
-from hemodist.manifest import LABELS, DataSet
-from hemodist.prepare import divide
-from hemodist.store import Store
-from shards import build, finalise, pack, record, state
-from shards.config import ShardConfig
-from tests.memory import peak_bytes
-from tests.shards.files import KEY, dicom_file, hu_image
+from hemodist.config.run import DataConfig
+from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.plan.prepare import divide
+from hemodist.storage.store import Store
+from shards.building import build, index, unfinished
+from shards.building.options import ShardConfig
+from shards.packing import record
+from shards.packing.task import run_task
+from tests.support.dicom_files import KEY, dicom_file, hu_image
+from tests.support.memory import peak_bytes
 
 ROWS = 752_803
 PER_SHARD = 1023
@@ -70,7 +72,7 @@ def write_records(folder: Path) -> None:
 def finalise_and_open(folder: str) -> tuple[float, float, int, int]:
     """In a process of its own: seconds to finalise and to open and split, peak bytes, samples in use."""
     start = time.perf_counter()
-    finalise.finalise(Store.open(folder), SHARDS, "build", {}, [])
+    index.finalise(Store.open(folder), SHARDS, "build", {}, [])
     finalised = time.perf_counter() - start
     start = time.perf_counter()
     parts = divide(DataConfig(dataset=folder), DataSet.open(folder))
@@ -97,13 +99,13 @@ def peaks(source: str, output: str, per_shard: int) -> list[int]:
     assert isinstance(todo, build.Plan)
     found = []
     for task in todo.tasks:
-        pack.run_task(task)
+        run_task(task)
         found.append(peak_bytes())
     return found
 
 
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slices: int, per_shard: int) -> list[int]:
-    monkeypatch.setenv(state.KEY_VARIABLE, KEY)
+    monkeypatch.setenv(unfinished.KEY_VARIABLE, KEY)
     source = tmp_path / "source"
     source.mkdir()
     contents = [dicom_file(hu_image(512, seed=seed)) for seed in range(16)]

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from hemodist import store
-from hemodist.store import Store, StoreError
-from shards import build, state
-from shards.config import ShardConfig
-from shards.verify import verify
-from tests.faults.proxy import Fault, Faulty, faulty_proxy
-from tests.s3 import bucket_at, s3_process
-from tests.shards.files import KEY, content_of, write_source
+from hemodist.storage import store
+from hemodist.storage.store import Store, StoreError
+from shards.building import build, unfinished
+from shards.building.options import ShardConfig
+from shards.inspect.verify import verify
+from tests.support.dicom_files import KEY, content_of, write_source
+from tests.support.proxy import Fault, Faulty, faulty_proxy
+from tests.support.s3 import bucket_at, s3_process
 
 CONTENT = bytes(range(256)) * 400
 LARGE = 12 * 2**20
@@ -31,7 +31,7 @@ FAULTS: list[Fault] = ["500", "503", "cut", "short", "drop"]
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Faulty]:
-    key = {state.KEY_VARIABLE: KEY}
+    key = {unfinished.KEY_VARIABLE: KEY}
     with s3_process() as server, faulty_proxy(*server) as faulty, bucket_at(faulty.url, "faulty", **key):
         yield faulty
 
@@ -156,7 +156,7 @@ def local(source: Path, output: Path) -> None:
 def test_a_disk_that_is_full_at_any_write_leaves_only_whole_files_and_the_build_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(state.KEY_VARIABLE, KEY)
+    monkeypatch.setenv(unfinished.KEY_VARIABLE, KEY)
     source = write_source(tmp_path / "data", 10, broken=1)
     local(source, tmp_path / "whole")
     whole = content_of(tmp_path / "whole")
@@ -203,7 +203,7 @@ def test_a_real_limit_of_the_file_system_leaves_the_old_content(tmp_path: Path) 
 def test_a_read_error_is_tried_again_and_then_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool
 ) -> None:
-    monkeypatch.setenv(state.KEY_VARIABLE, KEY)
+    monkeypatch.setenv(unfinished.KEY_VARIABLE, KEY)
     monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
     source = write_source(tmp_path / "data", 10)
     local(source, tmp_path / "whole")

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shards import build, state
-from shards.config import ShardConfig
-from tests.jobs.processes import CHECKOUT, MARK, start
-from tests.shards.files import KEY, content_of, write_source
+from shards.building import build, unfinished
+from shards.building.options import ShardConfig
+from tests.support.dicom_files import KEY, content_of, write_source
+from tests.support.processes import CHECKOUT, MARK, start
 
 PER_SHARD = 8
 RETRIES = 5
@@ -33,7 +33,7 @@ def workers(mark: str) -> list[psutil.Process]:
 
 
 def kill_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slices: int, kills: int, seed: int) -> None:
-    monkeypatch.setenv(state.KEY_VARIABLE, KEY)
+    monkeypatch.setenv(unfinished.KEY_VARIABLE, KEY)
     source = write_source(tmp_path / "data", slices, side=256, broken=2)
     todo = build.plan(ShardConfig(str(source), str(tmp_path / "whole"), samples_per_shard=PER_SHARD, size=256))
     assert isinstance(todo, build.Plan)

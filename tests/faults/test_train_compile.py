@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from hemodist import model
-from hemodist.checkpoint import open_checkpoint
+from hemodist.models import network
+from hemodist.models.checkpoints import open_checkpoint
 from hemodist.world import World
-from tests.faults.training import assert_no_step_is_lost_or_repeated, newest_step, small_run, train_until
-from tests.ranks import run_ranks
+from tests.support.fault_runs import assert_no_step_is_lost_or_repeated, newest_step, small_run, train_until
+from tests.support.ranks import run_ranks
 
 
 @pytest.mark.faults
@@ -27,7 +27,7 @@ def test_a_run_goes_on_compiled_and_uncompiled_in_turn_and_ends_like_one_that_wa
     found, expected = (open_checkpoint(f"{plain.output}/{name}") for name in ("turns", "plain"))
     for part in ("model", "ema", "scored"):
         assert list(found[part]) == list(expected[part])
-    model.bare(plain.model).load_state_dict(found["scored"])  # as evaluate, predict and export do
+    network.bare(plain.model).load_state_dict(found["scored"])  # as evaluate, predict and export do
     for row, other in zip(found["state"]["history"], expected["state"]["history"], strict=True):
         assert row["train_loss"] == pytest.approx(other["train_loss"], rel=0.02)
         assert row["valid_loss"] == pytest.approx(other["valid_loss"], rel=0.05)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hemodist.checkpoint import open_checkpoint
-from hemodist.config import Run
-from tests.dataset import make_dataset
-from tests.faults.training import assert_no_step_is_lost_or_repeated, assert_same_outcome, newest_step, train_until
-from tests.jobs.processes import CHECKOUT, alive, start
-from tests.ranks import run_ranks
+from hemodist.config.run import Run
+from hemodist.models.checkpoints import open_checkpoint
+from tests.support.dataset import make_dataset
+from tests.support.fault_runs import assert_no_step_is_lost_or_repeated, assert_same_outcome, newest_step, train_until
+from tests.support.processes import CHECKOUT, alive, start
+from tests.support.ranks import run_ranks
 
 
 @pytest.mark.faults

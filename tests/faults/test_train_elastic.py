@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from hemodist.config import Run
-from hemodist.ledger import read_ledger
-from hemodist.loop import Training
-from hemodist.store import Store
+from hemodist.config.run import Run
+from hemodist.storage.store import Store
+from hemodist.training.loop import Training
+from hemodist.training.sample_ledger import read_ledger
 from hemodist.world import LOOK_SECONDS, Lookout, World
-from tests.faults.training import (
+from tests.support.fault_runs import (
     assert_no_step_is_lost_or_repeated,
     assert_same_outcome,
     newest_step,
     small_run,
     train_until,
 )
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import pytest
 import ray
 
 from hemodist.bench.ray_nodes import ray_nodes
-from hemodist.cluster import cluster, no_process_left_behind
-from hemodist.driver import OvertakenError, claim
+from hemodist.cluster.failures import Losses, WorkersLostError
+from hemodist.cluster.ownership import OvertakenError, claim
+from hemodist.cluster.session import cluster, no_process_left_behind
+from hemodist.cluster.workers import run_on_workers
 from hemodist.errors import UserError
-from hemodist.loop import Training, train
-from hemodist.losses import Losses, WorkersLostError
-from hemodist.worker import run_on_workers
+from hemodist.training.loop import Training, train
 from hemodist.world import World
-from tests.faults.training import (
+from tests.support.fault_runs import (
     Story,
     assert_no_step_is_lost_or_repeated,
     assert_same_outcome,
@@ -28,8 +28,8 @@ from tests.faults.training import (
     small_run,
     train_until,
 )
-from tests.ranks import run_ranks
-from tests.wandb_log import steps_logged
+from tests.support.ranks import run_ranks
+from tests.support.wandb_log import steps_logged
 
 
 def fit(run, story: Story):
@@ -214,7 +214,7 @@ def test_losses_in_a_row_end_the_run_and_a_new_checkpoint_starts_the_count_again
 
 def test_workers_that_are_lost_before_they_can_speak_up_end_the_run_too(monkeypatch):
     now = 100.0
-    monkeypatch.setattr("hemodist.losses.time.monotonic", lambda: now)
+    monkeypatch.setattr("hemodist.cluster.failures.time.monotonic", lambda: now)
     losses = Losses(2)
     assert "1 of 2" in (losses.hear(lost()) or "")
     for _ in range(30):  # the controller repeats it while it waits for the others of the group

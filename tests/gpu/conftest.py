@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.dataset import make_dataset
+from tests.support.dataset import make_dataset
 
 VARIABLE = "HEMODIST_TEST_DEVICE"
 

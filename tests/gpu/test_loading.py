@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist import cutmix
-from hemodist.augment import draw, in_pixels
-from hemodist.cache import ShardCache
-from hemodist.config import AugmentConfig, MixConfig
-from hemodist.loader import TrainingLoader
-from hemodist.manifest import DataSet
-from hemodist.pipeline import Batch, Decoder, Loader, Request
-from hemodist.prepare import prepare
-from hemodist.reader import Reader
-from tests.dataset import make_dataset
-from tests.gpu.runs import assert_same_pictures, grey_levels, run_of
+from hemodist.config.run import AugmentConfig, MixConfig
+from hemodist.dataset.manifest import DataSet
+from hemodist.loading.dali_pipeline import Batch, Decoder, Loader, Request
+from hemodist.loading.sample_reader import Reader
+from hemodist.loading.shard_cache import ShardCache
+from hemodist.loading.training_loader import TrainingLoader
+from hemodist.plan import mix as cutmix
+from hemodist.plan.augmentation import draw, in_pixels
+from hemodist.plan.prepare import prepare
+from tests.support.dataset import make_dataset
+from tests.support.gpu_runs import assert_same_pictures, grey_levels, run_of
 
 pytestmark = pytest.mark.gpu
 

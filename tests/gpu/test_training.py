@@ -14,16 +14,17 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from hemodist import loop, metrics
-from hemodist.config import CheckpointConfig, ModelConfig, OptimConfig, Run, ScalingConfig
-from hemodist.evaluation import predict
-from hemodist.gradient import backward
-from hemodist.loop import Training
-from hemodist.manifest import DataSet
-from hemodist.prepare import prepare
+from hemodist.config.run import CheckpointConfig, ModelConfig, OptimConfig, Run, ScalingConfig
+from hemodist.dataset.manifest import DataSet
+from hemodist.metrics.scores import weighted_log_loss
+from hemodist.plan.prepare import prepare
+from hemodist.scoring.run_network import predict
+from hemodist.training import loop
+from hemodist.training.gradient import backward
+from hemodist.training.loop import Training
 from hemodist.world import World
-from tests.gpu.runs import run_of, silent, without_dropout
-from tests.ranks import run_ranks
+from tests.support.gpu_runs import run_of, silent, without_dropout
+from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.gpu
 
@@ -131,7 +132,7 @@ def test_the_precision_is_bf16_on_a_gpu_unless_the_run_says_otherwise(device: to
 
 
 def loop_autocast(run: Run, device: torch.device) -> Any:
-    from hemodist.evaluation import autocast_on
+    from hemodist.scoring.run_network import autocast_on
 
     return autocast_on(run, device)
 
@@ -166,9 +167,7 @@ def test_scores_on_the_device_are_the_cpus(device: torch.device, folder: Path) -
     assert np.abs(here.logits - there.logits).max() <= 0.05
     assert np.allclose(here.blood, there.blood, atol=0.02, equal_nan=True)
     labels = dataset.labels()[rows]
-    scores = [
-        metrics.weighted_log_loss(1 / (1 + np.exp(-found.logits.astype(float))), labels) for found in (here, there)
-    ]
+    scores = [weighted_log_loss(1 / (1 + np.exp(-found.logits.astype(float))), labels) for found in (here, there)]
     assert scores[0] == pytest.approx(scores[1], abs=0.005)
 
 

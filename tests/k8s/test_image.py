@@ -64,7 +64,7 @@ def test_the_image_knows_the_revision_of_its_code() -> None:
     page = (K8S / "README.md").read_text()
     for text in (page, DOCKERFILE):
         assert "docker build -f k8s/Dockerfile --build-arg REVISION=$(git rev-parse HEAD)" in text
-    assert "ENV HEMODIST_REVISION=${REVISION}" in DOCKERFILE  # what hemodist.tracking reads
+    assert "ENV HEMODIST_REVISION=${REVISION}" in DOCKERFILE  # what hemodist.reports.wandb_run reads
     assert DOCKERFILE.index("COPY jobs") < DOCKERFILE.index("ARG REVISION=")  # a commit builds no layer before it anew
 
 

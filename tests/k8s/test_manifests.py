@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hemodist import observe
-from tests.commands import parse
+from hemodist.cluster import prometheus
 from tests.k8s.conftest import K8S, OVERLAYS, ROOT
+from tests.support.commands import parse
 
 Documents = Callable[[str], list[dict[str, Any]]]
 
@@ -216,7 +216,7 @@ def test_kueue_starts_the_job_and_nobody_else(documents: Documents) -> None:
 
 def test_every_metric_of_the_dashboard_is_one_that_is_shown() -> None:
     dashboard = json.loads((K8S / "base" / "grafana.json").read_text())
-    ours = {name for name, _ in [*observe.GAUGES.values(), *observe.SHARDING.values(), observe.CHECKPOINT]}
+    ours = {name for name, _ in [*prometheus.GAUGES.values(), *prometheus.SHARDING.values(), prometheus.CHECKPOINT]}
     asked = set()
     for panel in dashboard["panels"]:
         assert panel["description"]

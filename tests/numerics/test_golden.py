@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from hemodist.config import BatchConfig, Run, ScalingConfig, TrackingConfig
-from hemodist.loop import Training
-from hemodist.recipes import alexnet_transpose, densenet121, resnet34_silu
+from hemodist.config.recipes import alexnet_transpose, densenet121, resnet34_silu
+from hemodist.config.run import BatchConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.training.loop import Training
 from hemodist.world import World
-from tests.dataset import make_dataset
+from tests.support.dataset import make_dataset
 
 GOLDEN = Path(__file__).with_name("golden.json")
 TOLERANCE = 5e-3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config import (
+from hemodist.config.run import (
     AugmentConfig,
     BatchConfig,
     MixConfig,
@@ -20,10 +20,10 @@ from hemodist.config import (
     TrackingConfig,
 )
 from hemodist.errors import ConfigError
-from hemodist.loop import Training
+from hemodist.training.loop import Training
 from hemodist.world import World
-from tests.dataset import make_dataset
-from tests.ranks import run_ranks
+from tests.support.dataset import make_dataset
+from tests.support.ranks import run_ranks
 
 
 def run_of(folder: Path, **changes) -> Run:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hemodist.plan import Plan
+from hemodist.plan.order import Plan
 
 SHARDS, PER_SHARD, PATIENTS, BATCH, EPOCHS = 200, 256, 1500, 64, 8
 """A fiftieth of the full data set: 51,200 slices, about 34 of each patient."""

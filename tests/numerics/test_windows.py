@@ -9,8 +9,9 @@ import pytest
 from pydicom import Dataset
 from pydicom.pixels import apply_windowing
 
-from shards import dicom, window
-from shards.dicom import Slice
+from shards.dicom import read
+from shards.dicom.read import Slice
+from shards.picture import windows
 
 
 def reference(hu: np.ndarray, center: float, width: float) -> np.ndarray:
@@ -22,19 +23,19 @@ def reference(hu: np.ndarray, center: float, width: float) -> np.ndarray:
     return np.rint(apply_windowing(hu, meta)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", window.NAMED)
+@pytest.mark.parametrize("name", windows.NAMED)
 def test_every_named_window_equals_pydicoms_on_real_slices(shared_dicom: Path, name: str) -> None:
-    chosen = window.NAMED[name]
+    chosen = windows.NAMED[name]
     for path in sorted((shared_dicom / "head_ct").glob("*.dcm"))[::3]:
-        found = dicom.read(path.read_bytes())
+        found = read.read(path.read_bytes())
         assert isinstance(found, Slice)
-        shown = window.apply(found.hu(), [chosen])[..., 0]
+        shown = windows.apply(found.hu(), [chosen])[..., 0]
         np.testing.assert_array_equal(shown, reference(found.hu(), chosen.center, chosen.width))
         assert len(np.unique(shown)) > min(5, chosen.width / 2)
 
 
-@pytest.mark.parametrize("name", window.NAMED)
+@pytest.mark.parametrize("name", windows.NAMED)
 def test_every_named_window_equals_pydicoms_on_fractions_of_hu(name: str) -> None:
-    chosen = window.NAMED[name]
+    chosen = windows.NAMED[name]
     hu = np.linspace(chosen.center - chosen.width, chosen.center + chosen.width, 9973).reshape(1, -1)
-    np.testing.assert_array_equal(window.apply(hu, [chosen])[..., 0], reference(hu, chosen.center, chosen.width))
+    np.testing.assert_array_equal(windows.apply(hu, [chosen])[..., 0], reference(hu, chosen.center, chosen.width))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from shards import state
-from tests.shards.files import KEY, write_source
+from shards.building import unfinished
+from tests.support.dicom_files import KEY, write_source
 
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pseudonyms that are the same in every run."""
-    monkeypatch.setenv(state.KEY_VARIABLE, KEY)
+    monkeypatch.setenv(unfinished.KEY_VARIABLE, KEY)
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,10 @@ DONE = "first step"
 
 def main() -> None:
     """Run up to the end of the first step, then end at once."""
-    from hemodist.launch import absolute
-    from hemodist.loop import train
-    from hemodist.recipes import debug
-    from hemodist.worker import run_in_process
+    from hemodist.cluster.workers import run_in_process
+    from hemodist.config.recipes import debug
+    from hemodist.launch.train import absolute
+    from hemodist.training.loop import train
 
     recipe = debug()
     # Of the small data set's three patients, the first validates.
@@ -41,9 +41,10 @@ def _tell(event: Mapping[str, Any]) -> None:
 def _limit(run: Any) -> None:
     import torch
 
-    from hemodist import model, optim
+    from hemodist.models.network import build
+    from hemodist.training import optimizer as optim
 
-    network = model.build(run.model)
+    network = build(run.model)
     optimizer = optim.build(network, run.optim)
     images = torch.randn(run.batch.global_batch_size, 3, run.model.image_size, run.model.image_size)
     network(images).square().mean().backward()

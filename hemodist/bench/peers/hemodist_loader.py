@@ -9,16 +9,16 @@ import numpy as np
 import torch
 
 from hemodist.bench.peers.serve import Epoch, Spec, serve
-from hemodist.cache import ShardCache
-from hemodist.config import AugmentConfig, BatchConfig, DataConfig, ModelConfig, OptimConfig, Run
-from hemodist.loader import TrainingLoader
-from hemodist.manifest import LABELS, DataSet
-from hemodist.pipeline import Batch, Loader, Request
-from hemodist.plan import Plan
-from hemodist.prepare import Prepared
-from hemodist.reader import Reader
-from hemodist.recipes import resnet18
-from hemodist.split import Split
+from hemodist.config.recipes import resnet18
+from hemodist.config.run import AugmentConfig, BatchConfig, DataConfig, ModelConfig, OptimConfig, Run
+from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.loading.dali_pipeline import Batch, Loader, Request
+from hemodist.loading.sample_reader import Reader
+from hemodist.loading.shard_cache import ShardCache
+from hemodist.loading.training_loader import TrainingLoader
+from hemodist.plan.order import Plan
+from hemodist.plan.prepare import Prepared
+from hemodist.plan.split import Split
 
 
 def open_loader(spec: Spec) -> Epoch:

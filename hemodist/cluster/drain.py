@@ -1,0 +1,106 @@
+"""Say that this node is about to be taken away, and wait until the training workers have saved and left it.
+
+Kubernetes runs `python -m hemodist.cluster.drain` in a worker's pod when the pod is about to be deleted (`preStop`).
+Ray tells the run, which saves the last step and goes on without the node. It ends when no training worker is left here,
+or when the time is over; either way the pod's end goes on.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import tyro
+
+from hemodist.errors import UserError
+from hemodist.reports.terminal import run_job
+
+WORKER = "ray::RayTrainWorker"
+"""How Ray names the processes of training workers."""
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Raylet:
+    """Ray's own process of a node.
+
+    Attributes:
+        pid: of the process; the node's workers are its children.
+        node: Ray's hexadecimal id of the node.
+        gcs: address of the cluster's control service.
+    """
+
+    pid: int
+    node: str
+    gcs: str
+
+
+def raylets() -> list[Raylet]:
+    """Ray's nodes on this machine: one in a pod, several where a test starts them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            program, *arguments = process.cmdline() or [""]
+        except psutil.Error:  # gone by now, or another user's
+            continue
+        if Path(program).name == "raylet":
+            flags = dict(each.removeprefix("--").split("=", 1) for each in arguments if "=" in each)
+            found.append(Raylet(process.pid, flags["node_id"], flags["gcs-address"]))
+    return found
+
+
+def workers(raylet: Raylet) -> list[int]:
+    """Process ids of the training workers of a node."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.ppid() == raylet.pid and " ".join(process.cmdline()).startswith(WORKER):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def drain(raylet: Raylet, seconds: float) -> None:
+    """Announce the end of a node and wait for its training workers to leave.
+
+    Args:
+        raylet: of the node.
+        seconds: until the node is taken away.
+
+    Raises:
+        UserError: the cluster did not accept the notice, or workers are still there when the time is over.
+    """
+    until = time.monotonic() + seconds
+    ray = str(Path(sys.executable).with_name("ray"))
+    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the pod is about to be deleted"]
+    notice += ["--deadline-remaining-seconds", str(int(seconds)), "--node-id", raylet.node, "--address", raylet.gcs]
+    asked = subprocess.run([ray, "drain-node", *notice], capture_output=True, text=True, check=False, timeout=seconds)
+    if asked.returncode != 0:
+        raise UserError(f"the cluster does not accept that node {raylet.node} goes: {asked.stderr.strip()[-300:]}")
+    while left := workers(raylet):
+        if time.monotonic() >= until:
+            raise UserError(f"{len(left)} training workers are still here after {seconds:.0f} s; they are cut off")
+        time.sleep(_POLL_SECONDS)
+
+
+def main(seconds: float = 100.0, node: str | None = None) -> None:
+    """Announce the end of this node and wait for its training workers to leave.
+
+    Args:
+        seconds: until the node is taken away.
+        node: Ray's id of the node, where this machine has several.
+    """
+    here = [raylet for raylet in raylets() if node in (None, raylet.node)]
+    if len(here) != 1:
+        raise UserError(f"{len(here)} nodes of Ray run on this machine; give one of them by --node")
+    drain(here[0], seconds)
+
+
+if __name__ == "__main__":
+    run_job(lambda: tyro.cli(main, description=__doc__))

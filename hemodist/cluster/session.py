@@ -1,0 +1,241 @@
+"""Ray, started or joined, with bounded work in flight; and no process left behind.
+
+A job joins the cluster that `RAY_ADDRESS` names (set inside `ray job submit`), and otherwise starts one of its own on
+this machine, which listens on the loopback interface only and ends with the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+# Before Ray is imported, which reads them then; whatever the user has set stays.
+for _name, _value in {
+    # Workers use the interpreter of the driver's environment, or of the image on a cluster: `uv run` has installed it,
+    # and Ray's own handling would upload the tree and install everything again for each worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # a clinic's machines report to nobody
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise print() shows twice
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU keeps CUDA_VISIBLE_DEVICES as it is
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # seconds until a dead worker is noticed
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # seconds until the notice of a node's end is noticed
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # workers that hang in a collective are killed after so long
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import psutil  # noqa: E402
+import ray  # noqa: E402
+from ray._private.state import state  # noqa: E402
+from ray.exceptions import RayTaskError  # noqa: E402
+
+from hemodist.errors import UserError  # noqa: E402
+from hemodist.job import terminated  # noqa: E402
+
+OBJECT_STORE_BYTES = 200_000_000
+"""Of a cluster on this machine: tasks and results are small, the data goes through files."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+"""prctl(2): orphaned descendants become this process's children, so that it can end them."""
+
+_KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
+"""Set in every pod of KubeRay: the command that has started Ray there."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """What there is to work with.
+
+    Attributes:
+        cpus: CPUs of the cluster.
+        gpus: GPUs of the cluster.
+        joined: True where the cluster was there before, False where this job has started it.
+        cpus_to_come: how many more CPUs may join; infinite where nobody knows.
+        gpus_to_come: the same of GPUs.
+    """
+
+    cpus: int
+    gpus: int
+    joined: bool
+    cpus_to_come: float = 0
+    gpus_to_come: float = 0
+
+
+@contextlib.contextmanager
+def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
+    """Ray for the length of a `with` block.
+
+    Args:
+        cpus: logical CPUs of a cluster on this machine, or None for as many as there are; a joined cluster has its own.
+    """
+    joined = bool(os.environ.get("RAY_ADDRESS"))
+    with no_process_left_behind():
+        try:
+            if joined:
+                ray.init(address="auto", log_to_driver=True)
+            else:
+                os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every listener on 127.0.0.1 only
+                ray.init(
+                    address="local",  # never a cluster that a stale file names
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminated)  # Ray has put a handler in its place that aborts
+            yield look(joined=joined)
+        finally:
+            with _interrupts_held_back():
+                ray.shutdown()
+
+
+def look(*, joined: bool) -> ClusterInfo:
+    """What there is to work with at this moment."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if not joined:
+        return ClusterInfo(cpus, gpus, joined)
+    more_cpus, more_gpus = to_come({"CPU": cpus, "GPU": gpus}, state.get_max_resources_from_cluster_config())
+    return ClusterInfo(cpus, gpus, joined, more_cpus, more_gpus)
+
+
+def to_come(now: Mapping[str, int], most: Mapping[str, int] | None) -> tuple[float, float]:
+    """How many CPUs and GPUs may still join a cluster.
+
+    Args:
+        now: CPUs and GPUs that are there.
+        most: what the autoscaler's configuration allows; None where Ray does not know it.
+
+    Returns:
+        More CPUs and more GPUs. Infinite means unknown: an autoscaler that does not say how far it goes, or a cluster
+        without anything, whose nodes have not registered yet.
+    """
+    if most:
+        return max(0, most.get("CPU", 0) - now["CPU"]), max(0, most.get("GPU", 0) - now["GPU"])
+    if not any(now.values()) or _grows_by_itself():
+        return math.inf, math.inf
+    return 0, 0
+
+
+def fills_up(info: ClusterInfo) -> bool:
+    """Whether nodes of a cluster of fixed size may still be missing: KubeRay starts those again that a head lost."""
+    return info.joined and bool(os.environ.get(_KUBERAY)) and not _grows_by_itself()
+
+
+def _grows_by_itself() -> bool:
+    """Whether an autoscaler looks after the joined cluster. Ray's open autoscalers do not publish how far they go."""
+    started_by_kuberay = os.environ.get(_KUBERAY)
+    if started_by_kuberay:  # beside its autoscaler's container KubeRay starts the head without Ray's own monitor
+        return "--no-monitor" in started_by_kuberay
+    # `ray up` names the group of each node that it makes; nodes that somebody has started by hand have none.
+    return any("ray.io/node-group" in node.get("Labels", {}) for node in ray.nodes() if node["Alive"])
+
+
+def map_tasks(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    in_flight: int | Callable[[], int],
+    num_cpus: float = 1,
+    memory: int | None = None,
+) -> Iterator[tuple[int, R]]:
+    """Apply `function` to each item as a Ray task; results come as they finish.
+
+    Args:
+        function: of a module that the workers can import, not of a script.
+        items: small arguments.
+        in_flight: largest number of tasks that are submitted and not finished; a function is asked again and again.
+        num_cpus: CPUs that a task reserves.
+        memory: bytes of memory that a task reserves, or None.
+
+    Yields:
+        (index of the item, result). A task whose node is lost is run again; one that raises ends the iteration.
+
+    Raises:
+        UserError: a task has raised it; as itself, without the text that Ray wraps around it. Any other error of a
+            task comes as Ray gives it, with the traceback of the worker.
+    """
+    task = ray.remote(num_cpus=num_cpus, memory=memory, max_retries=5)(function)
+    pending: dict[ray.ObjectRef, int] = {}
+    remaining = iter(enumerate(items))
+    while True:
+        room = in_flight() if callable(in_flight) else in_flight
+        while len(pending) < room and (following := next(remaining, None)) is not None:
+            index, item = following
+            pending[task.remote(item)] = index
+        if not pending:
+            return
+        (finished,), _ = ray.wait(list(pending), num_returns=1)
+        try:
+            result = ray.get(finished)
+        except RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
+        yield pending.pop(finished), result
+
+
+def cpus_now() -> int:
+    """CPUs of the cluster at this moment: nodes come and go."""
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def largest_memory() -> int | None:
+    """Most bytes of memory that a living node with CPUs gives to tasks; None where there is no such node yet."""
+    given = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max((int(one.get("memory", 0)) for one in given if one.get("CPU")), default=None)
+
+
+@contextlib.contextmanager
+def no_process_left_behind() -> Iterator[None]:
+    """On leaving, end every process that came out of this one, orphans included. A signal to end counts as Ctrl-C."""
+    with contextlib.suppress(OSError):  # Linux only; elsewhere orphans are Ray's own to clean up
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    if on_main_thread:
+        previous = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        with _interrupts_held_back():
+            _end([p for p in psutil.Process().children(recursive=True) if p.pid not in before])
+        if on_main_thread:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A second Ctrl-C while cleaning up would leave something behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)

@@ -1,0 +1,232 @@
+"""The checks of one node: versions, GPUs, compiler, shared memory, decoding, storage, cache, W&B."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from hemodist.dataset.manifest import sha256
+from hemodist.doctor import decode
+from hemodist.doctor.finding import Finding
+from hemodist.errors import UserError
+from hemodist.storage.store import Store
+
+GIB = 2**30
+MIN_SHARED = 1 * GIB
+"""Bytes of /dev/shm that Ray's object store and NCCL want; containers get 64 MiB where nobody asks for more."""
+
+MIN_FREE = 40 * GIB
+"""Bytes for the shard cache: all of RSNA 2019 at 256 pixels is about 25 GB."""
+
+MIN_RATE = 50e6
+"""Bytes/s from the storage below which a node waits for shards: 1,500 samples/s of 34 KB."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to check.
+
+    Attributes:
+        storage: path or URI where data sets and runs lie; written to and read from.
+        cache: node-local folder of the shard cache.
+        megabytes: of the file that measures the storage.
+        gpus: GPUs that a node must have; None where any number is fine.
+        works: whether Ray gives the node work. A head without CPUs and GPUs neither computes nor decodes, and our
+            manifests mount no cache there.
+    """
+
+    storage: str
+    cache: str
+    megabytes: int
+    gpus: int | None
+    works: bool = True
+
+
+def check_node(wanted: Wanted, node: str) -> list[Finding]:
+    """Every check of this node; a check that fails in an unforeseen way is a finding, too.
+
+    Args:
+        wanted: what to check.
+        node: how the node is called in the findings.
+    """
+    checks: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("versions", lambda: versions(node)),
+        ("shared memory", lambda: shared_memory(node)),
+        ("storage", lambda: storage(node, wanted.storage, wanted.megabytes)),
+        ("W&B", lambda: wandb(node)),
+    ]
+    of_work: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("GPUs", lambda: gpus(node, wanted.gpus)),
+        ("compiler", lambda: compiler(node)),
+        ("decoding", lambda: decoding(node)),
+        ("cache", lambda: cache(node, wanted.cache)),
+    ]
+    found = []
+    if not wanted.works:
+        skipped = ", ".join(name for name, _ in of_work)
+        found.append(Finding("work", node, "not there", "no CPU and no GPU for Ray's tasks", f"unchecked: {skipped}"))
+    for name, check in checks + (of_work if wanted.works else []):
+        try:
+            found += check()
+        except Exception as error:  # the other checks still help
+            found.append(Finding(name, node, "to do", f"{type(error).__name__}: {error}", "mend this first"))
+    return found
+
+
+def versions(node: str) -> list[Finding]:
+    """Python, and every package that the installed hemodist pins."""
+    wrong = []
+    for requirement in metadata.requires("hemodist") or []:
+        match = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?==([^;\s]+)", requirement)
+        if match is None:
+            continue
+        name, pinned = match.groups()
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            installed = "not installed"
+        # A build's own mark, such as +cu130, is no other version.
+        if installed.partition("+")[0] != pinned:
+            wrong.append(f"{name} {installed} instead of {pinned}")
+    about = f"Python {platform.python_version()}, hemodist {metadata.version('hemodist')}, torch {torch.__version__}"
+    if wrong:
+        remedy = "install what pyproject.toml pins (`uv sync`), or build the image again"
+        return [Finding("versions", node, "to do", f"{about}; {', '.join(wrong)}", remedy)]
+    return [Finding("versions", node, "pass", f"{about}, all pins met")]
+
+
+def gpus(node: str, wanted: int | None) -> list[Finding]:
+    """Number, names and memory of the GPUs that PyTorch can use."""
+    count = torch.cuda.device_count()
+    devices = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    if count == 0 and (wanted or devices):
+        remedy = "check the driver (`nvidia-smi`), CUDA_VISIBLE_DEVICES and the pod's limit nvidia.com/gpu"
+        return [Finding("GPUs", node, "to do", f"PyTorch sees none, the system {len(devices)}", remedy)]
+    if count == 0:
+        return [Finding("GPUs", node, "not there", "none", "runs compute and decode on the CPU here")]
+    names = [torch.cuda.get_device_properties(index) for index in range(count)]
+    found = ", ".join(f"{each.name} {each.total_memory / GIB:.0f} GiB" for each in names)
+    if wanted is not None and count < wanted:
+        return [Finding("GPUs", node, "to do", f"{count}: {found}", f"{wanted} are expected; check the pod's limit")]
+    return [Finding("GPUs", node, "pass", f"{count}: {found}")]
+
+
+def compiler(node: str) -> list[Finding]:
+    """The C compiler with which Triton builds its launchers when a compiled model first runs on a GPU."""
+    if not torch.cuda.device_count():
+        return []
+    # As triton/runtime/build.py chooses.
+    path = shutil.which(os.environ.get("CC") or "gcc") or ("CC" not in os.environ and shutil.which("clang")) or ""
+    remedy = "--model.compile fails here: install gcc and libc6-dev, as k8s/Dockerfile does, or set CC"
+    if not path:
+        return [Finding("compiler", node, "not there", "no gcc, no clang, no CC that runs", remedy)]
+    include = f"-I{sysconfig.get_paths()['include']}"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [path, "-x", "c", "-", "-shared", "-fPIC", include, "-o", f"{folder}/built.so"]
+        built = subprocess.run(command, input="#include <Python.h>\n", capture_output=True, text=True, timeout=60)
+    if built.returncode:
+        return [Finding("compiler", node, "not there", f"{path}: {built.stderr.strip()[:200]}", remedy)]
+    return [Finding("compiler", node, "pass", path)]
+
+
+def shared_memory(node: str, folder: str = "/dev/shm") -> list[Finding]:
+    """Size of the shared memory."""
+    if not Path(folder).is_dir():
+        return [Finding("shared memory", node, "not there", f"no {folder}", "Ray then uses its temporary folder")]
+    size = shutil.disk_usage(folder).total
+    found = f"{size / GIB:.2f} GiB"
+    if size < MIN_SHARED:
+        remedy = "mount a larger one (docker --shm-size, or an emptyDir with medium Memory): at least 1 GiB"
+        return [Finding("shared memory", node, "to do", found, remedy)]
+    return [Finding("shared memory", node, "pass", found)]
+
+
+def decoding(node: str) -> list[Finding]:
+    """DALI's decoder on the CPU and on every GPU, through the pipeline that training uses."""
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    found = []
+    for device in devices:
+        rate, off = decode.measure(device)
+        text = f"{device}: {rate:,.0f} images/s of 256 x 256, at most {off} of 255 from libjpeg"
+        if off > decode.TOLERANCE:
+            remedy = "this decoder shows other pixels: do not train here; compare the pins and the driver"
+            found.append(Finding("decoding", node, "to do", text, remedy))
+        else:
+            found.append(Finding("decoding", node, "pass", text))
+    return found
+
+
+def storage(node: str, uri: str, megabytes: int) -> list[Finding]:
+    """Rate of writing to and reading from where data sets and runs lie; what is read must be what was written."""
+    content = os.urandom(2**20) * megabytes
+    name = f".doctor-{uuid.uuid4().hex}"
+    try:
+        store = Store.open(uri)
+        start = time.perf_counter()
+        store.write(name, content)
+        written = time.perf_counter() - start
+        try:
+            start = time.perf_counter()
+            back = store.read(name)
+            read = time.perf_counter() - start
+        finally:
+            store.delete(name)
+    except UserError as error:
+        return [Finding("storage", node, "to do", str(error), "check the path, the keys, the endpoint and the network")]
+    size = len(content)
+    rates = f"{store.uri}: writes {size / written / 1e6:,.0f} MB/s, reads {size / read / 1e6:,.0f} MB/s"
+    if store.is_local:
+        rates += " (from this machine's page cache)"
+    if sha256(back) != sha256(content):
+        return [Finding("storage", node, "to do", rates, "what came back is not what was written: do not use it")]
+    if size / read < MIN_RATE:
+        remedy = f"below {MIN_RATE / 1e6:.0f} MB/s GPUs wait; is it in the same region? a larger shard cache helps"
+        return [Finding("storage", node, "to do", rates, remedy)]
+    return [Finding("storage", node, "pass", rates)]
+
+
+def cache(node: str, folder: str) -> list[Finding]:
+    """Whether the folder of the shard cache can be written, and how much room there is."""
+    store = Store.open(folder)
+    try:
+        store.check_writable()
+    except UserError as error:
+        return [Finding("cache", node, "to do", str(error), "point --data.cache to a folder that can be written")]
+    free = shutil.disk_usage(store.local()).free
+    found = f"{store.uri}: {free / GIB:,.0f} GiB free"
+    if free < MIN_FREE:
+        remedy = f"all of RSNA at 256 pixels wants {MIN_FREE / GIB:.0f} GiB; smaller data sets and subsets need less"
+        return [Finding("cache", node, "not there", found, remedy)]
+    return [Finding("cache", node, "pass", found)]
+
+
+def wandb(node: str) -> list[Finding]:
+    """Whether W&B answers; asked only where a key is set, and the key is not sent."""
+    if not os.environ.get("WANDB_API_KEY"):
+        return [Finding("W&B", node, "not there", "WANDB_API_KEY is not set", "runs are logged offline")]
+    base = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    start = time.perf_counter()
+    try:
+        with urllib.request.urlopen(base, timeout=10) as answer:
+            code = answer.status
+    except urllib.error.HTTPError as error:  # it answers, which is what is asked
+        code = error.code
+    except (OSError, ValueError) as error:
+        remedy = "check proxy and network policy, or use --tracking.mode offline; runs go on without W&B"
+        return [Finding("W&B", node, "to do", f"{base} does not answer: {error}", remedy)]
+    return [Finding("W&B", node, "pass", f"{base} answers ({code}) in {time.perf_counter() - start:.2f} s")]

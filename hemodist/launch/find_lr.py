@@ -1,0 +1,37 @@
+"""A range test as the driver sees it: every check first, then the ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hemodist.launch.train import absolute, run_ranks
+from hemodist.models.network import check as check_model
+from hemodist.plan.prepare import prepare
+from hemodist.reports.terminal import console, facts_table
+from hemodist.reports.wandb_run import resolve_mode
+from hemodist.storage.store import Store, join
+from hemodist.training.found_lr import FOLDER, PLOT, FoundLr
+from hemodist.training.lr_range_test import RangeTest, check, run_range_test
+
+
+def find_lr(test: RangeTest) -> FoundLr:
+    """Check, make the test on the ranks that the run asks for, and show what was found.
+
+    Raises:
+        UserError: before any worker starts, for whatever can be known by then.
+    """
+    check(test)
+    run = replace(test.run, optim=replace(test.run.optim, lr=test.lowest))
+    prepare(run)
+    check_model(run.model)
+    store = Store.open(join(run.output, run.name))
+    store.check_writable()
+    run = absolute(replace(run, tracking=replace(run.tracking, mode=resolve_mode(run.tracking))))
+    found: FoundLr = run_ranks(
+        run_range_test, replace(test, run=run), run.scaling, name=f"find-lr-{run.name}", folder=join(store.uri, FOLDER)
+    )
+    named = {"optim.lr found": found.lr, "steepest": found.steepest, "valley": found.valley, "lowest": found.lowest}
+    facts = {name: f"{lr:.3g}" for name, lr in named.items()} | {"steps made": len(found.rates)}
+    console.print(facts_table(f"Learning rate of {run.name}", facts))
+    console.print(f"plot: {store.uri}/{PLOT}", soft_wrap=True)
+    return found

@@ -1,0 +1,213 @@
+"""Which of two systems is better on the same slices: differences with intervals over patients and seeds, and a test.
+
+All systems are resampled with the same draws of patients (`bootstrap.resamples`), so what is common to both sides of a
+difference cancels. Where a system was trained from several seeds, its score is the mean over them, and the
+interval of a difference draws the seeds again as well as the patients (Owen 2007, The pigeonhole bootstrap).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.metrics.bootstrap import F64, I64, LEVEL, Bool, Estimate, interval, ratio
+from hemodist.metrics.scores import DECISION, WEIGHTS, weighted_log_loss
+
+LOG_LOSS, AUC, ACCURACY = "weighted_log_loss", "auc_any", "accuracy_multi"
+SCORES = (LOG_LOSS, AUC, ACCURACY)
+"""What is compared; less is better in the first, more in the others."""
+
+_EXACT_GROUPS = 14
+"""Up to so many patients all 2**14 swaps are looked at; beyond, `_SWAPS` random ones."""
+_SWAPS = 10_000
+_ROWS = 1000  # swaps held at once: 30 MB for 4,000 patients
+_SEED_STREAM = 1  # second word of the key, so that seeds are not drawn from the stream that patients are drawn from
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """One system's scores on the split and on every resample of its patients.
+
+    Attributes:
+        name: of the system.
+        value: by score, f64 [seeds]; nan where the score is not defined.
+        replicates: by score, f64 [seeds, replicates].
+        losses: f64 [seeds, groups], each group's part of the weighted log loss; a row sums to that seed's score.
+    """
+
+    name: str
+    value: Mapping[str, F64]
+    replicates: Mapping[str, F64]
+    losses: F64
+
+    def estimate(self, score: str) -> Estimate:
+        """The mean over the seeds as they are, with its interval over patients."""
+        return interval(float(self.value[score].mean()), self.replicates[score].mean(axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How much two systems differ, first minus second.
+
+    Attributes:
+        first: name of a system.
+        second: name of another.
+        score: one of `SCORES`.
+        value: mean over the first's seeds minus mean over the second's.
+        low: lower end of the 95 % interval over patients and seeds.
+        high: upper end.
+        p: of the swap test over patients, two-sided; nan for scores other than the weighted log loss.
+    """
+
+    first: str
+    second: str
+    score: str
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def verdict(self) -> int:
+        """1 where the first is better, -1 where the second is, 0 where these slices and seeds cannot tell.
+
+        The interval must exclude 0 and, where there is a test, it must agree at 1 - `LEVEL`.
+        """
+        if not (self.low > 0 or self.high < 0) or self.p >= 1 - LEVEL:
+            return 0
+        return (-1 if self.score == LOG_LOSS else 1) * (1 if self.value > 0 else -1)
+
+
+def answers(
+    name: str,
+    probability: F64,
+    labels: npt.NDArray[np.integer[Any]],
+    groups: I64,
+    counts: F64,
+) -> Answers:
+    """Score a system on the split and on every resample.
+
+    Args:
+        name: of the system.
+        probability: [seeds, n, 6], in [0, 1].
+        labels: [n, 6], values 0, 1 and `UNKNOWN`.
+        groups: int64 [n], each slice's group, numbered from 0.
+        counts: f64 [replicates, groups], see `hemodist.metrics.bootstrap.resamples`.
+
+    Raises:
+        ValueError: the shapes do not match.
+    """
+    if probability.ndim != 3 or probability.shape[1:] != labels.shape or counts.shape[1] <= groups.max(initial=-1):
+        raise ValueError(
+            f"{name}: probabilities {probability.shape}, labels {labels.shape} and draws {counts.shape} do not match; "
+            "pass [seeds, slices, labels], [slices, labels] and [replicates, groups]"
+        )
+    drawn = np.concatenate([np.ones((1, counts.shape[1])), counts])  # the split itself is the first row
+    known = labels != UNKNOWN
+    members = [np.flatnonzero(groups == group) for group in range(counts.shape[1])]
+    weight = np.array([(WEIGHTS * known[rows]).sum() for rows in members])
+    losses = np.stack([_losses(p, labels, members, weight) for p in probability])
+    right = ((probability > DECISION) == (labels == 1)) & known
+    correct = np.stack([np.bincount(groups, r.sum(axis=1), minlength=counts.shape[1]) for r in right])
+    entries = np.bincount(groups, known.sum(axis=1), minlength=counts.shape[1])
+    asked = known[:, LABELS.index("any")]
+    positive = labels[asked, LABELS.index("any")] == 1
+    scores = {
+        LOG_LOSS: ratio(losses @ drawn.T, drawn @ weight),
+        AUC: np.stack([_auc(p[asked, LABELS.index("any")], positive, groups[asked], drawn) for p in probability]),
+        ACCURACY: ratio(correct @ drawn.T, drawn @ entries),
+    }
+    value = {score: values[:, 0] for score, values in scores.items()}
+    return Answers(name, value, {score: values[:, 1:] for score, values in scores.items()}, losses / weight.sum())
+
+
+def difference(first: Answers, second: Answers, score: str, *, seed: int = 0) -> Difference:
+    """First minus second.
+
+    Args:
+        first: scored with the same draws as `second`.
+        second: the other system.
+        score: one of `SCORES`.
+        seed: key of the draws of training seeds and of swaps.
+    """
+    ours, theirs = first.replicates[score], second.replicates[score]
+    if ours.shape[1] != theirs.shape[1]:
+        raise ValueError(f"{first.name} and {second.name} were resampled {ours.shape[1]} and {theirs.shape[1]} times")
+    rng = np.random.Generator(np.random.Philox(key=[seed, _SEED_STREAM]))
+    drawn = np.zeros(ours.shape[1])
+    for sign, part in ((1, ours), (-1, theirs)):
+        share = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=part.shape[1]) / len(part)
+        drawn += sign * (share.T * part).sum(axis=0)
+    between = interval(float(first.value[score].mean() - second.value[score].mean()), drawn)
+    p = swap_test(first.losses.mean(axis=0) - second.losses.mean(axis=0), seed) if score == LOG_LOSS else math.nan
+    return Difference(first.name, second.name, score, between.value, between.low, between.high, p)
+
+
+def swap_test(differences: F64, seed: int = 0) -> float:
+    """Two-sided p of a randomisation test: were the two systems alike, each patient's answers could be swapped.
+
+    Exact for any number of patients (Fisher 1935, The Design of Experiments, section 21), so five of them can never
+    give less than 2 / 2**5: too few patients cannot tell.
+
+    Args:
+        differences: f64 [groups], each group's part of the difference.
+        seed: key of the random swaps where there are too many to look at all.
+
+    >>> swap_test(np.array([1.0, 2.0, 3.0]))
+    0.25
+    """
+    observed = abs(differences.sum()) * (1 - 1e-12)  # rounding must not make equals unequal
+    groups = len(differences)
+    if groups <= _EXACT_GROUPS:
+        bits = np.arange(2**groups)[:, None] >> np.arange(groups) & 1
+        return float((np.abs((1 - 2 * bits) @ differences) >= observed).mean())
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    hits = 0
+    for _ in range(_SWAPS // _ROWS):
+        signs = 1 - 2 * rng.integers(2, size=(_ROWS, groups), dtype=np.int8)
+        hits += int((np.abs(signs @ differences) >= observed).sum())
+    return (1 + hits) / (1 + _SWAPS)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjustment of p values for asking several questions at once, in the same order.
+
+    >>> holm([0.01, 0.5, 0.02])
+    [0.03, 0.5, 0.04]
+    """
+    adjusted = [1.0] * len(p)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _losses(p: F64, labels: npt.NDArray[np.integer[Any]], members: list[I64], weight: F64) -> F64:
+    """Sum of the weighted log loss over each group's known labels, f64 [groups]."""
+    return np.array(
+        [
+            weighted_log_loss(p[rows], labels[rows]) * total if total else 0.0
+            for rows, total in zip(members, weight, strict=True)
+        ]
+    )
+
+
+def _auc(score: F64, positive: Bool, groups: I64, counts: F64) -> F64:
+    """AUC under each row of counts, f64 [rows]: who wins between every two groups is counted once and serves all."""
+    number = counts.shape[1]
+    wins = np.zeros((number, number))  # of the positives of one group over the negatives of another
+    for group in range(number):
+        others = np.sort(score[(groups == group) & ~positive])
+        below = np.searchsorted(others, score[positive], "left") + np.searchsorted(others, score[positive], "right")
+        wins[:, group] = np.bincount(groups[positive], below / 2, minlength=number)
+    pairs = (counts @ np.bincount(groups[positive], minlength=number)) * (
+        counts @ np.bincount(groups[~positive], minlength=number)
+    )
+    return ratio(((counts @ wins) * counts).sum(axis=1), pairs)

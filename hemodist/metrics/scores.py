@@ -1,0 +1,399 @@
+"""Scores of a split: exact, with intervals over patients, beside what a trivial answer would score.
+
+Everything here is a pure function of whole arrays (one row a slice, one column a label in the order of `LABELS`), so
+a score is a property of the split and never a mean of batch means. Sums run in the order of the rows: rows in the
+split's own order give the same bits whatever the world size was. An unknown label (`UNKNOWN`) counts nowhere, neither
+above nor below a fraction line, and `Scores.unknown` says how many there were.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, auc_estimate, interval, mean_estimate, ratio, resamples
+from hemodist.metrics.ranking import ranking_scores
+
+WEIGHTS: F64 = np.array([2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+"""Weight of each label in the log loss, `any` twice (RSNA Intracranial Hemorrhage Detection 2019, evaluation page)."""
+EPSILON = 1e-15
+"""Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as the competition's evaluation did."""
+DECISION = 0.5
+"""A label is decided present where its probability is strictly above this (fastai's `accuracy_multi`)."""
+CALIBRATION_BINS = 15
+"""Equal-width bins of the calibration error (Guo et al. 2017, On Calibration of Modern Neural Networks)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelScores:
+    """Scores of one label over the slices where it is known; nan where a score is not defined.
+
+    Attributes:
+        label: One of `LABELS`.
+        known: Slices on which the label is known.
+        positive: Slices on which it is present.
+        prevalence: positive / known.
+        log_loss: Mean binary cross-entropy, natural logarithm.
+        auc: Area under the ROC curve; not defined (nan) when only one class occurs.
+        average_precision: Area under the stepwise precision-recall curve; not defined without a positive.
+        accuracy: Share of right decisions at `DECISION`.
+        brier: Mean squared difference of probability and label (Brier 1950).
+        calibration_error: Expected calibration error over `CALIBRATION_BINS`.
+        sensitivity_at_90_specificity: Highest sensitivity of the thresholds with at least that specificity; likewise
+            the other three. The threshold is chosen anew in every resample, so the intervals hold that choice too.
+    """
+
+    label: str
+    known: int
+    positive: int
+    prevalence: float
+    log_loss: Estimate
+    auc: Estimate
+    average_precision: Estimate
+    accuracy: Estimate
+    brier: Estimate
+    calibration_error: Estimate
+    sensitivity_at_90_specificity: Estimate
+    sensitivity_at_95_specificity: Estimate
+    specificity_at_90_sensitivity: Estimate
+    specificity_at_95_sensitivity: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Baselines:
+    """What answers without looking at a picture would score on the same known labels.
+
+    Attributes:
+        constant_prevalence: Weighted log loss when every slice gets the training split's prevalence.
+        predict_none: `accuracy_multi` when no label is ever called present.
+        majority: `accuracy_multi` when each label is always called what it most often is on this very split; no
+            constant answer scores higher.
+        constant_auc: AUC of any constant.
+    """
+
+    constant_prevalence: float
+    predict_none: float
+    majority: float
+    constant_auc: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """All scores of one split.
+
+    Attributes:
+        slices: Rows scored.
+        groups: Distinct groups (patients) among them.
+        unknown: Label entries left out because nobody knows them.
+        weighted_log_loss: The competition's score, lower is better.
+        accuracy_multi: Share of right decisions over all known label entries, higher is better.
+        inconsistent: Share of slices whose P(any) is below the largest P of a subtype, which no truth can be;
+            `repair_any` mends it.
+        labels: Scores of each label, in the order of `LABELS`.
+        baselines: The trivial answers.
+        seed: Key of the bootstrap's generator.
+    """
+
+    slices: int
+    groups: int
+    unknown: int
+    weighted_log_loss: Estimate
+    accuracy_multi: Estimate
+    inconsistent: Estimate
+    labels: tuple[LabelScores, ...]
+    baselines: Baselines
+    seed: int
+
+    @property
+    def error_rate(self) -> Estimate:
+        """Share of wrong decisions over all known label entries: 1 - `accuracy_multi`."""
+        right = self.accuracy_multi
+        return Estimate(1 - right.value, 1 - right.high, 1 - right.low, right.replicates)
+
+    @property
+    def auc_any(self) -> Estimate:
+        """AUC of `any`, the question whether a slice shows hemorrhage at all."""
+        return self.labels[LABELS.index("any")].auc
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as plain dicts, lists and numbers; what is not defined is None, never NaN (RFC 8259)."""
+        return plain_json(dataclasses.asdict(self) | {"error_rate": dataclasses.asdict(self.error_rate)})
+
+
+def probabilities(logits: npt.NDArray[np.floating[Any]]) -> F64:
+    """The logistic function of finite logits [n, 6], without overflow, in float64.
+
+    >>> probabilities(np.array([[-1000.0, 0.0, 1000.0]])).tolist()
+    [[0.0, 0.5, 1.0]]
+    """
+    x = np.asarray(logits, dtype=np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError(
+            f"{np.count_nonzero(~np.isfinite(x))} of {x.size} logits are not finite: the network "
+            "has diverged; lower the learning rate or look at the inputs"
+        )
+    tail = np.exp(-np.abs(x))  # at most 1, so nothing overflows
+    return np.where(x >= 0, 1.0, tail) / (1.0 + tail)
+
+
+def repair_any(probability: F64) -> F64:
+    """The same probabilities, f64 [n, 6], with P(any) raised to the largest P of a subtype where it is below.
+
+    A hemorrhage of any kind is a hemorrhage, so P(any) cannot be less than P of a kind.
+    """
+    any_, subtypes = LABELS.index("any"), [i for i, name in enumerate(LABELS) if name != "any"]
+    repaired = probability.copy()
+    repaired[:, any_] = np.maximum(probability[:, any_], probability[:, subtypes].max(axis=1))
+    return repaired
+
+
+def inconsistent(probability: F64) -> Bool:
+    """Where P(any) is below the largest P of a subtype, bool [n]."""
+    changed: Bool = (repair_any(probability) != probability).any(axis=1)
+    return changed
+
+
+def prevalence(labels: npt.NDArray[np.integer[Any]]) -> F64:
+    """Share of positives among the known entries of each label, f64 [6]; nan for a label that nobody knows."""
+    known = labels != UNKNOWN
+    count = known.sum(axis=0)
+    positive = (labels == 1).sum(axis=0)
+    return ratio(positive, count)
+
+
+def weighted_log_loss(probability: F64, labels: npt.NDArray[np.integer[Any]]) -> float:
+    """The competition's score: binary cross-entropy averaged with `WEIGHTS` over all known label entries.
+
+    With every label known this is the mean over slices of the weighted mean over labels (weights sum to 7).
+
+    Args:
+        probability: [n, 6], in [0, 1]; clipped by `EPSILON`.
+        labels: [n, 6], values 0, 1 and `UNKNOWN`.
+
+    Returns:
+        Natural-logarithm loss; nan when no label is known.
+    """
+    loss, weight = weighted_entropy(probability, labels)
+    return float(ratio(loss.sum(), weight.sum()))
+
+
+def reliability(probability: F64, positive: Bool, bins: int = CALIBRATION_BINS) -> tuple[F64, F64, I64]:
+    """Mean probability, share of positives and count in equal-width bins of the probability; nan in empty bins."""
+    index = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    mean = ratio(np.bincount(index, probability, minlength=bins), count)
+    share = ratio(np.bincount(index, positive.astype(np.float64), minlength=bins), count)
+    return mean, share, count
+
+
+def calibration_error(probability: F64, positive: Bool, bins: int = CALIBRATION_BINS) -> float:
+    """Expected calibration error: |share of positives - mean probability|, averaged over the slices of the bins."""
+    group = np.zeros(len(probability), np.int64)
+    return calibration_estimate(probability, positive, group, np.zeros((0, 1)), bins).value
+
+
+def calibration_estimate(
+    probability: F64, positive: Bool, group: I64, counts: F64, bins: int = CALIBRATION_BINS
+) -> Estimate:
+    """`calibration_error` of [n] probabilities, with its interval over groups."""
+    excess, size = bin_sums(probability, positive - probability, group, counts.shape[1], bins)
+    # In a bin, count x |share - mean| is |sum of label - probability|.
+    replicates = ratio(np.abs(counts @ excess).sum(axis=1), (counts @ size).sum(axis=1))
+    return interval(float(ratio(np.abs(excess.sum(axis=0)).sum(), len(probability))), replicates)
+
+
+def bin_sums(probability: F64, values: F64, group: I64, groups: int, bins: int = CALIBRATION_BINS) -> tuple[F64, F64]:
+    """Sums of `values` and numbers of slices, by group and equal-width bin of the probability; f64 [groups, bins]."""
+    cell = group * bins + np.minimum((probability * bins).astype(np.int64), bins - 1)
+    sums, sizes = (np.bincount(cell, weights, minlength=groups * bins) for weights in (values, None))
+    shape = (groups, bins)
+    return sums.reshape(shape).astype(np.float64), sizes.reshape(shape).astype(np.float64)
+
+
+def threshold_baseline(
+    fraction: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.integer[Any]],
+    groups: npt.NDArray[Any],
+    *,
+    bootstrap: int = 500,
+    seed: int = 0,
+) -> Estimate:
+    """AUC of `any` for one number a slice, such as the share of brain-window pixels in the range of blood.
+
+    Args:
+        fraction: [n], finite, any scale; higher means hemorrhage.
+        labels: [n, 6], values 0, 1 and `UNKNOWN`.
+        groups: [n], the patient group of each slice.
+        bootstrap: Replicates of the interval; the same seed resamples the same groups as `score` does.
+        seed: Key of the generator.
+
+    Raises:
+        ValueError: For shapes that do not match, numbers that are not finite, an empty split.
+    """
+    value = np.asarray(fraction, dtype=np.float64)
+    if value.shape != (len(labels),):
+        raise ValueError(f"fraction has shape {value.shape}, expected ({len(labels)},): one number a slice")
+    if not np.isfinite(value).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(value))} of {value.size} fractions are not finite")
+    group = check_labels(labels, groups)
+    answer = labels[:, LABELS.index("any")]
+    known = answer != UNKNOWN
+    counts = resamples(int(group.max()) + 1, bootstrap, seed)
+    return auc_estimate(value[known], answer[known] == 1, group[known], counts)
+
+
+def score(
+    probability: F64,
+    labels: npt.NDArray[np.integer[Any]],
+    groups: npt.NDArray[Any],
+    *,
+    train_prevalence: F64,
+    bootstrap: int = 500,
+    seed: int = 0,
+) -> Scores:
+    """Scores a split.
+
+    Args:
+        probability: [n, 6], in [0, 1]; `probabilities` makes them from logits.
+        labels: [n, 6], integer, values 0, 1 and `UNKNOWN`.
+        groups: [n], integers or strings: the patient group of each slice, the unit that is resampled, since slices
+            of one patient are far from independent (Field and Welsh 2007 on resampling clusters).
+        train_prevalence: [6], of the training split (`prevalence`), for the constant baseline; needed for every
+            label that is known anywhere in this split. 0 and 1 are taken at their word and clipped by `EPSILON`.
+        bootstrap: Replicates of the intervals; 0 for none.
+        seed: Key of the Philox generator that draws the groups.
+
+    Raises:
+        ValueError: For shapes that do not match, values out of range or not finite, a split without a known label.
+    """
+    p = np.asarray(probability, dtype=np.float64)
+    if p.shape != (len(p), len(LABELS)) or p.shape != labels.shape:
+        raise ValueError(
+            f"probabilities {p.shape} and labels {labels.shape} must both be [slices, {len(LABELS)}], a row a slice"
+        )
+    group = check_labels(labels, groups)
+    if not np.isfinite(p).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(p))} of {p.size} probabilities are not finite")
+    if p.min() < 0 or p.max() > 1:
+        raise ValueError(
+            f"probabilities lie in [{p.min():g}, {p.max():g}], not in [0, 1]; pass logits through "
+            "hemodist.metrics.scores.probabilities first"
+        )
+    known = labels != UNKNOWN
+    constant = _check_prevalence(train_prevalence, known)
+
+    counts = resamples(int(group.max()) + 1, bootstrap, seed)
+    right = ((p > DECISION) == (labels == 1)) & known
+    negatives, positives = (labels == 0).sum(axis=0), (labels == 1).sum(axis=0)
+    return Scores(
+        slices=len(p),
+        groups=int(group.max()) + 1,
+        unknown=int((~known).sum()),
+        weighted_log_loss=mean_estimate(*weighted_entropy(p, labels), group, counts),
+        accuracy_multi=mean_estimate(right.sum(axis=1), known.sum(axis=1), group, counts),
+        inconsistent=mean_estimate(inconsistent(p), np.ones(len(p)), group, counts),
+        labels=tuple(
+            label_scores(name, p[known[:, i], i], labels[known[:, i], i] == 1, group[known[:, i]], counts)
+            for i, name in enumerate(LABELS)
+        ),
+        baselines=Baselines(
+            constant_prevalence=weighted_log_loss(np.broadcast_to(constant, p.shape), labels),
+            predict_none=float(negatives.sum() / known.sum()),
+            majority=float(np.maximum(negatives, positives).sum() / known.sum()),
+        ),
+        seed=seed,
+    )
+
+
+def label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) -> LabelScores:
+    """Scores of one label.
+
+    Args:
+        name: One of `LABELS`.
+        p: [n], in [0, 1], where the label is known.
+        positive: [n].
+        group: [n], 0 to the columns of `counts` - 1.
+        counts: [replicates, groups], from `hemodist.metrics.bootstrap.resamples`.
+    """
+    one = np.ones(len(p))
+
+    def mean(values: npt.NDArray[Any]) -> Estimate:
+        return mean_estimate(values, one, group, counts)
+
+    ranking = ranking_scores(p, positive, group, counts)
+    return LabelScores(
+        label=name,
+        known=len(p),
+        positive=int(positive.sum()),
+        prevalence=float(ratio(positive.sum(), len(p))),
+        log_loss=mean(_entropy(p, positive)),
+        auc=auc_estimate(p, positive, group, counts),
+        average_precision=ranking.average_precision,
+        accuracy=mean((p > DECISION) == positive),
+        brier=mean((p - positive) ** 2),
+        calibration_error=calibration_estimate(p, positive, group, counts),
+        sensitivity_at_90_specificity=ranking.sensitivity_at[0],
+        sensitivity_at_95_specificity=ranking.sensitivity_at[1],
+        specificity_at_90_sensitivity=ranking.specificity_at[0],
+        specificity_at_95_sensitivity=ranking.specificity_at[1],
+    )
+
+
+def _entropy(p: F64, positive: Bool) -> F64:
+    q = np.clip(p, EPSILON, 1 - EPSILON)
+    return -np.log(np.where(positive, q, 1 - q))
+
+
+def weighted_entropy(p: F64, labels: npt.NDArray[np.integer[Any]]) -> tuple[F64, F64]:
+    """Weighted cross-entropy and weight of each slice's known labels, both [n]."""
+    weight = WEIGHTS * (labels != UNKNOWN)
+    return (weight * _entropy(p, labels == 1)).sum(axis=1), weight.sum(axis=1)
+
+
+def check_labels(labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray[Any]) -> I64:
+    """Refuses labels and groups that cannot be scored; gives the groups as numbers from 0."""
+    if labels.ndim != 2 or labels.shape[1] != len(LABELS) or groups.shape != labels.shape[:1]:
+        raise ValueError(f"labels {labels.shape} must be [slices, {len(LABELS)}] and groups {groups.shape} [slices]")
+    if len(labels) == 0:
+        raise ValueError("the split is empty: no slice to score; choose another fold or a larger subset")
+    if not np.issubdtype(labels.dtype, np.integer) or not np.isin(labels, (0, 1, UNKNOWN)).all():
+        raise ValueError(
+            f"labels ({labels.dtype}) hold {np.unique(labels)[:8].tolist()}; only the integers 0, 1 "
+            f"and {UNKNOWN} (unknown) can be scored"
+        )
+    if (labels == UNKNOWN).all():
+        raise ValueError(f"none of the {len(labels)} slices has a known label: there is nothing to score")
+    if groups.dtype.kind not in "iuUSO":
+        raise ValueError(f"groups have dtype {groups.dtype}; pass integers or strings, one a slice")
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def _check_prevalence(train_prevalence: F64, known: Bool) -> F64:
+    """Refuses a training prevalence that is missing for a label that is scored."""
+    constant = np.asarray(train_prevalence, dtype=np.float64)
+    if constant.shape != (len(LABELS),):
+        raise ValueError(f"train_prevalence has shape {constant.shape}, expected ({len(LABELS)},): one number a label")
+    bad = known.any(axis=0) & ~((constant >= 0) & (constant <= 1))
+    if bad.any():
+        named = ", ".join(f"{LABELS[i]} {constant[i]:g}" for i in np.flatnonzero(bad))
+        raise ValueError(f"train_prevalence must lie in [0, 1] for every label that is scored, but: {named}")
+    return np.where(np.isnan(constant), 0.5, constant)  # a label that is known nowhere is never looked up
+
+
+def plain_json(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with lists for tuples and None for numbers that are not finite, which JSON has not (RFC 8259)."""
+    plain: dict[str, Any] = _without_nan(values)
+    return plain
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,231 @@
+"""Classification networks of torchvision with six logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torchvision
+from torch import nn
+
+from hemodist.config.run import ModelConfig
+from hemodist.dataset.manifest import LABELS
+from hemodist.errors import ConfigError
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """Build a network that maps float [b, 3, h, w] to logits [b, 6].
+
+    Args:
+        config: name, activation, channels and weights; `check` must accept it.
+
+    Raises:
+        ConfigError: the network has no linear head or no ReLU to replace, or the weights cannot be had or do not fit.
+    """
+    network = bare(config)
+    load_pretrained(network, config)
+    return network.to(memory_format=torch.channels_last)
+
+
+def bare(config: ModelConfig) -> nn.Module:
+    """The network with its new head and torchvision's random initialisation; no weights are read or downloaded."""
+    extra = {}
+    if config.name in {"googlenet", "inception_v3"}:
+        # Without their auxiliary heads, which give outputs of another form while training. ImageNet's weights expect
+        # three channels scaled once more; without weights it does no harm, and a checkpoint is rebuilt the same way.
+        extra = {"init_weights": True, "aux_logits": False, "transform_input": config.channels == 3}
+    network: nn.Module = torchvision.models.get_model(config.name, weights=None, **extra)
+    _replace_head(network, config.name)
+    if config.channels == 1:
+        _narrow_stem(network)
+    if config.activation == "silu" and not replace_relu(network):
+        raise ConfigError(f"model.activation silu: {config.name} has no ReLU module to replace; use relu")
+    return network
+
+
+def load_pretrained(network: nn.Module, config: ModelConfig) -> None:
+    """Load the weights that `config` names into a network made by `bare`, all but the head; `none` loads nothing.
+
+    Raises:
+        ConfigError: they cannot be had, or do not fit.
+    """
+    if config.weights == "none":
+        return
+    chosen = _of_torchvision(config)
+    if chosen is None:
+        try:
+            state = torch.load(config.weights, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a file of another kind makes the unpickler raise
+            raise ConfigError(f"model.weights {config.weights!r} cannot be read as a state_dict: {error}") from error
+        # A checkpoint of hemodist holds the network that was scored under `scored`.
+        state = state["scored"] if isinstance(state, dict) and isinstance(state.get("scored"), dict) else state
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise ConfigError(f"model.weights {config.weights!r} is no state_dict: a mapping of names to tensors")
+    else:
+        try:
+            state = chosen.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:  # RuntimeError: the file's hash is another
+            raise ConfigError(
+                f"torchvision could not download the weights {chosen.name} of {config.name} ({error}); "
+                "use --model.weights none, or the path of a file that holds them"
+            ) from error
+    _load(network, state, config.weights)
+
+
+def _of_torchvision(config: ModelConfig) -> Any:
+    """The member of torchvision's enum that `config.weights` names, or None where it must be a file."""
+    offered = torchvision.models.get_model_weights(config.name)
+    return offered.DEFAULT if config.weights == "imagenet" else offered.__members__.get(config.weights)
+
+
+def check(config: ModelConfig) -> None:
+    """Check that a network can be built and takes images of the wanted size; no memory is spent on its weights.
+
+    Raises:
+        ConfigError: the name is unknown, the weights are no file, or the network cannot take such images.
+    """
+    names = torchvision.models.list_models(module=torchvision.models)
+    if config.name not in names:
+        raise ConfigError(f"model.name {config.name!r} is no classification network of torchvision; use one of {names}")
+    if config.weights != "none" and _of_torchvision(config) is None and not Path(config.weights).is_file():
+        names = list(torchvision.models.get_model_weights(config.name).__members__)
+        raise ConfigError(
+            f"model.weights {config.weights!r} is no file; use none, imagenet, one of {names}, "
+            "or the path of a state_dict"
+        )
+    size = config.image_size
+    with torch.device("meta"):
+        model = bare(config)
+        try:
+            shape = tuple(model(torch.zeros(2, 3, size, size)).shape)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{config.name} cannot take images of {size} x {size} pixels ({error}); use another model.image_size, "
+                "224 and more suit most networks"
+            ) from error
+    if shape != (2, len(LABELS)):
+        raise ConfigError(
+            f"{config.name} gives an output of shape {shape}, not (2, {len(LABELS)}); use another network"
+        )
+
+
+def last_linear(model: nn.Module) -> str | None:
+    """The dotted name of the last linear layer, or None."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return names[-1] if names else None
+
+
+def replace_relu(model: nn.Module) -> int:
+    """Replace every ReLU module by SiLU, in place (Elfwing et al., 2018); returns how many there were.
+
+    A ReLU that a network calls as a function stays, as DenseNet's last one does.
+    """
+    replaced = 0
+    for name, child in model.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(model, name, nn.SiLU(inplace=child.inplace))
+            replaced += 1
+        else:
+            replaced += replace_relu(child)
+    return replaced
+
+
+class MatrixPool(nn.Module):
+    """Adaptive average pooling as two small matrix products, whose gradients on a GPU are the same in every run.
+
+    The backward pass of PyTorch's own adds up in whatever order the threads arrive.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        """Pool to `height` x `width`."""
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map [b, c, h, w] to [b, c, height, width]."""
+        rows = _cell_means(self.height, features.shape[-2]).to(features)
+        columns = _cell_means(self.width, features.shape[-1]).to(features)
+        return rows @ features @ columns.T
+
+
+def _cell_means(cells: int, pixels: int) -> torch.Tensor:
+    """Row i of float [cells, pixels] averages pixels floor(i * pixels / cells) to ceil((i + 1) * pixels / cells)."""
+    matrix = torch.zeros(cells, pixels)
+    for i in range(cells):
+        start, stop = i * pixels // cells, -(-(i + 1) * pixels // cells)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def make_deterministic(model: nn.Module) -> int:
+    """Replace, in place, what has no deterministic backward pass on a GPU (AlexNet's and VGG's pooling); how many."""
+    replaced = 0
+    for name, child in model.named_children():
+        # To 1 x 1 it is a plain mean, which is deterministic.
+        if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
+            size = child.output_size
+            setattr(model, name, MatrixPool(*cast("tuple[int, int]", (size, size) if isinstance(size, int) else size)))
+            replaced += 1
+        else:
+            replaced += make_deterministic(child)
+    return replaced
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """True where the network draws random numbers while training."""
+    kinds = (nn.Dropout, nn.Dropout2d, torchvision.ops.StochasticDepth)
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
+def _replace_head(model: nn.Module, name: str) -> None:
+    if name.startswith("squeezenet"):  # its head is a 1x1 convolution
+        classifier = model.get_submodule("classifier")
+        classifier.register_module("1", nn.Conv2d(512, len(LABELS), kernel_size=1))
+        classifier.register_module("2", nn.Identity())  # a ReLU, after which no probability is below one half
+        return
+    head = last_linear(model)
+    if head is None:
+        raise ConfigError(f"model.name {name!r} has no linear head to replace; use another network")
+    parent, _, leaf = head.rpartition(".")
+    features = model.get_submodule(head).get_parameter("weight").shape[1]
+    setattr(model.get_submodule(parent), leaf, nn.Linear(features, len(LABELS)))
+
+
+class FirstChannel(nn.Conv2d):
+    """A convolution of the first channel of its input, whatever number of channels that has."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map [b, c, h, w] to [b, filters, h', w']."""
+        return super().forward(images[:, :1])
+
+
+def _narrow_stem(network: nn.Module) -> None:
+    """Replace the first convolution by one of a single channel, under the same name."""
+    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    parent, _, leaf = name.rpartition(".")
+    shape: dict[str, Any] = {kept: getattr(old, kept) for kept in ("kernel_size", "stride", "padding", "dilation")}
+    stem = FirstChannel(1, old.out_channels, **shape, bias=old.bias is not None)
+    setattr(network.get_submodule(parent), leaf, stem)
+
+
+def _load(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
+    own = network.state_dict()
+    head = last_linear(network) or "classifier.1"
+    stem = next((f"{n}.weight" for n, m in network.named_modules() if isinstance(m, FirstChannel)), None)
+    if stem in state and state[stem].shape[1] == 3:
+        # What the filters answer to a grey picture, in which all three channels are alike.
+        state = state | {stem: state[stem].sum(dim=1, keepdim=True)}
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    wrong = [
+        f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
+        for k, v in state.items()
+        if k in own and k not in fitting and not k.startswith(head)
+    ]
+    missing = [k for k in own if k not in state and not k.startswith(head)]
+    if wrong or missing:
+        raise ConfigError(
+            f"model.weights {name!r} does not fit: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
+            f"{len(wrong)} of another shape ({', '.join(wrong[:3])}); only the head may differ"
+        )
+    network.load_state_dict(fitting, strict=False)

@@ -1,0 +1,173 @@
+"""A trained network from its checkpoint, with what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from hemodist.config.run import AugmentConfig, Run
+from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.errors import ConfigError
+from hemodist.models import network as model
+from hemodist.models.checkpoints import CheckpointError, open_checkpoint
+
+PICTURE = ("windows", "size", "encoding", "quality", "crop_head")
+"""What of the sharder's configuration decides how a picture looks."""
+
+View = tuple[int, ...]
+"""Axes of [b, 3, h, w] that are flipped."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, checked and built.
+
+    Attributes:
+        where: the checkpoint, as it was named.
+        saved: its content.
+        run: the configuration of its run.
+        network: in evaluation mode, on the CPU; maps float [b, 3, h, w] to logits [b, 6].
+    """
+
+    where: str
+    saved: dict[str, Any]
+    run: Run
+    network: nn.Module
+
+    @property
+    def sharding(self) -> dict[str, Any]:
+        """The sharder's configuration of the data set that it was trained on."""
+        recorded: dict[str, Any] = self.saved["sharding"]
+        return recorded
+
+    @property
+    def step(self) -> int:
+        """Optimizer updates made."""
+        return int(self.saved["state"]["step"])
+
+
+def folder_of(checkpoint: str) -> str:
+    """The run's folder of a checkpoint, given as that folder or as a `.pt` file below it.
+
+    >>> folder_of("runs/a/checkpoints/step-00000001.pt"), folder_of("x.pt"), folder_of("runs/a/")
+    ('runs/a', '.', 'runs/a')
+    """
+    if not checkpoint.endswith(".pt"):
+        return checkpoint.rstrip("/")
+    folder = checkpoint.rpartition("/")[0] or ("/" if checkpoint.startswith("/") else ".")
+    return folder.removesuffix("/checkpoints")
+
+
+def open_trained(where: str) -> Trained:
+    """Open a run's folder (its best checkpoint) or a `.pt` file, and build its network.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or its network does not answer hemodist's six labels.
+        ConfigError: it was written by another version.
+    """
+    return build(where, open_checkpoint(where))
+
+
+def build(where: str, saved: dict[str, Any]) -> Trained:
+    """The network of a checkpoint that has been read; errors as `open_trained`."""
+    run = Run.from_dict(saved["run"])
+    if missing := [name for name in ("sharding", "prevalence") if name not in saved]:
+        raise CheckpointError(f"{where} lacks {' and '.join(missing)}; train again with this version of hemodist")
+    labels = tuple(saved.get("labels", LABELS))
+    if labels != LABELS:
+        raise CheckpointError(
+            f"{where} was trained on the labels {', '.join(map(str, labels))}; this hemodist knows "
+            f"{', '.join(LABELS)}, in this order; take a checkpoint of those, or train again"
+        )
+    if len(saved["prevalence"]) != len(LABELS):
+        raise CheckpointError(f"{where} records the prevalence of {len(saved['prevalence'])} labels, not {len(LABELS)}")
+    network = model.build(replace(run.model, weights="none"))
+    _load(network, saved["scored"], where, run.model.name)
+    return Trained(where, saved, run, network.eval())
+
+
+def check_fits(trained: Trained, dataset: DataSet) -> None:
+    """Check that a data set shows what the network was trained on.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    given = dataset.manifest.config
+    channels = [len(sharding["windows"]) for sharding in (trained.sharding, given)]
+    if channels[0] != channels[1]:
+        raise ConfigError(
+            f"{trained.where} was trained on {_channels(channels[0])} ({_windows(trained.sharding)}), "
+            f"{dataset.store.uri} has {_channels(channels[1])} ({_windows(given)}); "
+            "shard the data set again with the windows that the checkpoint was trained on"
+        )
+    for name in PICTURE:
+        before, now = (sharding.get(name) for sharding in (trained.sharding, given))
+        if name in ("encoding", "quality") or before == now:  # how they are compressed is seen by nobody
+            continue
+        if name == "windows":
+            before, now = _windows(trained.sharding), _windows(given)
+        raise ConfigError(
+            f"{trained.where} was trained on slices with {name} {before}, {dataset.store.uri} has {now}; "
+            "shard the data set again with what the checkpoint was trained on"
+        )
+
+
+def views(augment: AugmentConfig) -> tuple[View, ...]:
+    """The picture as it is and with the flips that training drew, for test-time augmentation.
+
+    Raises:
+        ConfigError: training flipped nothing, so the network knows no flipped head.
+    """
+    across: list[View] = [(), (3,)] if augment.flip_horizontal else [()]
+    down: list[View] = [(), (2,)] if augment.flip_vertical else [()]
+    found = tuple(one + other for one in across for other in down)
+    if len(found) == 1:
+        raise ConfigError(
+            "the run was trained without flips (augment.flip_horizontal and augment.flip_vertical are 0), so there is "
+            "no other view to average over; leave --tta out"
+        )
+    return found
+
+
+def mean_logits(logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The logits of the mean probability over views or networks, float64 [b, 6]; exact in the tails too."""
+    stacked = torch.stack([one.double() for one in logits])
+    log = nn.functional.logsigmoid
+    return torch.logsumexp(log(stacked), 0) - torch.logsumexp(log(-stacked), 0)
+
+
+def _load(network: nn.Module, state: Mapping[str, torch.Tensor], where: str, name: str) -> None:
+    own = network.state_dict()
+    head = model.last_linear(network) or "classifier.1"
+    weight = state.get(f"{head}.weight")
+    if weight is not None and weight.shape[0] != len(LABELS):
+        raise CheckpointError(
+            f"{where} gives {weight.shape[0]} outputs, this hemodist has {len(LABELS)} labels ({', '.join(LABELS)}); "
+            "take a checkpoint of those, or train again"
+        )
+    first = next(key for key, value in own.items() if value.dim() == 4)
+    if first in state and state[first].dim() == 4 and state[first].shape[1] != own[first].shape[1]:
+        raise CheckpointError(
+            f"{where} takes images of {state[first].shape[1]} channels, hemodist's networks take "
+            f"{own[first].shape[1]}; take another checkpoint, or train again"
+        )
+    wrong = sorted(key for key in own.keys() | state.keys() if key not in own or key not in state)
+    wrong += [key for key in own if key in state and own[key].shape != state[key].shape]
+    if wrong:
+        raise CheckpointError(
+            f"{where} does not hold the weights of {name}: {len(wrong)} tensors are missing, unknown or of another "
+            f"shape ({', '.join(wrong[:3])}); it was written by another version"
+        )
+    network.load_state_dict(state)
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
+
+
+def _windows(sharding: Mapping[str, Any]) -> str:
+    return ", ".join(f"{w['name']} {w['center']:g}/{w['width']:g}" for w in sharding["windows"])

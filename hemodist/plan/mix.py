@@ -1,0 +1,103 @@
+"""CutMix and mixup on the device, with targets mixed by exactly what was mixed of the pixels.
+
+Partner, box and share are drawn per mix group (a few consecutive samples of the global batch) from Philox keyed by
+(seed, number of the group in the endless stream), so they do not depend on the world size. Sources: Yun et al.,
+"CutMix", ICCV 2019 (box of area 1 - lambda, uniform center, lambda ~ Beta(alpha, alpha)); Zhang et al., "mixup",
+ICLR 2018. The label of a mixed image is the mixture of both labels: keeping the first image's label is a bug that the
+original study had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import betaincinv
+
+from hemodist.config.run import MixConfig
+from hemodist.plan.philox import Purpose, uniform, words
+
+
+@dataclass(frozen=True)
+class Mix:
+    """One draw a mix group.
+
+    Attributes:
+        shift: int64 [g]; sample i of a group is mixed with sample (i + shift) mod mix_group of it; 0: not mixed.
+        box: int64 [g, 4], pixels: x0, y0, x1, y1, half open, inside the image; empty for mixup.
+        share: float64 [g], the share of the first image: 1 - area of the box / area of the image, exactly.
+    """
+
+    shift: npt.NDArray[np.int64]
+    box: npt.NDArray[np.int64]
+    share: npt.NDArray[np.float64]
+
+
+def draw(config: MixConfig, seed: int, first_group: int, groups: int, *, mix_group: int, size: int) -> Mix:
+    """Draw for consecutive groups of the stream.
+
+    Args:
+        config: kind, probability and alpha.
+        seed: of the run.
+        first_group: number of the first group in the stream (global position // mix_group).
+        groups: how many.
+        mix_group: samples a group.
+        size: side of the square images in pixels.
+    """
+    number = np.arange(first_group, first_group + groups, dtype=np.int64)
+    u = np.concatenate(
+        [uniform(words(seed, Purpose.MIX, number & 0xFFFFFFFF, number >> 32, block=block)) for block in range(2)],
+        axis=1,
+    )
+    mixed = (u[:, 0] < config.probability) & (config.kind != "none") & (mix_group > 1)
+    shift = np.where(mixed, 1 + (u[:, 1] * (mix_group - 1)).astype(np.int64), 0)
+    share = betaincinv(config.alpha, config.alpha, u[:, 2]) if config.kind != "none" else np.ones(groups)
+    if config.kind == "mixup":
+        return Mix(shift, np.zeros((groups, 4), np.int64), np.where(mixed, share, 1.0))
+    half = np.sqrt(1.0 - share) * size / 2
+    x, y = u[:, 3] * size, u[:, 4] * size
+    corners = np.stack([x - half, y - half, x + half, y + half], axis=1)
+    box = np.where(mixed[:, None], np.clip(np.rint(corners), 0, size), 0).astype(np.int64)
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    return Mix(shift, box, 1.0 - area / size**2)
+
+
+def apply(
+    images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, mix: Mix, mix_group: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mix images and targets.
+
+    Args:
+        images: float [b, c, h, w] with b = groups x mix_group, any memory format.
+        targets: float32 [b, labels]; NaN is an unknown label.
+        weights: float [b]; 0 for a sample that was masked out.
+        mix: draws of the b / mix_group groups.
+        mix_group: samples a group.
+
+    Returns:
+        Images, targets and weights of the same shapes; a mixed target is unknown where either label is, a mixed
+        sample is masked out where either one was.
+    """
+    if not mix.shift.any():
+        return images, targets, weights
+    samples = np.arange(len(images))
+    group = samples // mix_group
+    partner_row = group * mix_group + (samples % mix_group + mix.shift[group]) % mix_group
+    partner = torch.from_numpy(partner_row).to(images.device)
+    share = torch.from_numpy(mix.share[group].astype(np.float32)).to(images.device)
+    # A factor of 0 times NaN is NaN: a sample that is not mixed keeps its own target untouched.
+    blended = share[:, None] * targets + (1.0 - share[:, None]) * targets[partner]
+    mixed_targets = torch.where((share < 1.0)[:, None], blended, targets)
+    mixed_weights = torch.where(share < 1.0, torch.minimum(weights, weights[partner]), weights)
+    if not mix.box.any():
+        weight = share.to(images.dtype)[:, None, None, None]
+        return weight * images + (1 - weight) * images[partner], mixed_targets, mixed_weights
+    box = torch.from_numpy(mix.box[group]).to(images.device)
+    x = torch.arange(images.shape[3], device=images.device)
+    y = torch.arange(images.shape[2], device=images.device)
+    inside_x = (x >= box[:, 0:1]) & (x < box[:, 2:3])  # [b, w]
+    inside_y = (y >= box[:, 1:2]) & (y < box[:, 3:4])  # [b, h]
+    inside = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]  # [b, 1, h, w]
+    return torch.where(inside, images[partner], images), mixed_targets, mixed_weights

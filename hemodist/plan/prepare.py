@@ -1,0 +1,238 @@
+"""What is known of a run before any worker starts: data set, split, plan, and the numbers that follow.
+
+The driver calls this to find mistakes early and to print the numbers; every worker calls it again and gets the same,
+since all of it is a pure function of the configuration and the data set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hemodist.config.run import BatchConfig, DataConfig, Run, check
+from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.errors import ConfigError
+from hemodist.loading.shard_cache import check_room
+from hemodist.plan import sampling_weights
+from hemodist.plan.order import Plan, share_bounds
+from hemodist.plan.split import Split, fold_report, label_report, split
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run, ready to start.
+
+    Attributes:
+        dataset: opened and checked.
+        labels: int8 [samples, 6].
+        split: which rows train and validate.
+        plan: the order of training.
+        total_steps: optimizer updates of the whole run.
+        train_prevalence: float64 [6], see `prevalence`, of the training split.
+    """
+
+    dataset: DataSet
+    labels: npt.NDArray[np.int8]
+    split: Split
+    plan: Plan
+    total_steps: int
+    train_prevalence: npt.NDArray[np.float64]
+
+    def facts(self, run: Run) -> dict[str, Any]:
+        """The derived numbers, for the terminal, W&B and the report."""
+        workers = max(run.scaling.workers, 1)
+        batch = run.batch
+        shares = [share_bounds(batch.global_batch_size, batch.mix_group, rank, workers) for rank in range(workers)]
+        sizes = sorted({stop - start for start, stop in shares})
+        return {
+            "data set": self.dataset.store.uri,
+            "data set digest": self.dataset.manifest.digest,
+            "samples": self.dataset.manifest.samples,
+            "split digest": self.split.digest,
+            "split": label_report(self.labels, self.parts()),
+            "fold": fold_report(
+                self.labels,
+                self.dataset.column("group"),
+                usable(self.dataset),
+                folds=run.data.folds,
+                seed=run.data.fold_seed,
+            ),
+            "sampling": self._sampling(run.batch),
+            "groups": len(np.unique(self.dataset.column("group"))),
+            "steps": self.total_steps,
+            "samples a step": batch.global_batch_size,
+            "samples a step and worker": " or ".join(map(str, sizes)),
+        }
+
+    def parts(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Rows of the split by name; `test` only where a fold is held out."""
+        named = {"train": self.split.train, "valid": self.split.valid, "test": self.split.test}
+        return {name: rows for name, rows in named.items() if len(rows)}
+
+    def _sampling(self, batch: BatchConfig) -> str:
+        if self.plan.weights is None:
+            return "every training slice once an epoch"
+        times = self.plan.weights * (len(self.plan.weights) / self.plan.weights.sum())
+        return f"{batch.sampling}: a training slice {times.min():.3g} to {times.max():.3g} times an epoch"
+
+
+def usable(dataset: DataSet) -> npt.NDArray[np.bool_]:
+    """What a split may use, bool [samples]: no second copies of a slice, and none without any known label."""
+    result: npt.NDArray[np.bool_] = (dataset.labels() != UNKNOWN).any(axis=1) & ~dataset.column("duplicate")
+    return result
+
+
+def divide(config: DataConfig, dataset: DataSet) -> Split:
+    """The split of the `usable` samples of a data set.
+
+    Raises:
+        ConfigError: nothing is left, or a side would be empty.
+    """
+    labelled = (dataset.labels() != UNKNOWN).any(axis=1)
+    if not labelled.any():
+        raise ConfigError(
+            f"none of the {len(labelled)} samples of {dataset.store.uri} has a label; "
+            "shard again with --labels CSV to train or evaluate on it"
+        )
+    return split(
+        dataset.column("group"),
+        selected(config, dataset.labels(), usable(dataset)),
+        folds=config.folds,
+        valid_fold=config.valid_fold,
+        test_fold=config.test_fold,
+        seed=config.fold_seed,
+        subset=config.subset,
+    )
+
+
+def selected(config: DataConfig, labels: npt.NDArray[np.int8], usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """What `data.selection` leaves of the usable, bool [samples]; balanced leaves out where `any` is unknown.
+
+    Args:
+        config: the selection.
+        labels: int8 [samples, 6], in shard order, which is a random order.
+        usable: bool [samples].
+    """
+    if config.selection == "all":
+        return usable
+    positive, negative = usable & (labels[:, 0] == 1), usable & (labels[:, 0] == 0)
+    chosen: npt.NDArray[np.bool_] = positive | (negative & (np.cumsum(negative) <= positive.sum()))
+    return chosen
+
+
+def prepare(run: Run) -> Prepared:
+    """Check a run and work out everything that follows from it.
+
+    Raises:
+        ConfigError: a field cannot work.
+        DatasetError: the data set is missing, unfinished or damaged.
+    """
+    check(run)
+    dataset = DataSet.open(run.data.dataset)
+    parts = divide(run.data, dataset)
+    labels = dataset.labels()
+    if run.batch.global_batch_size > len(parts.train):
+        raise ConfigError(
+            f"batch.global_batch_size {run.batch.global_batch_size} is more than the {len(parts.train)} training "
+            "slices; use a smaller batch, a larger data.subset or a larger data set"
+        )
+    plan = Plan(
+        rows=parts.train,
+        shards=dataset.column("shard")[parts.train],
+        seed=run.seed,
+        global_batch_size=run.batch.global_batch_size,
+        mix_group=run.batch.mix_group,
+        block_shards=run.batch.block_shards,
+        weights=_weights(run.batch, labels[parts.train]),
+    )
+    if not dataset.store.is_local and run.data.cache_bytes is not None:
+        check_room(
+            dataset.manifest.shards,
+            plan.windows(run.optim.epochs, run.data.prefetch),
+            run.data.cache_bytes,
+            run.data.cache,
+        )
+    total = plan.steps(run.optim.epochs)
+    if run.optim.warmup_steps is not None and run.optim.warmup_steps >= total:
+        raise ConfigError(
+            f"optim.warmup_steps {run.optim.warmup_steps} would last longer than the run's {total} steps, which would "
+            "never learn at its full rate; use fewer, or none for a tenth of the run"
+        )
+    return Prepared(dataset, labels, parts, plan, total, prevalence(labels[parts.train]))
+
+
+def prevalence(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """Share of positives among the known, float64 [6]: the constant answer that a network has to beat.
+
+    A label that every known slice has, or none, counts half a slice of the other kind (Krichevsky and Trofimov 1981),
+    since a constant 0 or 1 is infinitely wrong about the first exception; one that is known nowhere is 1/2.
+
+    >>> prevalence(np.array([[1, 0, -1], [0, 0, -1]], np.int8)).round(3).tolist()
+    [0.5, 0.167, 0.5]
+    """
+    known, positive = (labels != UNKNOWN).sum(axis=0), (labels == 1).sum(axis=0)
+    one_kind = (positive == 0) | (positive == known)
+    share: npt.NDArray[np.float64] = np.where(one_kind, (positive + 0.5) / (known + 1), positive / np.maximum(known, 1))
+    return share
+
+
+def fold_runs(run: Run) -> list[Run]:
+    """The runs of a cross-validation: each fold but the test fold validates once; their names end in the fold's."""
+    return [
+        replace(run, name=f"{run.name}-fold{fold}", data=replace(run.data, valid_fold=fold))
+        for fold in range(run.data.folds)
+        if fold != run.data.test_fold
+    ]
+
+
+def _weights(batch: BatchConfig, labels: npt.NDArray[np.int8]) -> npt.NDArray[np.int64] | None:
+    if batch.sampling == "balanced":
+        return sampling_weights.balanced(labels)
+    if batch.sampling == "weighted":
+        weights = sampling_weights.weighted(labels, batch.label_weights)
+        if not weights.any():
+            raise ConfigError(f"batch.label_weights {batch.label_weights} leave no training slice; use one above 0")
+        return weights
+    return None
+
+
+DECIDES = ("seed", "batch", "augment", "mix", "model", "optim", "stop")
+"""What a run computes; the rest says where and how fast it runs, and may change when it goes on."""
+
+FREE = frozenset({"batch.eval_batch_size", "batch.accumulate", "model.compile", "model.weights"})
+"""Fields of `DECIDES` that change no result beyond rounding, or that a checkpoint has replaced."""
+
+
+def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str) -> None:
+    """Check that a checkpoint is of this very run: the same samples in the same order, the same network and optimizer.
+
+    Args:
+        saved: the checkpoint.
+        prepared: what follows from `run`.
+        run: the configuration that is to go on.
+        where: the run's place, for the message.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    # Through `Run`, so that fields that are younger than the checkpoint have their defaults.
+    before, now = _decisive(Run.from_dict(saved["run"]).to_dict()), _decisive(run.to_dict())
+    before |= {"dataset": saved["state"]["dataset"], "split": saved["state"]["split"]}
+    now |= {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    differing = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names]
+    if differing:
+        raise ConfigError(
+            f"{where} holds a run that cannot go on: {'; '.join(differing)}; use another name, or what it had"
+        )
+
+
+def _decisive(run: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for part in DECIDES:
+        value = run.get(part)
+        flat |= {f"{part}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {part: value}
+    return {name: value for name, value in flat.items() if name not in FREE}

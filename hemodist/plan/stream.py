@@ -1,0 +1,49 @@
+"""What the network sees at a global step, down to the last draw; a pure function of step, rank and world size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hemodist.config.run import AugmentConfig, MixConfig
+from hemodist.plan import mix as cutmix
+from hemodist.plan.augmentation import Augmentation, draw
+from hemodist.plan.order import Plan, Share, share_bounds
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The endless stream of a run.
+
+    Attributes:
+        plan: which sample is read where.
+        augment: strengths of the augmentation.
+        mix: CutMix or mixup.
+        image_size: side of the network's input in pixels.
+    """
+
+    plan: Plan
+    augment: AugmentConfig
+    mix: MixConfig
+    image_size: int
+
+    def at(self, step: int, rank: int = 0, world: int = 1) -> tuple[Share, Augmentation]:
+        """What `rank` of `world` reads at a step, and how it is augmented."""
+        share = self.plan.at(step, rank, world)
+        return share, draw(self.augment, self.plan.seed, share.epochs, share.rows, share.copies)
+
+    def mix_at(self, step: int, rank: int = 0, world: int = 1) -> cutmix.Mix:
+        """How the mix groups of that share are mixed."""
+        groups = self.plan.global_batch_size // self.plan.mix_group
+        start, stop = share_bounds(groups, 1, rank, world)
+        return cutmix.draw(
+            self.mix,
+            self.plan.seed,
+            step * groups + start,
+            stop - start,
+            mix_group=self.plan.mix_group,
+            size=self.image_size,
+        )
+
+    def standing(self, step: int) -> tuple[int, int]:
+        """Epoch, and position in it, of the first sample of a global batch."""
+        return divmod(step * self.plan.global_batch_size, len(self.plan.rows))

@@ -1,0 +1,115 @@
+"""Predictions as files: RSNA's submission format, a table with a row a study, and the files without a prediction."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hemodist.dataset.manifest import LABELS
+from hemodist.errors import ConfigError
+from hemodist.metrics.pooling import POOLINGS, Pooled, unit_names
+from hemodist.predict.new_slices import Outcome
+from hemodist.storage.store import Store
+
+ROW_ORDER = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
+"""Order of a slice's six rows in RSNA's files."""
+
+Rows = Iterable[Sequence[Any]]
+
+
+def merged(outcomes: Iterable[Outcome]) -> Outcome:
+    """All outcomes as one, slices sorted by key and rejected files by path.
+
+    Raises:
+        ConfigError: there is nothing at all.
+    """
+    parts = list(outcomes)
+    keys = [key for part in parts for key in part.keys]
+    studies = [study for part in parts for study in part.studies]
+    rejected = sorted(row for part in parts for row in part.rejected)
+    if not keys and not rejected:
+        raise ConfigError("there is no slice to predict")
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    probability = np.concatenate([part.probability for part in parts])[order]
+    return Outcome([keys[i] for i in order], [studies[i] for i in order], probability, rejected)
+
+
+def write(output: str, outcome: Outcome) -> dict[str, str]:
+    """Write `NAME.csv` (RSNA's), `NAME.studies.csv` and `NAME.rejected.csv`; returns what is where.
+
+    Args:
+        output: path or URI of `NAME.csv`.
+        outcome: merged.
+
+    Raises:
+        StoreError: one cannot be written.
+    """
+    store, name = place(output)
+    stem = name.removesuffix(".csv")
+    contents = {
+        "submission": (name, _csv(("ID", "Label"), submission_rows(outcome))),
+        "studies": (f"{stem}.studies.csv", _csv(STUDY_COLUMNS, study_rows(outcome))),
+        "rejected": (f"{stem}.rejected.csv", _csv(("path", "reason", "detail"), outcome.rejected)),
+    }
+    for file, content in contents.values():
+        store.write(file, content)
+    return {kind: f"{store.uri}/{file}" for kind, (file, _) in contents.items()}
+
+
+def place(output: str) -> tuple[Store, str]:
+    """The folder of an output file, and the file's name.
+
+    Raises:
+        ConfigError: it is not named `.csv`.
+    """
+    if not output.endswith(".csv") or output.endswith("/.csv") or output == ".csv":
+        raise ConfigError(f"the output {output} must be a .csv file; its folder also gets the studies and the reasons")
+    full = output if "://" in output else str(Path(output).expanduser().resolve())
+    folder, _, name = full.rpartition("/")
+    return Store.open(folder or "/"), name
+
+
+def submission_rows(outcome: Outcome) -> Rows:
+    """Six rows a slice: `ID_label` and its probability."""
+    columns = [(label, LABELS.index(label)) for label in ROW_ORDER]
+    for key, probability in zip(outcome.keys, outcome.probability, strict=True):
+        for label, column in columns:
+            yield f"{key}_{label}", f"{probability[column]:.9g}"
+
+
+STUDY_COLUMNS = (
+    "study", "slices", "highest_slice",
+    *LABELS, *(f"{label}_noisy_or" for label in LABELS),
+)  # fmt: skip
+"""Of the table of studies: the largest probabilities by label, then those of noisy-or."""
+
+
+def study_rows(outcome: Outcome) -> Rows:
+    """A row a study: its slices, the one with the highest P(any), and the pooled probabilities.
+
+    A slice whose file names no study is a study of its own, its key in brackets.
+    """
+    if not outcome.keys:
+        return
+    pooled = Pooled.of(unit_names(outcome.studies, np.array(outcome.keys)))
+    most, noisy = (pooled.probability(outcome.probability, pooling) for pooling in POOLINGS)
+    slices = np.bincount(pooled.unit)
+    best: dict[int, int] = {}
+    for at in np.argsort(-outcome.probability[:, LABELS.index("any")], kind="stable").tolist():
+        best.setdefault(int(pooled.unit[at]), at)
+    for unit, name in enumerate(pooled.names.tolist()):
+        numbers = [f"{value:.9g}" for value in (*most[unit], *noisy[unit])]
+        yield name, int(slices[unit]), outcome.keys[best[unit]], *numbers
+
+
+def _csv(header: Sequence[str], rows: Rows) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")

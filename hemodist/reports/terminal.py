@@ -1,0 +1,123 @@
+"""What a person sees while a job runs: progress, the table of epochs, errors without tracebacks, exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hemodist.errors import UserError
+from hemodist.job import was_terminated
+from hemodist.reports.page import format_history_row, history_header
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+"""As the shell has them: 128 + SIGINT and 128 + SIGTERM."""
+
+_PLAIN_SECONDS = 20.0
+"""Between two progress lines where the output is no terminal."""
+
+_PLAIN_WIDTH = 120
+"""Columns where the output is no terminal, such as a job's log."""
+
+# Without markup: paths and messages may hold brackets.
+console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+errors = Console(stderr=True, highlight=False, markup=False)
+
+
+def run_job(main: Callable[[], int | None]) -> NoReturn:
+    """Run a job's `main` and exit: 0 or its code, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        errors.print(f"error: {error}", style="bold red", soft_wrap=True)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from the last checkpoint or shard")
+        _leave_at_once(EXIT_INTERRUPTED)
+    except SystemExit as ended:
+        if was_terminated() or ended.code == EXIT_TERMINATED:
+            _leave_at_once(EXIT_TERMINATED)
+        raise
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End without waiting for threads, which may hang in a call to a cluster that is gone; clean-up is done by now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
+    """Names and values side by side; a mapping of mappings becomes a line an entry."""
+    table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            for inner, counts in value.items():
+                listed = ", ".join(f"{k} {v:,}" for k, v in counts.items()) if isinstance(counts, Mapping) else counts
+                table.add_row(f"{name} {inner}", str(listed))
+        else:
+            table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+class TrainingView:
+    """Shows what `tell` is told: a progress bar and a line an epoch, or plain lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        """Nothing is shown before the `with` block."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(
+            *columns, TextColumn("{task.fields[info]}"), console=console, disable=not console.is_terminal
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._header_shown = False
+        self._last_plain = time.monotonic()
+
+    def __enter__(self) -> TrainingView:
+        """Start the display."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the display, leaving the lines."""
+        self._progress.stop()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show an event (see `hemodist.world.Tell`)."""
+        kind = event["kind"]
+        if kind == "epoch":
+            if not self._header_shown:
+                console.print(history_header(), style="bold", soft_wrap=True)
+                self._header_shown = True
+            console.print(format_history_row(event["row"]), soft_wrap=True)
+            self._hide("evaluating")
+        elif kind == "step":
+            info = f"loss {event['loss']:.4f}  {event['images_per_s']:.0f} images/s"
+            self._advance("training", event["step"], event["total"], info)
+        elif kind == "evaluating":
+            self._advance("evaluating", event["done"], event["total"], "")
+        elif kind == "note":
+            console.print(f"note: {event['text']}", soft_wrap=True)
+
+    def _advance(self, name: str, done: int, total: int, info: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, info=info)
+        self._progress.update(self._tasks[name], completed=done, total=total, info=info, visible=True)
+        if not console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
+            self._last_plain = time.monotonic()
+            console.print(f"{name} {done}/{total} {info}".rstrip(), soft_wrap=True)
+
+    def _hide(self, name: str) -> None:
+        if name in self._tasks:
+            self._progress.update(self._tasks[name], visible=False)

@@ -1,0 +1,240 @@
+"""Score a checkpoint on a data set, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from hemodist.config.run import Run, check
+from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.errors import ConfigError
+from hemodist.models.trained import Trained, check_fits, open_trained, views
+from hemodist.plan.prepare import divide
+from hemodist.plan.split import Rows, label_report
+from hemodist.reports.contents import NO_EXTRAS, Extras
+from hemodist.scoring.heat_maps import Masks, target_layer
+from hemodist.scoring.run_network import Predictions, predict
+from hemodist.scoring.worst_slices import card, play_pointing, show_worst
+from hemodist.scoring.write_results import Conclusion, conclude, probability_of
+from hemodist.storage.store import Store
+from hemodist.world import Tell, World
+
+
+@dataclass(frozen=True)
+class Options:
+    """How it is scored.
+
+    Attributes:
+        part: `valid` or `test`, that fold of the run's own split, on the data set that it was trained on; `all`
+            labelled slices, those of the training among them; `auto` is valid on the run's own data set, and all of any
+            other.
+        tta: average over the flips that the run was trained with.
+        repair_any: raise P(any) to the largest P of a subtype where it is below.
+        worst: slices of either kind that the report shows; 0 for none.
+        masks: path or URI of truth masks (`python -m shards phantom --masks`), for the pointing game; empty for none.
+        cache: node-local folder for shards of a remote data set; empty for the run's own. Likewise the others.
+        cache_gb: GB that the copies there may take; 0 for the run's own.
+        eval_batch_size: samples a rank evaluates at once; 0 for the run's own.
+        decode_threads: DALI's CPU threads a worker; 0 for the run's own.
+        decoder: what decodes; empty for the run's own.
+        on_corrupt: stop at a sample that does not match its checksum, or mask it out; empty for the run's own.
+    """
+
+    part: Literal["auto", "valid", "test", "all"] = "auto"
+    tta: bool = False
+    repair_any: bool = False
+    worst: int = 6
+    masks: str = ""
+    cache: str = ""
+    cache_gb: float = 0.0
+    eval_batch_size: int = 0
+    decode_threads: int = 0
+    decoder: Literal["", "auto", "cpu", "mixed"] = ""
+    on_corrupt: Literal["", "stop", "mask"] = ""
+
+    def applied(self, run: Run, dataset: str) -> Run:
+        """The run's configuration with what is given here."""
+        given = {name: getattr(self, name) for name in ("cache", "cache_gb", "decode_threads", "decoder", "on_corrupt")}
+        data = replace(run.data, dataset=dataset, **{name: value for name, value in given.items() if value})
+        batch = replace(run.batch, eval_batch_size=self.eval_batch_size or run.batch.eval_batch_size)
+        return replace(run, data=data, batch=batch)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is to be scored.
+
+    Attributes:
+        checkpoint: a run's folder (its best checkpoint) or a `.pt` file.
+        dataset: path or URI of a finished data set.
+        output: folder or URI for scores, predictions and report.
+        options: how.
+    """
+
+    checkpoint: str
+    dataset: str
+    output: str
+    options: Options = field(default_factory=Options)
+
+
+def check_evaluation(evaluation: Evaluation) -> tuple[Trained, Run, DataSet]:
+    """Open checkpoint and data set and check that they fit.
+
+    Raises:
+        UserError: one of them cannot be read, or they do not fit, or nothing is there to score.
+    """
+    if evaluation.options.worst < 0:
+        raise ConfigError(f"worst is {evaluation.options.worst}; use 0 for no pictures, or some slices")
+    trained = open_trained(evaluation.checkpoint)
+    run = evaluation.options.applied(trained.run, evaluation.dataset)
+    check(run)
+    if evaluation.options.tta:
+        views(run.augment)
+    dataset = DataSet.open(evaluation.dataset)
+    check_fits(trained, dataset)
+    if evaluation.options.masks:
+        if dataset.manifest.config.get("crop_head"):
+            raise ConfigError(
+                f"{dataset.store.uri} stores head crops, truth masks are of whole slices; shard without --crop-head"
+            )
+        Masks(evaluation.options.masks)
+    _rows(evaluation, trained, run, dataset)
+    return trained, run, dataset
+
+
+def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
+    """Score the checkpoint; every rank computes its part.
+
+    Raises:
+        UserError: see `check_evaluation`, or nothing is there to score.
+    """
+    trained, run, dataset = check_evaluation(evaluation)
+    rows, part, parts = _rows(evaluation, trained, run, dataset)
+    network = trained.network.to(world.device)
+    seen = views(run.augment) if evaluation.options.tta else ((),)
+    predictions = predict(network, dataset, rows, run, world, tell, seen)
+    if not world.is_chief:
+        return Conclusion.elsewhere(evaluation.output)
+    notes = [f"Scored: {evaluation.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
+    if warning := _warning(trained, dataset, rows, part, parts):
+        notes.append(warning)
+        tell({"kind": "note", "text": warning})
+    if evaluation.options.tta:
+        notes.append(f"Test-time augmentation: mean probability over {len(seen)} flips.")
+    if evaluation.options.repair_any:
+        notes.append("P(any) was raised to the largest P of a subtype where it was below.")
+    shown = replace(trained, run=run)
+    extras = _extras(evaluation, shown, dataset, predictions, world, tell, notes)
+    world.check_still_owner()
+    return conclude(
+        Store.open(evaluation.output),
+        dataset,
+        predictions,
+        title=f"{run.name}, step {trained.step}",
+        history=trained.saved["state"]["history"],
+        train_prevalence=np.array(trained.saved["prevalence"]),
+        config=run.to_dict(),
+        facts={
+            "data set": dataset.store.uri,
+            "data set digest": dataset.manifest.digest,
+            "scored": part,
+            "split": label_report(dataset.labels(), parts),
+        },
+        notes=notes,
+        extras=extras,
+        repair_any=evaluation.options.repair_any,
+        scored={
+            "checkpoint": evaluation.checkpoint,
+            "step": trained.step,
+            "part": part,
+            "test_time_augmentation": len(seen) > 1,
+        },
+    )
+
+
+def _own(trained: Trained, dataset: DataSet) -> bool:
+    """Whether it is the data set that the network was trained on."""
+    return bool(trained.saved["state"]["dataset"] == dataset.manifest.digest)
+
+
+def _rows(evaluation: Evaluation, trained: Trained, run: Run, dataset: DataSet) -> tuple[Rows, str, dict[str, Rows]]:
+    """The rows to score, what they are in words, and the parts of the split for the report."""
+    own = _own(trained, dataset)
+    part = evaluation.options.part if evaluation.options.part != "auto" else "valid" if own else "all"
+    if part == "all":
+        labelled = (dataset.labels() != UNKNOWN).any(axis=1) & ~dataset.column("duplicate")
+        rows = np.flatnonzero(labelled)
+        if not len(rows):
+            raise ConfigError(
+                f"{dataset.store.uri} has no labelled slice to score among its {dataset.manifest.samples} samples; "
+                "shard again with --labels CSV, or use jobs/predict.py, which needs no labels"
+            )
+        parts = {"scored": rows}
+        if own:
+            divided = divide(run.data, dataset)
+            parts |= {"train": divided.train, "valid": divided.valid}
+        return rows, "all labelled slices", parts
+    divided = divide(run.data, dataset)
+    if not own:
+        raise ConfigError(
+            f"{dataset.store.uri} is not the data set that {run.name} was trained on, so that its {part} fold may hold "
+            "patients of the training; give the run's own data set, or --part all where none of them is in it"
+        )
+    parts = {"train": divided.train, "valid": divided.valid}
+    fold = run.data.valid_fold
+    if part == "test":
+        if run.data.test_fold is None:
+            raise ConfigError(f"run {run.name} kept no test fold (data.test_fold is None); use --part valid")
+        parts["test"], fold = divided.test, run.data.test_fold
+    if not len(parts[part]):
+        raise ConfigError(
+            f"{dataset.store.uri} has no slice in the {part} fold {fold} of {run.data.folds}; use another --part"
+        )
+    return parts[part], f"{part} fold {fold} of {run.data.folds}", parts
+
+
+def _warning(trained: Trained, dataset: DataSet, rows: Rows, part: str, parts: Mapping[str, Rows]) -> str:
+    """Why the scores may be better than those of new patients; empty where they are not."""
+    if not _own(trained, dataset):
+        return (
+            "This is not the data set of the training. Pseudonyms differ from data set to data set, so nobody can tell "
+            "here whether patients of the training are among the scored ones; if so, the scores are too good."
+        )
+    if learned := len(np.intersect1d(rows, parts["train"])):
+        return (
+            f"The network was trained on {learned:,} of the {len(rows):,} scored slices: these scores say nothing of "
+            "new patients. --part valid or test scores slices that it has not learned."
+        )
+    if part.startswith("valid"):
+        return "The run's best checkpoint was chosen on this very part, so the scores are a little too good."
+    return ""
+
+
+def _extras(
+    evaluation: Evaluation, trained: Trained, dataset: DataSet, predictions: Predictions, world: World, tell: Tell,
+    notes: list[str],
+) -> Extras:  # fmt: skip
+    """Pictures of the worst slices and the pointing game; a network without maps has neither, and a note says so."""
+    if not evaluation.options.worst and not evaluation.options.masks:
+        return NO_EXTRAS
+    try:
+        target_layer(trained.network, trained.run.model.image_size)
+    except ConfigError as error:
+        if evaluation.options.masks:
+            raise
+        notes.append(f"No pictures of the worst slices: {error}.")
+        tell({"kind": "note", "text": notes[-1]})
+        return NO_EXTRAS
+    masks = Masks(evaluation.options.masks) if evaluation.options.masks else None
+    probability = probability_of(predictions, evaluation.options.repair_any)
+    rows = predictions.rows
+    pointing = None
+    if masks:
+        pointing = play_pointing(trained, dataset, rows, probability, masks, world.device, tell)
+        if pointing is None:
+            notes.append(f"The pointing game was not played: no true positive has a mask in {masks.uri}.")
+    cases = show_worst(trained, dataset, rows, probability, world.device, count=evaluation.options.worst, masks=masks)
+    return Extras(cards=[card(case) for case in cases], pointing=pointing)

@@ -1,0 +1,124 @@
+"""From finished runs to systems that can be compared: all their answers on the slices that each has scored."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from hemodist.config.run import ModelConfig, Run
+from hemodist.dataset.manifest import LABELS
+from hemodist.metrics.bootstrap import F64, resamples
+from hemodist.metrics.paired import answers
+from hemodist.models.network import build
+from hemodist.plan.prepare import Prepared
+from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
+from hemodist.storage.store import Store, join
+from hemodist.study import classical as methods
+from hemodist.study.findings import Kind, System
+from hemodist.training.loop import HISTORY
+
+_SEED_MARK = "-s"
+
+
+def run_name(recipe: str, seed: int) -> str:
+    """Name of the run of a recipe from a seed.
+
+    >>> run_name("resnet18", 2)
+    'resnet18-s2'
+    """
+    return f"{recipe}{_SEED_MARK}{seed}"
+
+
+def recipe_of(run: Run) -> str:
+    """The recipe that `run_name` named the run after."""
+    return run.name.rpartition(_SEED_MARK)[0]
+
+
+def gather(
+    runs: Sequence[Run], prepared: Prepared, *, classical: bool, replicates: int
+) -> tuple[list[System], npt.NDArray[np.int8]]:
+    """The constant answer, the classical methods and the networks on the same slices, of the test fold if there is one.
+
+    Args:
+        runs: finished, on the same split; those of one recipe are one system.
+        prepared: of any of them.
+        classical: whether to fit the classical methods.
+        replicates: resamples of the patients.
+
+    Returns:
+        The systems, and int8 [n, 6], the labels of the slices that all of them have answered for: corrupt samples that
+        were masked out are not among them.
+    """
+    dataset = prepared.dataset
+    scored, file = prepared.split.valid, PREDICTIONS
+    if len(prepared.split.test):  # on which nothing was chosen, neither an epoch nor a learning rate
+        scored, file = prepared.split.test, TEST_PREDICTIONS
+    keys = dataset.index.column("key").take(pa.array(scored)).combine_chunks()
+    predicted = {run.name: _predictions(Store.open(join(run.output, run.name)), file, keys) for run in runs}
+    rows = scored[np.all([np.isfinite(values[:, 0]) for values in predicted.values()], axis=0)]
+    if classical:
+        train = methods.statistics(dataset, prepared.split.train, runs[0].data)
+        asked = methods.statistics(dataset, rows, runs[0].data)
+        rows = asked.rows
+    chosen = np.searchsorted(scored, rows)
+    labels = prepared.labels[rows]
+    groups = np.unique(dataset.column("group")[rows], return_inverse=True)[1].astype(np.int64)
+    counts = resamples(int(groups.max()) + 1, replicates, 0)
+
+    def system(name: str, kind: Kind, probability: F64, **more: Any) -> System:
+        return System(name, kind, answers(name, probability, labels, groups, counts), **more)
+
+    constant = np.broadcast_to(prepared.train_prevalence, (1, *labels.shape))
+    found = [system("constant prevalence", "constant", constant, parameters=len(LABELS))]
+    if classical:
+        known = prepared.labels[train.rows], dataset.column("group")[train.rows]
+        for floor in methods.floors(train, *known, asked, seed=runs[0].seed):
+            seconds = train.seconds + floor.seconds
+            more = {"seconds": (seconds,), "images_per_s": (len(train.rows) / seconds,)}
+            probability = floor.probability[None]
+            found.append(system(floor.name, "classical", probability, parameters=floor.parameters, **more))
+    for recipe in dict.fromkeys(map(recipe_of, runs)):
+        mine = [run for run in runs if recipe_of(run) == recipe]
+        histories = tuple(json.loads(Store.open(join(run.output, run.name)).read(HISTORY)) for run in mine)
+        found.append(
+            system(
+                recipe,
+                "network",
+                np.stack([predicted[run.name][chosen] for run in mine]),
+                parameters=parameters(mine[0].model),
+                seconds=tuple(sum(row["seconds"] for row in history) for history in histories),
+                images_per_s=tuple(float(np.median([row["images_per_s"] for row in h])) for h in histories),
+                seeds=tuple(run.seed for run in mine),
+                histories=histories,
+                chosen_by=mine[0].stop.score,
+            )
+        )
+    return found, labels
+
+
+def parameters(config: ModelConfig) -> int:
+    """Trainable numbers of a network; no memory is spent on them.
+
+    >>> parameters(ModelConfig(name="resnet18"))
+    11179590
+    """
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(replace(config, weights="none")).parameters())
+
+
+def _predictions(store: Store, file: str, keys: pa.Array) -> F64:
+    """Probabilities of the slices `keys`, float64 [n, 6]; nan where a run has not answered."""
+    table = pq.read_table(io.BytesIO(store.read(file)), columns=["key", *LABELS])
+    values = np.stack([table.column(label).to_numpy() for label in LABELS], axis=1)
+    place = pc.index_in(keys, value_set=table.column("key").combine_chunks()).fill_null(-1).to_numpy()
+    return np.where((place >= 0)[:, None], values[place], np.nan)

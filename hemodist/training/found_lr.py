@@ -1,0 +1,104 @@
+"""The learning rate that a range test has found, kept with the run, and whether it may be used for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hemodist.config.run import Run
+from hemodist.errors import ConfigError
+from hemodist.plan.prepare import Prepared
+from hemodist.storage.store import Store, StoreError, join
+
+FOLDER = "find_lr"
+RESULT = f"{FOLDER}/found_lr.json"
+PLOT = f"{FOLDER}/find_lr.png"
+
+_DECIDES = (
+    "batch.global_batch_size",
+    "batch.sampling",
+    "batch.label_weights",
+    "augment",
+    "mix",
+    "model.name",
+    "model.activation",
+    "model.weights",
+    "model.image_size",
+    "model.channels",
+    "optim.name",
+    "optim.weight_decay",
+    "optim.momentum",
+    "optim.clip_norm",
+)
+"""What moves the best learning rate. Schedule, epochs and the number of workers do not enter the test."""
+
+
+@dataclass(frozen=True)
+class FoundLr:
+    """The result of a range test.
+
+    Attributes:
+        lr: the one to use, the middle of the curve's bottom on a logarithmic axis.
+        steepest: where the logarithm of the smoothed loss falls fastest over log(lr).
+        valley: two thirds down the longest fall of the smoothed loss, measured in log(lr).
+        lowest: where the smoothed loss is lowest.
+        rates: of each step that was made.
+        losses: mean loss over the global batch of each step.
+        smoothed: what the suggestions come from.
+        origin: what the result holds for, see `origin_of`.
+    """
+
+    lr: float
+    steepest: float
+    valley: float
+    lowest: float
+    rates: Sequence[float]
+    losses: Sequence[float]
+    smoothed: Sequence[float]
+    origin: Mapping[str, Any]
+
+
+def origin_of(run: Run, prepared: Prepared) -> dict[str, Any]:
+    """What a found learning rate depends on, by dotted name, as JSON has it."""
+    values = run.to_dict()
+    named: dict[str, Any] = {"data set": prepared.dataset.manifest.digest, "split": prepared.split.digest}
+    for name in _DECIDES:
+        part, _, field = name.partition(".")
+        named |= {name: values[part][field]} if field else {f"{part}.{k}": v for k, v in values[part].items()}
+    plain: dict[str, Any] = json.loads(json.dumps(named))
+    return plain
+
+
+def with_found_lr(run: Run, prepared: Prepared) -> Run:
+    """The same run with `optim.lr found` replaced by the number that was found for it.
+
+    Raises:
+        ConfigError: nothing was found yet, or for another network, batch or data set; the text names what differs.
+    """
+    if run.optim.lr != "found":
+        return run
+    where = join(run.output, run.name)
+    try:
+        content = json.loads(Store.open(where).read(RESULT))
+        lr, origin = float(content["lr"]), dict(content["origin"])
+    except StoreError as error:
+        raise ConfigError(
+            f"optim.lr found, but {where}/{RESULT} is not there; run `python jobs/find_lr.py` with the same recipe, "
+            "name, output and data set first, or give a number"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{where}/{RESULT} cannot be read ({error}); run `python jobs/find_lr.py` again") from error
+    now = origin_of(run, prepared)
+    differing = [
+        f"{name} was {origin.get(name)}, is {now.get(name)}"
+        for name in sorted(now.keys() | origin.keys())
+        if now.get(name) != origin.get(name)
+    ]
+    if differing:
+        raise ConfigError(
+            f"optim.lr found: {where}/{RESULT} was found for another run: {'; '.join(differing)}; "
+            "run `python jobs/find_lr.py` for this one, or give a number"
+        )
+    return replace(run, optim=replace(run.optim, lr=lr))

@@ -1,0 +1,74 @@
+"""The gradient of the mean loss over the global batch, whatever ranks and micro-batches it is divided into."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hemodist.config.run import Run
+from hemodist.loading.dali_pipeline import Batch
+from hemodist.scoring.run_network import autocast_for
+from hemodist.training import loss
+from hemodist.world import World
+
+
+def backward(
+    wrapped: nn.Module, batch: Batch, run: Run, world: World, optimizer: torch.optim.Optimizer
+) -> torch.Tensor:
+    """Make the gradient of a step; returns the sum of the losses of this rank's samples, float32 scalar.
+
+    The last step's gradient goes between forward and backward. On a CPU that is 10 % faster than after the step: then
+    all of a step's memory would be free at once, given back to the system, and asked for again page by page.
+
+    Args:
+        wrapped: the network as `distributed` gave it.
+        batch: this rank's share of the global batch.
+        run: batch sizes and precision.
+        world: the ranks.
+        optimizer: of the network's parameters.
+    """
+    mix_group = run.batch.mix_group
+    parts = np.array_split(np.arange(len(batch.rows) // mix_group), run.batch.accumulate)
+    loss_sum = torch.zeros((), device=world.device)
+    # DDP averages over the ranks, so the local sum is scaled by ranks / global batch: exact for uneven shares too.
+    scale = world.size / run.batch.global_batch_size
+    for number, part in enumerate(parts):
+        chosen = slice(int(part[0]) * mix_group, (int(part[-1]) + 1) * mix_group)
+        with _no_sync(wrapped, last=number == len(parts) - 1):
+            with autocast_for(run, world):
+                logits = wrapped(batch.images[chosen])
+            losses = loss.per_sample(logits, batch.targets[chosen]) * batch.weights[chosen]
+            if number == 0:
+                optimizer.zero_grad(set_to_none=True)
+            (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
+        loss_sum += losses.detach().sum()
+    return loss_sum
+
+
+def clip(network: nn.Module, most: float) -> torch.Tensor:
+    """Scale the gradients down to a norm of `most`, 0 for no limit; returns the norm before, a scalar on the device.
+
+    PyTorch's `clip_grad_norm_` would multiply every gradient by 1 where there is no limit.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if most:
+        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
+
+
+def distributed(module: nn.Module, world: World) -> nn.Module:
+    """The module with gradients averaged over the ranks; itself where there is one rank."""
+    if world.size == 1:
+        return module
+    devices = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def _no_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """DDP's gradient exchange only after the last micro-batch."""
+    return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()

@@ -1,0 +1,56 @@
+"""How fast a run goes, measured between two logged rows; asks the device for nothing that a step would wait for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+
+from hemodist.config.run import Run
+from hemodist.models.flops import peak_flops, training_flops
+from hemodist.world import World
+
+
+class Meter:
+    """Counts steps, seconds, and the seconds spent waiting for data."""
+
+    def __init__(self, run: Run, world: World) -> None:
+        """Work out what one image costs, where the device's peak is known; the clock starts with `restart`."""
+        self._images_a_step = run.batch.global_batch_size
+        self._world = world
+        self._gpu = world.device.type == "cuda"
+        self._share_of_peak: float | None = None  # of all devices together, spent by one image a second
+        if self._gpu and run.scaling.precision != "fp32" and world.is_chief:
+            peak = peak_flops(torch.cuda.get_device_name(world.device))
+            self._share_of_peak = training_flops(run.model) / (peak * world.size) if peak else None
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        """Count from `step` and from now."""
+        self._step, self._clock, self._waited = step, time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What happens in the block is waiting for data."""
+        before = time.monotonic()
+        yield
+        self._waited += time.monotonic() - before
+
+    def read(self, step: int) -> dict[str, float]:
+        """The figures since the last `restart`, then start again.
+
+        Returns:
+            images_per_s over all ranks; data_wait_share, 0 to 1; on GPUs gpu_memory_gib, the most that tensors have
+            taken of the chief's; mfu, 0 to 1, where the device's peak is known and the precision is bf16.
+        """
+        seconds = max(time.monotonic() - self._clock, 1e-9)
+        rate = (step - self._step) * self._images_a_step / seconds
+        figures = {"images_per_s": rate, "data_wait_share": self._waited / seconds}
+        if self._gpu:
+            figures["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
+        if self._share_of_peak is not None:
+            figures["mfu"] = rate * self._share_of_peak
+        self.restart(step)
+        return figures

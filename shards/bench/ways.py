@@ -1,0 +1,242 @@
+"""How fast the sharder is beside the machine's limit and beside a notebook's way, on the same files in one run.
+
+The limit reads the bytes, resamples by area, looks three windows up in one table and encodes with libjpeg-turbo, each
+the best way that plain NumPy and Pillow have. It knows beforehand where the pixels lie, which rescale holds, and that
+16 bits hold the sums of four; it checks nothing and writes nothing. `kernels` is the limit with the sharder's own trick
+between table and encoder: a bound that the sharder cannot pass. The notebook's way is pydicom's pixel array, windows in
+floating point, PIL's resize and save; `webdataset` packs the same with that library's ShardWriter. The sharder does its
+whole task: every check and repair, digests, the tar with its index and record, flushed to the disk.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from PIL import Image
+
+from hemodist.bench.rounds import ratio
+from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.errors import ConfigError
+from shards.bench import webdataset_writer
+from shards.dicom import read as dicom
+from shards.dicom.reasons import Rejected
+from shards.packing import task
+from shards.packing.source_files import File
+from shards.picture import encode, geometry, windows
+
+SIZE = 256
+QUALITY = 95
+WINDOWS = ("brain", "subdural", "soft_tissue")
+_CONFIG = task.PackConfig(SIZE, WINDOWS, "jpeg", QUALITY, False, 0.0, "stem")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files for one process.
+
+    Attributes:
+        folder: the source.
+        files: paths below it and bytes.
+        formats: stored type, slope and intercept of each file, for the limit.
+        output: an empty folder for what is written.
+        number: of the part.
+    """
+
+    folder: str
+    files: tuple[File, ...]
+    formats: tuple[tuple[str, float, float], ...]
+    output: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Slices a second of one way in one number of processes, one figure a round."""
+
+    way: str
+    processes: int
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle of the rounds."""
+        return statistics.median(self.rounds)
+
+
+def hemodist(part: Part) -> None:
+    """The sharder's own task, from reading to the flushed record."""
+    labels = np.full((len(part.files), len(LABELS)), UNKNOWN, np.int8).tobytes()
+    task.run_task(task.Task(part.number, part.folder, part.output, part.files, labels, _CONFIG, "bench", bytes(16)))
+
+
+def limit(part: Part) -> None:
+    """Nothing but what the pixels need."""
+    for file, form in zip(part.files, part.formats, strict=True):
+        limit_image((Path(part.folder) / file.path).read_bytes(), form)
+
+
+def limit_image(content: bytes, form: tuple[str, float, float]) -> bytes:
+    """One slice of 512 x 512 the shortest way: sums of four pixels, one table for all windows, JPEG."""
+    picture = io.BytesIO()
+    image = Image.fromarray(_table(*form).take(_sums(content, form[0]), axis=0))
+    image.save(picture, "JPEG", quality=QUALITY, subsampling="4:4:4")
+    return picture.getvalue()
+
+
+def kernels(part: Part) -> None:
+    """The limit once more, with the sharder's own way to hand pixels to the encoder."""
+    for file, form in zip(part.files, part.formats, strict=True):
+        kernels_image((Path(part.folder) / file.path).read_bytes(), form)
+
+
+def kernels_image(content: bytes, form: tuple[str, float, float]) -> bytes:
+    """Four bytes a pixel, as Pillow keeps RGB: they are looked up at once, and nothing is copied before encoding."""
+    return encode.encode(_packed_table(*form).take(_sums(content, form[0])), _CONFIG)
+
+
+def _sums(content: bytes, kind: str) -> npt.NDArray[np.uint16]:
+    """The 16 bits of the sums of 2 x 2 stored values, uint16 [256, 256]."""
+    side = 2 * SIZE
+    stored = np.frombuffer(content, kind, side * side, len(content) - 2 * side * side).reshape(side, side)
+    rows = stored[0::2] + stored[1::2]
+    sums: npt.NDArray[np.uint16] = (rows[:, 0::2] + rows[:, 1::2]).view(np.uint16)
+    return sums
+
+
+def notebook(part: Part) -> None:
+    """As notebooks do it: pydicom, windows in floating point, PIL's resize and save."""
+    for number, file in enumerate(part.files):
+        read = pydicom.dcmread(Path(part.folder) / file.path)
+        hu = read.pixel_array.astype(np.float64) * float(read.RescaleSlope) + float(read.RescaleIntercept)
+        channels = []
+        for name in WINDOWS:
+            low = windows.NAMED[name].center - windows.NAMED[name].width / 2
+            channels.append(np.clip((hu - low) / windows.NAMED[name].width, 0, 1) * 255)
+        image = Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).resize((SIZE, SIZE))
+        image.save(Path(part.output) / f"{number}.jpg", quality=QUALITY)
+
+
+def webdataset(part: Part) -> None:
+    """The notebook's arithmetic, packed by the webdataset library's own writer."""
+    paths = [Path(part.folder) / file.path for file in part.files]
+    webdataset_writer.write(paths, Path(part.output), WINDOWS, SIZE, QUALITY)
+
+
+WAYS: dict[str, Callable[[Part], None]] = {
+    "hemodist": hemodist,
+    "limit": limit,
+    "kernels": kernels,
+    "notebook": notebook,
+    "webdataset": webdataset,
+}
+
+
+def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), copies: int = 1) -> list[Rate]:
+    """Time every way on every file of a source, the ways in turn in each round, so that all meet the same machine.
+
+    Args:
+        source: folder of uncompressed little endian slices of 512 x 512.
+        rounds: that count; one before them warms caches and processes up.
+        processes: numbers of processes, one after the other.
+        copies: how often each file is taken in a round and process, so that a few files fill shards of a real size.
+
+    Raises:
+        ConfigError: the files are of another kind.
+    """
+    files = sorted(path for path in source.rglob("*.dcm") if path.is_file())
+    if not files:
+        raise ConfigError(f"there is no .dcm file below {source}; `python -m shards phantom {source}` makes some")
+    formats = tuple(_format(path) for path in files) * copies
+    listed = tuple(File(str(path.relative_to(source)), path.stat().st_size) for path in files) * copies
+    rates = []
+    with tempfile.TemporaryDirectory(prefix="hemodist-bench-") as scratch:
+        for count in processes:
+            parts = [
+                Part(str(source), listed[n::count] * count, formats[n::count] * count, f"{scratch}/{n}", n)
+                for n in range(count)
+            ]
+            with multiprocessing.get_context("spawn").Pool(count) as pool:
+                seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+                for round_ in range(rounds + 1):
+                    for name, way in WAYS.items():
+                        for part in parts:
+                            Path(part.output).mkdir()
+                        os.sync()  # no way waits for what another has left to be flushed
+                        start = time.perf_counter()
+                        pool.map(way, parts, chunksize=1)
+                        if round_:
+                            seconds[name].append(time.perf_counter() - start)
+                        for part in parts:
+                            shutil.rmtree(part.output)
+            for name, taken in seconds.items():
+                rates.append(Rate(name, count, tuple(count * len(listed) / value for value in taken)))
+    return rates
+
+
+def ratios(rates: list[Rate]) -> dict[str, float]:
+    """The sharder's rate as a share of each bound and as a multiple of its peers', by number of processes.
+
+    Each is the median of the rounds' own ratios: what slows a whole round cancels out.
+    """
+    found = {(rate.way, rate.processes): rate.rounds for rate in rates}
+    return {
+        f"{text}, {count} processes": ratio(found["hemodist", count], found[way, count])
+        for count in sorted({rate.processes for rate in rates})
+        for way, text in (
+            ("limit", "share of the limit"),
+            ("kernels", "share of its own kernels"),
+            ("notebook", "times the notebook"),
+            ("webdataset", "times webdataset's writer"),
+        )
+    }
+
+
+def _format(path: Path) -> tuple[str, float, float]:
+    read = pydicom.dcmread(path)
+    native = not read.file_meta.TransferSyntaxUID.is_compressed and read.file_meta.TransferSyntaxUID.is_little_endian
+    if not native or (read.Rows, read.Columns, read.BitsAllocated) != (2 * SIZE, 2 * SIZE, 16):
+        raise ConfigError(f"{path} is not an uncompressed little endian slice of {2 * SIZE} x {2 * SIZE} in 16 bits")
+    if len(read.PixelData) != 8 * SIZE * SIZE or next(reversed(list(read.keys()))) != 0x7FE00010:
+        raise ConfigError(f"{path} does not end in its pixels")
+    kind = "<i2" if read.PixelRepresentation else "<u2"
+    values = np.frombuffer(read.PixelData, kind)
+    if not -(2**13) <= int(values.min()) <= int(values.max()) < 2**13:
+        raise ConfigError(f"{path} holds values of more than 14 bits, whose sums 16 bits do not hold")
+    slope, intercept = float(read.RescaleSlope), float(read.RescaleIntercept)
+    if read.PhotometricInterpretation == "MONOCHROME1":
+        # Values that are stored inverted are HU by a table as well: that of a falling line.
+        ends = -1 if read.PixelRepresentation else 2**read.BitsStored - 1
+        falling = -slope, intercept + ends * slope
+        found = dicom.read(path.read_bytes())
+        if not isinstance(found, Rejected) and np.mean(values * falling[0] + falling[1] == found.hu().ravel()) > 0.5:
+            slope, intercept = falling
+    return kind, slope, intercept
+
+
+@lru_cache(maxsize=8)
+def _table(kind: str, slope: float, intercept: float) -> npt.NDArray[np.uint8]:
+    """Grey values by the 16 bits of the sum of four stored values, uint8 [65536, 3]."""
+    hu = geometry.to_hu(np.arange(2**16, dtype=np.uint16).view(kind), 4, slope, intercept)[None]
+    table: npt.NDArray[np.uint8] = windows.apply(hu, [windows.NAMED[name] for name in WINDOWS])[0]
+    return table
+
+
+@lru_cache(maxsize=8)
+def _packed_table(kind: str, slope: float, intercept: float) -> npt.NDArray[np.uint32]:
+    """The same with four bytes each, uint32 [65536]."""
+    table = np.zeros((2**16, 4), np.uint8)
+    table[:, :3] = _table(kind, slope, intercept)
+    return table.view(np.uint32)[:, 0]

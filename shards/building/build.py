@@ -1,0 +1,238 @@
+"""A data set from a folder of DICOM files: plan the tasks, run them, finalise; go on where an earlier run stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hemodist.dataset.manifest import MANIFEST, Manifest, config_digest, read_manifest
+from hemodist.errors import ConfigError
+from hemodist.storage.store import Store, StoreError, shown
+from shards.building import index, labels, listing, unfinished
+from shards.building.options import ShardConfig, check, describe
+from shards.dicom.reasons import BY_CHOICE
+from shards.packing import code_version, source_files, task
+from shards.packing.source_files import File
+
+EXIT_TOO_MANY_REJECTED = 3
+"""Exit code of a finished build with more faulty files than `max_rejected_fraction` allows."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+Mapper = Callable[[Callable[[task.Task], task.TaskResult], Sequence[task.Task]], Iterator[task.TaskResult]]
+"""Applies a function to each task and yields the results in any order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks(Sequence[task.Task]):
+    """The tasks of a build, each made when it is asked for, so that a driver holds no more than the listing."""
+
+    files: list[File]
+    values: npt.NDArray[np.int8]
+    per_shard: int
+    template: task.Task
+
+    def __len__(self) -> int:
+        return -(-len(self.files) // self.per_shard)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        part = slice(number * self.per_shard, (number + 1) * self.per_shard)
+        labels_of_part = self.values[part].tobytes()
+        return dataclasses.replace(self.template, number=number, files=tuple(self.files[part]), labels=labels_of_part)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        output: the data set.
+        config: the configuration for the manifest.
+        build_digest: of everything that decides the bytes, the pseudonym key included.
+        tasks: one a shard.
+        not_selected: paths that the selection leaves out.
+        facts: what was found, for people.
+    """
+
+    output: Store
+    config: dict[str, Any]
+    build_digest: str
+    tasks: Tasks
+    not_selected: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The data set is there already."""
+
+    output: Store
+    manifest: Manifest
+
+
+def plan(config: ShardConfig) -> Plan | Finished:
+    """Look at source, labels and output, and decide everything that is left to do.
+
+    Nothing is written but what `state` keeps; nothing at all for a dry run.
+
+    Raises:
+        ConfigError: a flag, the source or the output cannot be used, or an unfinished data set is of another build.
+        StoreError: a place cannot be read or written.
+    """
+    channels = check(config)
+    source_store, output = Store.open(config.source), Store.open(config.output)
+    _check_places(source_store, output)
+    label_file = config.labels or labels.find(source_store)
+    table = labels.read(label_file) if label_file else labels.no_labels()
+    found = listing.list_files(source_store, label_file)
+    chosen, missing = _select(found, table, config)
+    stems = [source_files.stem(file.path) for file in found]
+    described = describe(config, channels, found, chosen, table.digest)
+    if output.size(MANIFEST) is not None:
+        manifest = read_manifest(output)
+        # Finished with other versions is finished all the same; only going on would mix them.
+        unfinished.compare(output, manifest.config, described | {"versions": manifest.config.get("versions")})
+        if not config.dry_run:
+            unfinished.clear(output)
+        return Finished(output, manifest)
+    going_on = described | {"versions": code_version.all_versions()}
+    if config.dry_run:
+        key = bytes(unfinished.MIN_KEY_BYTES)  # No name that is made with it is written.
+    else:
+        key = unfinished.pseudonym_key(config.key_file, output)
+        unfinished.begin(output, going_on, unfinished.key_check(key))
+    ordered = source_files.in_order(chosen, config.order_key)
+    build_digest = config_digest({"config": going_on, "key_check": unfinished.key_check(key)})
+    names = tuple(entry["name"] for entry in described["windows"])
+    packing = task.PackConfig(
+        config.size,
+        names,
+        config.encoding,
+        config.quality,
+        config.crop_head,
+        config.min_brain_fraction,
+        described["key_style"],
+    )
+    template = task.Task(0, source_store.uri, output.uri, (), b"", packing, build_digest, key, going_on["versions"])
+    values = table.of([source_files.stem(file.path) for file in ordered])
+    facts: dict[str, Any] = {"source files": len(found), "selected": len(chosen)}
+    facts |= {"label file": label_file or "none: every label is unknown"}
+    if label_file:
+        unlabelled = int(np.count_nonzero((values < 0).all(axis=1)))
+        facts |= {**table.report.counts(), "labels without a file": table.without_file(stems)}
+        facts |= {"files without labels": unlabelled}
+    if missing:
+        facts["listed ids without a file"] = missing
+    taken = {file.path for file in chosen}
+    not_selected = [shown(file.path) for file in found if file.path not in taken]
+    return Plan(
+        output, described, build_digest, Tasks(ordered, values, config.samples_per_shard, template), not_selected, facts
+    )
+
+
+def run(
+    todo: Plan, mapper: Mapper | None = None, tell: Callable[[task.TaskResult], None] | None = None
+) -> tuple[Manifest, index.SharedImages | None]:
+    """Run all tasks, then write index and manifest.
+
+    Args:
+        todo: what `plan` returned.
+        mapper: how tasks are run; one after the other in this process by default.
+        tell: called with the result of each task.
+
+    Returns:
+        The manifest, and what is shared; None where another driver of the same build has finished it meanwhile.
+
+    Raises:
+        StoreError: something cannot be read or written; the same call goes on from there.
+    """
+    manifest: Manifest
+    shared: index.SharedImages | None
+    try:
+        for result in (mapper or serial)(task.run_task, todo.tasks):
+            if tell is not None:
+                tell(result)
+        manifest, shared = index.finalise(
+            todo.output, len(todo.tasks), todo.build_digest, todo.config, todo.not_selected
+        )
+    except StoreError:
+        if todo.output.size(MANIFEST) is None:
+            raise
+        # Another driver of the same build was faster, and has cleared what it no longer needs.
+        manifest, shared = read_manifest(todo.output), None
+        unfinished.compare(todo.output, manifest.config, todo.config)
+    unfinished.clear(todo.output)
+    return manifest, shared
+
+
+def serial(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """The mapper that needs no other process."""
+    return map(function, items)
+
+
+def faulty_fraction(manifest: Manifest) -> float:
+    """Share of the selected files that could not be used, those that the user left out not counted."""
+    chosen = sum(manifest.rejected.get(reason.value, 0) for reason in BY_CHOICE)
+    faulty = sum(manifest.rejected.values()) - chosen
+    return faulty / max(1, manifest.samples + faulty)
+
+
+def _check_places(source_store: Store, output: Store) -> None:
+    if source_store.contains(output):
+        raise ConfigError(f"the output {output.uri} lies in the source {source_store.uri}; choose a folder outside it")
+    if source_store.is_local and not source_store.local().is_dir():
+        raise ConfigError(f"the source {source_store.uri} is not a folder; give the one that holds the DICOM files")
+
+
+def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) -> tuple[list[File], int]:
+    """The files that the selection takes, and the number of listed ids that no file has."""
+    if config.selection == "all":
+        return found, 0
+    stems = [source_files.stem(file.path) for file in found]
+    if config.selection == "list":
+        assert config.ids is not None
+        path = Path(config.ids)
+        if not path.is_file():
+            raise ConfigError(f"the list of ids {config.ids} does not exist")
+        wanted = {line.strip() for line in path.read_text().splitlines()} - {""}
+        chosen = [file for file, name in zip(found, stems, strict=True) if name in wanted]
+        if not chosen:
+            raise ConfigError(f"none of the {len(wanted)} ids in {config.ids} is the name of a source file")
+        return chosen, len(wanted - set(stems))
+    whole = table.of(stems)[:, 0]
+    positive = int(np.count_nonzero(whole == 1))
+    if not positive:
+        raise ConfigError("--selection balanced needs slices with the label `any`; give --labels, or select all")
+    negatives = [
+        (source_files.keyed(stems[row], config.order_key, b"balance"), row) for row in np.flatnonzero(whole == 0)
+    ]
+    taken = {row for _, row in sorted(negatives)[:positive]} | set(np.flatnonzero(whole == 1).tolist())
+    return [file for row, file in enumerate(found) if row in taken], 0
+
+
+def summary(manifest: Manifest, shared: index.SharedImages | None = None) -> dict[str, Any]:
+    """What a finished data set holds, for people."""
+    facts: dict[str, Any] = {
+        "samples": manifest.samples,
+        "source files": manifest.source_files,
+        "second copies": manifest.duplicates,
+        "shards": len(manifest.shards),
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "label": manifest.label_counts,
+        "rejected": manifest.rejected,
+    }
+    if shared is not None:
+        facts["images shown by several samples"] = shared.images
+        facts["of them with conflicting labels"] = shared.conflicting
+        facts["patients joined by shared images"] = shared.patients_joined
+        facts["second copies that contradict the labels of the used ones"] = shared.conflicting_copies
+        facts["SOP Instance UIDs that different images share, all used"] = shared.shared_identifiers
+    return facts

@@ -1,0 +1,118 @@
+"""Files of a folder as the encoded pictures that a data set would hold, for prediction: the sharder's own path, no tar.
+
+What decides how a picture looks is the record of the sharding that a checkpoint carries. What decides which slices are
+worth training on (`min_brain_fraction`, `selection`) is left out: every slice is predicted.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydicom.config
+from pydicom import dcmread
+
+from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.storage.store import Store, shown
+from shards.building import labels, listing
+from shards.dicom.reasons import Rejected
+from shards.packing import source_files
+from shards.packing.source_files import File, KeyStyle
+from shards.packing.task import PackConfig, Task, make_sample, read_source
+
+_MAX_UID = 64  # characters (DICOM PS3.5 6.2)
+
+PER_CHUNK = 256
+"""Files that are drawn at once: seconds of work, and 20 MB of pictures."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A source file's picture, or why there is none.
+
+    Attributes:
+        path: below the source.
+        key: as in a data set.
+        study: Study Instance UID as the file has it; None where it does not say.
+        encoded: the picture; empty where there is none.
+        reason: a code of `shards.dicom.reasons.Reason`; empty where there is a picture.
+        detail: the numbers.
+    """
+
+    path: str
+    key: str
+    study: str | None
+    encoded: bytes
+    reason: str = ""
+    detail: str = ""
+
+
+def chunks(folder: str, per_chunk: int = PER_CHUNK) -> list[Callable[[Mapping[str, Any]], list[Drawn]]]:
+    """The files below a folder in parts: functions that draw their files by a sharding record, fit to be pickled.
+
+    Raises:
+        ConfigError: there is no file.
+        StoreError: the folder cannot be listed.
+    """
+    store = Store.open(folder)
+    files = listing.list_files(store, labels.find(store))  # RSNA's label file is no scan
+    style = source_files.key_style(files)
+    parts = [tuple(files[start : start + per_chunk]) for start in range(0, len(files), per_chunk)]
+    return [functools.partial(draw, store.uri, part, style) for part in parts]
+
+
+def draw(folder: str, files: Sequence[File], style: KeyStyle, sharding: Mapping[str, Any]) -> list[Drawn]:
+    """The pictures of some files, or the reasons why not, in the order of the files.
+
+    Args:
+        folder: path or URI of the source.
+        files: below it.
+        style: of the keys.
+        sharding: the configuration of a data set, as its manifest and checkpoints record it.
+
+    Raises:
+        StoreError: a file cannot be read for a reason that is not its own.
+    """
+    config = PackConfig(
+        size=int(sharding["size"]),
+        windows=tuple(entry["name"] for entry in sharding["windows"]),
+        encoding=sharding["encoding"],
+        quality=int(sharding["quality"] or 0),  # PNG has none
+        crop_head=bool(sharding["crop_head"]),
+        min_brain_fraction=0.0,
+        key_style=style,
+    )
+    store = Store.open(folder)
+    unlabelled = np.full(len(LABELS), UNKNOWN, np.int8)
+    task = Task(0, store.uri, "", tuple(files), b"", config, "", bytes(16))
+    drawn = []
+    for file in files:
+        key = source_files.key_of(file.path, style)
+        content = read_source(store, file)
+        made = content if isinstance(content, Rejected) else make_sample(content, file.path, unlabelled, task)
+        if isinstance(content, Rejected) or isinstance(made, Rejected):
+            why = content if isinstance(content, Rejected) else made
+            assert isinstance(why, Rejected)
+            drawn.append(Drawn(shown(file.path), key, None, b"", why.reason.value, why.detail))
+        else:
+            drawn.append(Drawn(shown(file.path), key, study_of(content), made.image))
+    return drawn
+
+
+def study_of(content: bytes) -> str | None:
+    """Study Instance UID (0020,000D) of a file that has been read already; None where it has none, or none that is."""
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        try:
+            header = dcmread(
+                io.BytesIO(content), stop_before_pixels=True, specific_tags=["StudyInstanceUID"], force=True
+            )
+            uid = str(header.get("StudyInstanceUID", "")).strip()
+            return uid if 0 < len(uid) <= _MAX_UID else None
+        except Exception:  # the picture was readable, which is what matters
+            return None

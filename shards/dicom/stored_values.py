@@ -1,0 +1,289 @@
+"""Stored values of one image: decoded, masked, sign-extended, with known faults undone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+
+from shards.dicom import elements
+from shards.dicom.codestream import CodestreamError, Header, header
+from shards.dicom.decoder_process import SHARED, DecodeError
+from shards.dicom.reasons import Fault, Reason
+from shards.picture import geometry
+
+MAX_PIXELS = 4096 * 4096
+"""Pixels that are looked at at all, the square around each frame filled up with air: 64 times a 512 x 512 slice.
+
+That square is what `picture.geometry.cut` allocates, 64 MB as int32, and no later step makes an image larger than it:
+pixels that are not square are averaged in their finer direction, and the square around a head lies within.
+"""
+
+MAX_FRAGMENTS = 100_000
+"""Pieces of an encapsulated frame (PS3.5 A.4) that are joined: files mostly have one, at times some hundred."""
+
+_ITEM = b"\xfe\xff\x00\xe0"
+"""Item (FFFE,E000), which begins a fragment."""
+
+RSNA_MODULUS = 4096
+"""2 to the 12: the values of RSNA's faulty files wrapped around when they were written."""
+
+RSNA_SHIFT = 1000
+"""HU; what was added before the wrap (`HU = ((raw + 1000) mod 4096) - 1000`)."""
+
+RSNA_INTERCEPT = -100
+"""HU; files with an intercept above it hold HU already, which an unsigned format cannot, hence the wrap."""
+
+Stored = npt.NDArray[np.integer]
+"""Stored values: integers of 32 bits or fewer."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """The Image Pixel module (PS3.3 C.7.6.3), as far as one monochrome frame needs it.
+
+    Attributes:
+        rows: Rows (0028,0010).
+        columns: Columns (0028,0011).
+        allocated: Bits Allocated (0028,0100), 8 or 16.
+        stored: Bits Stored (0028,0101).
+        high: High Bit (0028,0102).
+        signed: Pixel Representation (0028,0103) is 1.
+    """
+
+    rows: int
+    columns: int
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+
+
+def image_size(dataset: Dataset) -> tuple[int, int, int]:
+    """Rows, columns and frames, checked before anything of that size is allocated.
+
+    Raises:
+        Fault: one is missing or malformed, or together they are absurd.
+    """
+    rows, columns = elements.integer(dataset, "Rows"), elements.integer(dataset, "Columns")
+    frames = elements.integer(dataset, "NumberOfFrames", 1)
+    if min(rows, columns, frames) < 1 or max(rows, columns) ** 2 * frames > MAX_PIXELS:
+        raise Fault(
+            Reason.ABSURD_SIZE,
+            f"{rows} x {columns} x {frames}, at most {MAX_PIXELS} pixels are accepted in squares around the frames",
+        )
+    return rows, columns, frames
+
+
+def pixel_format(dataset: Dataset, rows: int, columns: int) -> Format:
+    """The sample format.
+
+    Raises:
+        Fault: an element is missing, or the format is not one of CT.
+    """
+    allocated = elements.integer(dataset, "BitsAllocated")
+    stored = elements.integer(dataset, "BitsStored")
+    high = elements.integer(dataset, "HighBit", stored - 1)
+    signed = elements.integer(dataset, "PixelRepresentation")
+    if allocated not in (8, 16) or not 1 <= stored <= allocated or not stored - 1 <= high < allocated:
+        raise Fault(Reason.UNSUPPORTED_BITS, f"{allocated} bits allocated, {stored} stored, high bit {high}")
+    if signed not in (0, 1):
+        raise Fault(Reason.BAD_VALUE, f"PixelRepresentation is {signed}, not 0 or 1")
+    return Format(rows, columns, allocated, stored, high, bool(signed))
+
+
+def check_length(dataset: Dataset, rows: int, columns: int, given: int) -> None:
+    """Compare the bytes of an uncompressed frame with its size.
+
+    Raises:
+        Fault: there are fewer than needed.
+    """
+    needed = rows * columns * (elements.integer(dataset, "BitsAllocated") // 8)
+    if given < needed:
+        raise Fault(Reason.TRUNCATED_PIXELS, f"{given} bytes of {needed}")
+
+
+def find_decoder(syntax: UID) -> Decoder:
+    """The decoder of a transfer syntax with encapsulated pixels.
+
+    Raises:
+        Fault: there is none.
+    """
+    name = syntax.name if syntax.is_transfer_syntax and not syntax.is_private else "an unknown transfer syntax"
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise Fault(Reason.UNDECODABLE_SYNTAX, name) from error
+    if not decoder.is_available:
+        raise Fault(Reason.UNDECODABLE_SYNTAX, f"{name}: its decoder plugin is not installed")
+    return decoder
+
+
+def native(
+    content: bytes, form: Format, *, start: int = 0, little: bool = True
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """The cells of an uncompressed frame [rows, columns], without a copy where they are little endian.
+
+    Args:
+        content: bytes that hold the frame.
+        form: the sample format by the DICOM header.
+        start: of the frame in them.
+        little: the byte order.
+
+    Raises:
+        Fault: there are too few.
+    """
+    count = form.rows * form.columns
+    if form.allocated == 16:
+        words = np.frombuffer(content, "<u2" if little else ">u2", count, start).astype(np.uint16, copy=False)
+        return words.reshape(form.rows, form.columns)
+    if little:
+        return np.frombuffer(content, np.uint8, count, start).reshape(form.rows, form.columns)
+    # Big endian pixels are 16-bit words, so that bytes come in swapped pairs (PS3.5 7.3, A.3).
+    even = np.frombuffer(content, np.uint16, (len(content) - start) // 2, start).byteswap().view(np.uint8)
+    if even.size < count:
+        raise Fault(Reason.TRUNCATED_PIXELS, f"{even.size} bytes of {count}")
+    return even[:count].reshape(form.rows, form.columns)
+
+
+def stored_values(cells: npt.NDArray[np.integer], form: Format) -> tuple[Stored, tuple[int, int]]:
+    """The values that the cells of 8 or 16 bits hold, in as many bits; the cells themselves where they hold no more.
+
+    Returns:
+        Integers [rows, columns], and the smallest and the largest of them.
+    """
+    width = 8 * cells.dtype.itemsize
+    bits = cells.view(f"u{cells.dtype.itemsize}")
+    values: Stored = cells.view(f"i{cells.dtype.itemsize}") if form.signed else bits
+    bounds = extremes(values)
+    # Bits above HighBit may hold overlays or rubbish (PS3.5 8.1.1); the sign sits at HighBit.
+    kind, shift, mask = bits.dtype.type, form.high - form.stored + 1, (1 << form.stored) - 1
+    low, high = (-(mask + 1) // 2, mask >> 1) if form.signed else (0, mask)
+    if form.stored == width or (shift == 0 and bounds[0] >= low and bounds[1] <= high):
+        return values, bounds
+    values = bits >> kind(shift) & kind(mask)
+    if form.signed:
+        sign = kind(1 << (form.stored - 1))
+        values ^= sign
+        values -= sign  # wraps into two's complement
+        values = values.view(f"i{cells.dtype.itemsize}")
+    return values, extremes(values)
+
+
+def extremes(values: Stored) -> tuple[int, int]:
+    """The smallest and the largest value."""
+    return int(np.minimum.reduce(values, axis=None)), int(np.maximum.reduce(values, axis=None))
+
+
+def undo_rsna_fault(stored: Stored, form: Format, slope: float, intercept: float) -> tuple[Stored, float, float]:
+    """Unwrap the values of RSNA's faulty 12-bit files; others pass through.
+
+    Their values are HU that were written into 12 unsigned bits, with a rescale that does not say so. The fault is
+    recognised by PixelRepresentation 0, BitsStored 12 and an intercept above -100 HU. BitsStored is the header's: the
+    precision of a codestream says how it was packed, and often is 16 for 12.
+
+    Returns:
+        Stored values, slope and intercept such that `HU = stored * slope + intercept`.
+    """
+    if form.signed or form.stored != 12 or intercept <= RSNA_INTERCEPT:
+        return stored, slope, intercept
+    values = stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
+    unwrapped: Stored = values + np.int16(RSNA_SHIFT)
+    unwrapped &= RSNA_MODULUS - 1  # the remainder by a power of two, also of negative numbers
+    unwrapped -= RSNA_SHIFT
+    return unwrapped, 1.0, 0.0
+
+
+def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float) -> Stored:
+    """The values of a MONOCHROME1 image, turned round where they were stored inverted.
+
+    By PS3.3 C.7.6.3.1.2 MONOCHROME1 concerns the display only, and the rescale gives HU all the same. But files exist
+    whose values are inverted within BitsStored as well. What surrounds a head decides: it is air. Values beyond
+    BitsStored, of a codestream with more bits, were not inverted within it, and stay.
+    """
+    low, high = (
+        (-(1 << (form.stored - 1)), (1 << (form.stored - 1)) - 1) if form.signed else (0, (1 << form.stored) - 1)
+    )
+    bounds = extremes(stored)
+    if bounds[0] < low or bounds[1] > high:
+        return stored
+    border = np.concatenate([stored[0], stored[-1], stored[1:-1, 0], stored[1:-1, -1]])
+    border.sort()
+    middle = (int(border[(border.size - 1) // 2]) + int(border[border.size // 2])) / 2
+    as_it_is = abs(middle * slope + intercept - geometry.AIR)
+    turned = abs((low + high - middle) * slope + intercept - geometry.AIR)
+    if turned >= as_it_is:
+        return stored
+    # A codestream of few bits gives values that may be turned beyond them.
+    wide: Stored = low + high - stored.astype(np.int32)
+    return wide.astype(np.int16 if form.signed else np.uint16)
+
+
+def decompress(content: bytes, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:
+    """The cells of an encapsulated frame [rows, columns], and the format that they really have.
+
+    Args:
+        content: of PixelData, encapsulated.
+        decoder: of the transfer syntax.
+        form: the sample format by the DICOM header.
+
+    Raises:
+        Fault: the pixels cannot be decoded.
+    """
+    syntax = decoder.UID
+    if syntax in (*JPEG2000TransferSyntaxes, *JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
+        own = _check_codestream(content, form)
+        if syntax in JPEG2000TransferSyntaxes:
+            # A signed codestream gives signed values, whatever PixelRepresentation says. An unsigned one under
+            # PixelRepresentation 1 holds two's complement of its own precision, which the decoder undoes.
+            form = Format(
+                form.rows, form.columns, form.allocated, own.precision, own.precision - 1, form.signed or own.signed
+            )
+    options: dict[str, str | int] = {
+        "rows": form.rows,
+        "columns": form.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "bits_allocated": form.allocated,
+        "bits_stored": min(form.stored, form.allocated),
+        "pixel_representation": int(form.signed),
+        "pixel_keyword": "PixelData",
+    }
+    try:
+        cells = SHARED.decode(syntax, content, options)
+    except DecodeError as error:
+        raise Fault(Reason.UNDECODABLE_PIXELS, f"{syntax.name} ({error})") from error
+    if cells.size != form.rows * form.columns or cells.dtype.kind not in "iu" or cells.dtype.itemsize > 2:
+        raise Fault(Reason.CODESTREAM_MISMATCH, f"decoded to {cells.size} values of {cells.dtype}")
+    cells = cells.reshape(form.rows, form.columns)
+    native = cells.astype(cells.dtype.newbyteorder("="), copy=False)
+    if form.high >= 8 * native.dtype.itemsize:
+        raise Fault(Reason.CODESTREAM_MISMATCH, f"{form.stored} bits stored, decoded to {cells.dtype}")
+    return np.ascontiguousarray(native), form
+
+
+def _check_codestream(content: bytes, form: Format) -> Header:
+    fragments = content.count(_ITEM)  # Also by chance, but once in four billion bytes.
+    if fragments > MAX_FRAGMENTS:
+        raise Fault(Reason.UNDECODABLE_PIXELS, f"about {fragments} fragments, at most {MAX_FRAGMENTS} are joined")
+    try:
+        own = header(get_frame(content, 0, number_of_frames=1))
+    except CodestreamError as error:
+        raise Fault(Reason.UNDECODABLE_PIXELS, str(error)) from error
+    except Exception as error:
+        raise Fault(
+            Reason.UNDECODABLE_PIXELS, f"no frame in the encapsulated pixels ({type(error).__name__})"
+        ) from error
+    if (own.rows, own.columns, own.components) != (form.rows, form.columns, 1) or own.precision > form.allocated:
+        raise Fault(
+            Reason.CODESTREAM_MISMATCH,
+            f"codestream {own.rows} x {own.columns} x {own.components} of {own.precision} bits, "
+            f"header {form.rows} x {form.columns} x 1 of {form.allocated}",
+        )
+    return own

@@ -1,0 +1,136 @@
+"""A shard's record: what became of each of its files. It is written last, and the whole index is made from records.
+
+A record is a parquet file with the SHA-256 of its bytes behind it: parquet itself notices few damaged bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hemodist.dataset.manifest import INDEX_SCHEMA, sha256, shard_name
+from hemodist.storage.store import Store, StoreError, shown
+from shards.packing.source_files import File
+
+FOLDER = "records"
+"""Below the data set, while it is unfinished."""
+
+MADE_LATER = frozenset({"group", "duplicate"})
+"""Columns of the index that need all records."""
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),  # of the source file
+        pa.field("source_size", pa.int64(), nullable=False),  # bytes
+        pa.field("source_changed", pa.int64(), nullable=False),  # ns since 1970
+        pa.field("reason", pa.string()),  # null for a sample
+        pa.field("detail", pa.string()),
+        *[field.with_nullable(True) for field in INDEX_SCHEMA if field.name not in MADE_LATER],
+        pa.field("uid", pa.string()),  # pseudonym of the SOP Instance UID
+    ]
+)
+"""A row a source file, in the task's order."""
+
+
+SOURCE = ("path", "source_size", "source_changed")
+"""Columns that say which file a row is of."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a record says about its shard as a whole.
+
+    Attributes:
+        number: of the shard.
+        samples: in the tar.
+        bytes: of the tar.
+        sha256: of the tar.
+        index_sha256: of its DALI index.
+    """
+
+    number: int
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+def source_columns(file: File) -> dict[str, Any]:
+    """The columns `SOURCE` of a file's row."""
+    return {"path": shown(file.path), "source_size": file.size, "source_changed": file.changed}
+
+
+def name(number: int) -> str:
+    """Name of a record below the data set."""
+    return f"{FOLDER}/{number:06d}.record"
+
+
+def save(output: Store, record: Record, build_digest: str, table: pa.Table) -> None:
+    """Write a record.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    meta = {key: str(value) for key, value in asdict(record).items()} | {"build": build_digest}
+    content = to_parquet(table.replace_schema_metadata(meta))
+    output.write(name(record.number), content + hashlib.sha256(content).digest())
+
+
+def read(output: Store, number: int) -> tuple[Record, str, pa.Table]:
+    """A record, the digest of the build that wrote it, and its table.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    whole = output.read(name(number))
+    content, digest = whole[:-_DIGEST_BYTES], whole[-_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise StoreError(f"{output.uri}/{name(number)} is damaged; run again, it is made anew")
+    try:
+        table = pq.read_table(io.BytesIO(content))
+        meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        number, samples, size = (int(meta[key]) for key in ("number", "samples", "bytes"))
+        record = Record(number, samples, size, meta["sha256"], meta["index_sha256"])
+        return record, meta["build"], table.replace_schema_metadata(None).cast(SCHEMA)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # whole, but of other code
+        raise StoreError(
+            f"{output.uri}/{name(number)} cannot be read ({error!r}); run again, it is made anew"
+        ) from error
+
+
+def load(output: Store, number: int, build_digest: str, files: Sequence[File]) -> Record | None:
+    """The record of exactly these files under exactly this build; None where there is none."""
+    if output.size(name(number)) is None:
+        return None
+    try:
+        record, build, table = read(output, number)
+    except StoreError:  # A damaged record is made again, like a missing one.
+        return None
+    same = table.select(SOURCE).to_pylist() == [source_columns(file) for file in files]
+    return record if same and build == build_digest and record.number == number else None
+
+
+def holds(output: Store, record: Record) -> bool:
+    """Whether the shard and its index are there, byte for byte as the record says."""
+    tar = shard_name(record.number)
+    if output.size(tar) != record.bytes:
+        return False
+    index = tar.removesuffix(".tar") + ".idx"
+    if output.size(index) is None or sha256(output.read(index)) != record.index_sha256:
+        return False
+    return sha256(output.read(tar)) == record.sha256
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Parquet with settings that are written down, so that equal tables are equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=2**17, version="2.6")
+    return sink.getvalue()

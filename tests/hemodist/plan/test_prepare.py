@@ -1,0 +1,119 @@
+"""What follows from a run before any worker starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hemodist.config.run import BatchConfig, DataConfig, OptimConfig, Run, ScalingConfig, check
+from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.errors import ConfigError
+from hemodist.metrics import scores
+from hemodist.plan.prepare import fold_runs, prepare, prevalence, selected
+from tests.support.dataset import make_dataset
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"), samples=400, patients=80, per_shard=50)
+
+
+def run_of(folder: Path, **data) -> Run:
+    return Run(
+        name="x",
+        data=DataConfig(dataset=str(folder), **data),
+        batch=BatchConfig(global_batch_size=16, mix_group=4, block_shards=2),
+        optim=OptimConfig(epochs=3),
+        scaling=ScalingConfig(workers=1),
+    )
+
+
+def test_every_usable_slice_validates_in_exactly_one_of_the_fold_runs_and_the_test_fold_in_none(folder):
+    runs = fold_runs(run_of(folder, folds=5, test_fold=2))
+    assert [run.name for run in runs] == ["x-fold0", "x-fold1", "x-fold3", "x-fold4"]
+    parts = [prepare(run).split for run in runs]
+    held_out = parts[0].test
+    assert len(held_out) > 40
+    assert all(np.array_equal(part.test, held_out) for part in parts)
+    validated = np.concatenate([part.valid for part in parts])
+    assert sorted([*validated, *held_out]) == list(range(400))
+    assert len({part.digest for part in parts}) == 4
+
+
+def test_a_balanced_selection_takes_as_many_negatives_as_positives_that_are_used(folder):
+    labels = DataSet.open(str(folder)).labels()
+    usable = np.ones(len(labels), bool)
+    usable[np.flatnonzero(labels[:, 0] == 1)[::3]] = False  # second copies
+    usable[np.flatnonzero(labels[:, 0] == 0)[::5]] = False
+    chosen = selected(DataConfig(dataset="d", selection="balanced"), labels, usable)
+    assert not (chosen & ~usable).any()
+    assert (labels[chosen, 0] == 1).sum() == (labels[chosen, 0] == 0).sum() == (labels[usable, 0] == 1).sum()
+
+
+def test_the_facts_count_slices_and_labels_of_every_part_and_fold(folder):
+    run = run_of(folder, folds=4, test_fold=3)
+    facts = prepare(run).facts(run)
+    assert set(facts["split"]) == {"train", "valid", "test"}
+    labels = DataSet.open(str(folder)).labels()
+    for label in ("split", "fold"):
+        assert sum(part["slices"] for part in facts[label].values()) == 400
+        assert sum(part["any"] for part in facts[label].values()) == (labels[:, 0] == 1).sum()
+    assert facts["fold"]["3"]["slices"] == facts["split"]["test"]["slices"]
+    assert facts["sampling"] == "every training slice once an epoch"
+
+
+@pytest.mark.parametrize(
+    ("sampling", "weights"), [("balanced", (1, 1, 1, 1, 1, 1)), ("weighted", (1, 9, 1, 1, 1, 1)), ("uniform", (1,) * 6)]
+)
+def test_sampling_is_a_field_of_the_run_and_leaves_the_length_of_an_epoch_alone(folder, sampling, weights):
+    run = run_of(folder)
+    run = replace(run, batch=replace(run.batch, sampling=sampling, label_weights=weights))
+    prepared = prepare(run)
+    assert prepared.total_steps == prepare(run_of(folder)).total_steps
+    read = np.bincount(prepared.plan.order(0), minlength=400)
+    assert read.sum() == len(prepared.split.train)
+    bleeds = read[prepared.labels[:, 0] == 1].mean()  # 40 % of the slices
+    assert bleeds > 1.2 if sampling != "uniform" else bleeds <= 1
+    assert prepared.facts(run)["sampling"].startswith("every" if sampling == "uniform" else sampling)
+    assert Run.from_dict(run.to_dict()) == run
+
+
+def test_weights_that_leave_nothing_are_refused(folder):
+    run = run_of(folder)
+    for weights in ((1001, 1, 1, 1, 1, 1), (-1, 1, 1, 1, 1, 1)):
+        with pytest.raises(ConfigError, match=r"batch.label_weights -?\d+ is out of range; use 0 to 1000"):
+            check(replace(run, batch=replace(run.batch, sampling="weighted", label_weights=weights)))
+
+
+def test_json_lists_become_what_they_were(folder):
+    run = run_of(folder)
+    values = run.to_dict()
+    values["batch"]["label_weights"] = list(values["batch"]["label_weights"])
+    assert Run.from_dict(values) == run
+
+
+def test_a_cache_bound_of_nothing_is_out_of_range(folder):
+    with pytest.raises(ConfigError, match=r"data.cache_gb 0 is out of range"):
+        check(run_of(folder, cache_gb=0))
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(folder):
+    run = replace(run_of(folder), optim=OptimConfig(epochs=1, warmup_steps=500))
+    with pytest.raises(ConfigError, match=r"warmup_steps 500 would last longer than the run's \d+ steps"):
+        prepare(run)
+
+
+def test_the_constant_answer_of_a_label_that_training_never_saw_is_no_infinite_error(folder):
+    labels = np.zeros((300, 6), np.int8)
+    labels[:60, 0] = 1
+    labels[:, 5] = UNKNOWN
+    constant = prevalence(labels)
+    assert constant[0] == 0.2  # where both kinds occur it is the share
+    assert (constant[1:5] == 0.5 / 301).all()
+    assert constant[5] == 0.5
+    some = np.zeros((200, 6), np.int8)
+    some[:40, 0] = some[:2, 1] = 1
+    assert scores.weighted_log_loss(np.broadcast_to(constant, some.shape), some) < 0.35

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.metrics.bootstrap import Estimate
+from hemodist.metrics.pooling import pooled_scores
+from hemodist.metrics.scores import probabilities, score
+from hemodist.reports import page as report
+from hemodist.reports.contents import Card, Extras, Pointing
+
+HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil.example/x.png>"
+SECTIONS = {"summary", "learning", "curves", "calibration", "confusion", "labels", "history", "dataset", "config"}
+HISTORY = [
+    {
+        "epoch": e, "step": 77 * e, "train_loss": 0.4 / e, "valid_loss": 0.42 / e, "accuracy_multi": 0.9 + e / 100,
+        "weighted_log_loss": 0.3 / e, "auc_any": None if e == 1 else 0.7 + e / 20, "lr": 1e-3 / e, "seconds": 61.4 * e,
+        "images_per_s": 40.0,
+    }
+    for e in (1, 2, 3, 4)
+]  # fmt: skip
+
+
+def a_split(n=1500, patients=40):
+    """Slices whose label depends on the patient and whose probability depends on the label."""
+    rng = np.random.default_rng(0)
+    groups = rng.integers(patients, size=n)
+    sick = rng.random((patients, 6))[groups] < 0.3
+    labels = ((rng.random((n, 6)) < [0.5, 0.02, 0.15, 0.1, 0.15, 0.2]) & sick).astype(np.int8)
+    labels[:, 0] = labels[:, 1:].max(axis=1)
+    labels[rng.random((n, 6)) < 0.01] = UNKNOWN
+    probability = probabilities(2.5 * (labels == 1) - 2.5 + rng.normal(size=(n, 6)))
+    return probability, labels, groups
+
+
+def a_report(path, split=None, **changes):
+    probability, labels, groups = split or a_split()
+    scores = score(probability, labels, groups, train_prevalence=np.full(6, 0.1), bootstrap=100)
+    given = {
+        "title": "Demo run", "history": HISTORY, "scores": scores, "probabilities": probability, "labels": labels,
+        "groups": groups,
+        "config": {"seed": 0, "optim": {"lr": 3e-4, "schedule": {"kind": "one cycle"}}, "tags": ["a", "b"]},
+        "dataset": {"samples": 1500, "rejected": {"constant image": 3}}, "notes": ["A note."],
+        "extra_baselines": {"brain-window threshold": Estimate(0.71, 0.65, 0.77, 100)}, "synthetic": True,
+    }  # fmt: skip
+    return report.write_report(path, **given | changes)
+
+
+def a_bare_report(path, **changes):
+    """Without plots, which take the time: one class only, no history."""
+    probability, labels, groups = a_split(60)
+    return a_report(path, (probability, np.zeros_like(labels), groups), **{"history": []} | changes)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def images(self):
+        return [attrs for tag, attrs in self.tags if tag == "img"]
+
+
+def text_of(renderable):
+    console = Console(width=200, record=True, file=None, quiet=False, force_terminal=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def test_the_report_is_one_small_file_that_refers_to_nothing_outside(tmp_path):
+    path = a_report(tmp_path / "new" / "report.html")
+    html = path.read_text()
+    page = Page(html)
+    for _, attrs in page.tags:
+        for name in ("src", "href", "srcset", "action"):
+            assert attrs.get(name, "data:").startswith("data:")
+    assert not re.search(r"https?://|@import|url\(", html)
+    assert not any(tag in ("script", "link", "iframe") for tag, _ in page.tags)
+    assert path.stat().st_size < 5_000_000
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_the_report_holds_every_section_and_five_figures(tmp_path):
+    page = Page(a_report(tmp_path / "r.html").read_text())
+    assert {attrs["id"] for tag, attrs in page.tags if tag == "h2"} == SECTIONS
+    assert len(page.images()) == 5
+    assert all(image["alt"] for image in page.images())
+    for text in (*LABELS, "brain-window threshold", "0.7100 (0.6500 to 0.7700)", "constant prevalence", "A note.",
+                 "optim.schedule.kind", "one cycle", "rejected.constant image", "02:03", "predict none"):  # fmt: skip
+        assert text in page.text
+
+
+def test_only_a_synthetic_run_carries_the_banner(tmp_path):
+    words = "synthetic phantom data: no statement on medical performance"
+    assert words in a_bare_report(tmp_path / "a.html", synthetic=True).read_text()
+    assert words not in a_bare_report(tmp_path / "b.html", synthetic=False).read_text()
+
+
+def test_hostile_strings_are_shown_and_never_become_tags(tmp_path):
+    plain, hostile = (
+        Page(
+            a_bare_report(
+                tmp_path / "r.html", title=text, notes=[text], config={text: {text: text}}, dataset={text: text},
+                extra_baselines={text: 0.6},
+            ).read_text()
+        )
+        for text in ("harmless", HOSTILE)
+    )  # fmt: skip
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+    assert hostile.text.count(HOSTILE) == 9  # title twice, baseline, note, fact twice, option three times
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path):
+    assert a_report(tmp_path / "a.html").read_bytes() == a_report(tmp_path / "b.html").read_bytes()
+
+
+def test_one_class_is_said_and_not_drawn(tmp_path):
+    probability, labels, groups = a_split(100)
+    labels = np.zeros_like(labels)
+    page = Page(a_report(tmp_path / "r.html", (probability, labels, groups), history=[]).read_text())
+    assert page.images() == []
+    assert "any: 0 positive of 100 known slices; with one class only" in page.text
+    assert "neither calibration nor a histogram" in page.text
+    assert "there is nothing to decide" in page.text
+    assert "No training history was given" in page.text
+    labels = a_split(100)[1]
+    labels[:, 1] = UNKNOWN
+    page = Page(a_report(tmp_path / "r.html", (probability, labels, groups)).read_text())
+    assert "epidural: 0 positive of 0 known" in page.text
+    assert len(page.images()) == 5
+
+
+CARD = Card("missed", "ID_1", "data:image/jpeg;base64,AA==", 0.01, "subdural 0.02", "subdural", True, True)
+
+
+def test_worst_slices_pooled_scores_and_the_pointing_game_are_shown_where_they_are_known(tmp_path):
+    probability, labels, groups = a_split(300)
+    pooled = pooled_scores("study", groups.astype(str), probability, labels, groups, bootstrap=20)
+    pointing = Pointing(Estimate(0.75, 0.6, 0.9, 100), 30, 40, 0.02, 0.1, "layer4")
+    alarm = dataclasses.replace(CARD, kind="alarm", key="ID_2", readers="no hemorrhage", wrong=False, outlined=False)
+    extras = Extras(pooled, [CARD, alarm], pointing, ["brain 40/80", "subdural 80/200", "soft_tissue 40/380"])
+    page = Page(a_report(tmp_path / "r.html", (probability, labels, groups), extras=extras).read_text())
+    assert {"pooled", "worst"} <= {attrs["id"] for tag, attrs in page.tags if tag == "h2"}
+    text = " ".join(page.text.split())
+    for said in ("ID_1", "ID_2", "(wrong at 0.5)", "brain 40/80", "30 of 40 true positives: 75.0 %", "noisy-or",
+                 "60 to 90 %", "outline of the true hemorrhage"):  # fmt: skip
+        assert said in text, said
+    assert len(page.images()) == 7
+
+
+def test_facts_by_reason_become_a_table_of_their_own(tmp_path):
+    facts = {"samples": 5, "rejected files by reason": {"empty": {"files": 2}, "colour": {"files": 1}}}
+    page = Page(a_bare_report(tmp_path / "r.html", dataset=facts).read_text())
+    assert "rejected files by reason" in page.text
+    assert "colour" in page.text
+
+
+def test_forty_thousand_slices_still_fit_a_mail(tmp_path):
+    assert a_report(tmp_path / "r.html", a_split(40_000, 1000)).stat().st_size < 1_500_000
+
+
+def test_arrays_other_than_those_scored_are_refused_and_no_file_is_left(tmp_path):
+    with pytest.raises(ValueError, match="pass the arrays that were scored"):
+        a_report(tmp_path / "r.html", probabilities=a_split()[0][:7])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_report_and_leaves_nothing_aside(tmp_path, monkeypatch):
+    path = a_bare_report(tmp_path / "r.html")
+    old = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        a_bare_report(path, title="newer")
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_history_lines_have_the_studys_columns_and_one_width():
+    lines = [report.history_header(), *(report.format_history_row(row) for row in HISTORY)]
+    assert lines[0].split() == [
+        "epoch", "train_loss", "valid_loss", "accuracy_multi", "time", "weighted_log_loss", "auc_any"
+    ]  # fmt: skip
+    assert lines[1].split() == ["1", "0.400000", "0.420000", "0.910000", "01:01", "0.300000", "-"]
+    assert len({len(line) for line in lines}) == 1
+    assert report.format_history_row({"epoch": 1, "seconds": 3725.2}).split()[4] == "1:02:05"
+
+
+def test_terminal_tables_show_each_label_and_every_baseline():
+    probability, labels, groups = a_split()
+    scores = score(probability, labels, groups, train_prevalence=np.full(6, 0.1), bootstrap=50)
+    text = text_of(report.scores_table(scores, {"threshold": 0.6}))
+    for word in (*LABELS, "constant prevalence", "any constant", "threshold", "predict none", "majority"):
+        assert word in text
+    assert f"{scores.auc_any.low:.4f} to {scores.auc_any.high:.4f}" in text
+    assert "01:01" in report.format_history_row(HISTORY[0])
+
+
+@pytest.mark.parametrize(
+    ("ours", "baseline", "lower", "answer"),
+    [
+        (Estimate(0.8, 0.7, 0.9, 9), 0.5, False, "yes"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.75, False, "yes, within the interval"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.85, False, "no"),
+        (Estimate(0.2, 0.1, 0.3, 9), 0.31, True, "yes"),
+        (Estimate(0.2, 0.1, 0.3, 9), 0.25, True, "yes, within the interval"),
+        (Estimate(0.2, 0.1, 0.3, 9), 0.15, True, "no"),
+        (Estimate(0.2), 0.25, True, "yes"),
+        (Estimate(float("nan")), 0.25, False, "not defined"),
+    ],
+)
+def test_better_is_said_only_as_far_as_the_interval_allows(ours, baseline, lower, answer):
+    assert report._compare("s", ours, "b", Estimate(baseline), lower=lower).better == answer

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pyarrow.fs as pafs
+import pytest
+
+from hemodist.storage import store as store_module
+from hemodist.storage.store import PARTIAL_SUFFIX, Store, StoreError, join
+
+
+def test_what_is_written_is_read_listed_and_deleted(tmp_path):
+    store = Store.open(tmp_path / "root")
+    store.write("a/b.bin", b"123")
+    store.write("c.bin", b"")
+    assert store.read("a/b.bin") == b"123"
+    assert store.list() == [("a/b.bin", 3), ("c.bin", 0)]
+    assert store.size("a/b.bin") == 3
+    assert store.size("nothing") is None
+    store.delete("a/b.bin")
+    store.delete("a/b.bin")
+    assert store.list() == [("c.bin", 0)]
+    assert Store.open(tmp_path / "missing").list() == []
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+    store.write("x", b"old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(StoreError, match=r"x: .*No space left on device.*free space"):
+        store.write("x", b"new")
+    assert store.read("x") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_unfinished_files_are_not_listed(tmp_path):
+    (tmp_path / f"x.1{PARTIAL_SUFFIX}").write_bytes(b"half")
+    assert Store.open(tmp_path).list() == []
+
+
+def test_errors_name_the_place(tmp_path):
+    store = Store.open(tmp_path)
+    with pytest.raises(StoreError, match=r"cannot read .*nothing"):
+        store.read("nothing")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="cannot write"):
+        Store.open(tmp_path / "file").check_writable()
+    with pytest.raises(StoreError, match="use a local path"):
+        Store.open("ftpx://host/path")
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
+        Store.open("s3://bucket/prefix?endpoint_override=localhost:9000")
+
+
+def test_joining_keeps_the_scheme():
+    assert join("s3://bucket/", "a", "b") == "s3://bucket/a/b"
+    assert join("runs", "x") == "runs/x"
+
+
+def test_credentials_in_a_uri_are_refused_and_not_repeated():
+    with pytest.raises(StoreError, match="AWS_ACCESS_KEY_ID") as caught:
+        Store.open("s3://AKIAKEY:SECRETsecret@bucket/data")
+    assert "SECRETsecret" not in str(caught.value)
+    assert "AKIAKEY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x"])
+def test_a_name_that_leads_out_of_the_root_is_refused(tmp_path, name):
+    store = Store.open(tmp_path / "root")
+    for action in (lambda: store.write(name, b"x"), lambda: store.read(name), lambda: store.delete(name)):
+        with pytest.raises(StoreError, match="leads out of"):
+            action()
+    assert list(tmp_path.rglob("x")) == []
+
+
+def test_opening_tries_again_where_the_store_may_come_back(monkeypatch):
+    monkeypatch.setattr(store_module, "WAITS", (0.0, 0.0))
+    calls = []
+
+    def busy(uri):
+        calls.append(uri)
+        if len(calls) < 3:
+            raise OSError("connection reset")
+        return pafs.LocalFileSystem(), "bucket/data"
+
+    monkeypatch.setattr(store_module, "pafs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=busy)))
+    assert Store.open("s3://bucket/data").root == "bucket/data"
+    assert len(calls) == 3

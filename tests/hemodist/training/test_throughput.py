@@ -1,0 +1,38 @@
+"""What a step costs, in operations and in seconds."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hemodist.config.recipes import demo
+from hemodist.config.run import ModelConfig
+from hemodist.models.flops import peak_flops, training_flops
+from hemodist.training.throughput import Meter
+from hemodist.world import World
+
+
+def test_operations_are_those_of_the_papers():
+    # He et al., 2016: 1.8e9 multiply-adds at 224 pixels; Liu et al., 2022: 8.7e9, of them depthwise convolutions.
+    assert training_flops(ModelConfig(name="resnet18", image_size=224)) == pytest.approx(3 * 2 * 1.8e9, rel=0.02)
+    assert training_flops(ModelConfig(name="convnext_small", image_size=224)) == pytest.approx(3 * 2 * 8.7e9, rel=0.02)
+
+
+def test_an_unknown_device_has_no_peak():
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA A10G") is None  # another chip than the A10
+
+
+def test_rates_and_the_share_of_waiting_are_those_since_the_last_reading():
+    meter = Meter(demo(), World.alone())
+    meter.restart(10)
+    with meter.waiting():
+        time.sleep(0.05)
+    before = time.monotonic()
+    figures = meter.read(14)
+    assert figures["images_per_s"] * (time.monotonic() - before + 0.05) == pytest.approx(4 * 32, rel=0.5)
+    assert 0.3 < figures["data_wait_share"] <= 1.0
+    assert "mfu" not in figures  # of a CPU nobody knows the peak
+    assert meter.read(14)["images_per_s"] == 0

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from hemodist.dataset.manifest import DataSet
+from shards.building import build
+from tests.support.builds import config, make
+
+
+def test_balanced_takes_every_positive_and_as_many_negatives(source: Path, tmp_path: Path) -> None:
+    manifest = make(source, tmp_path / "out", selection="balanced")
+    assert manifest.label_counts["any"] == {"positive": 8, "negative": 8, "unknown": 0}
+    assert manifest.rejected == {"not_selected": 9}
+    assert manifest.source_files == 25
+    assert build.faulty_fraction(manifest) == 0
+
+
+def test_a_list_takes_exactly_its_ids(source: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("ID_000000003\n\nID_000000004\nID_missing\n")
+    todo = build.plan(config(source, tmp_path / "out", selection="list", ids=str(ids)))
+    assert isinstance(todo, build.Plan)
+    assert todo.facts["listed ids without a file"] == 1
+    build.run(todo)
+    index = DataSet.open(str(tmp_path / "out")).index
+    assert sorted(index.column("key").to_pylist()) == ["ID_000000003", "ID_000000004"]

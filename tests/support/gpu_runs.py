@@ -1,0 +1,70 @@
+"""What the tests on a GPU share: a run, and how pixels are compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hemodist.config.run import (
+    AugmentConfig,
+    BatchConfig,
+    MixConfig,
+    ModelConfig,
+    OptimConfig,
+    Run,
+    ScalingConfig,
+    TrackingConfig,
+)
+from hemodist.loading.dali_pipeline import STD
+
+GREY_MAX, GREY_MEAN = 6.0, 0.75
+"""Largest and mean difference in grey levels of 255 between two decoders, contrast and resampling included.
+
+Both round the inverse cosine transform (at most a level a component, ITU-T T.83) and then the change of colours, whose
+largest factor is 1.77; a change of contrast multiplies by at most 1.2.
+"""
+
+
+def run_of(folder: Path, **changes: object) -> Run:
+    """A run of a small network without batch norm and dropout, in float32, with crops, rotations and CutMix."""
+    run = Run(
+        name="x",
+        output=str(folder / "runs"),
+        batch=BatchConfig(global_batch_size=32, mix_group=8, block_shards=2, eval_batch_size=16),
+        augment=AugmentConfig(min_crop_area=0.6, flip_horizontal=0.5, rotation_degrees=10.0, contrast=0.1),
+        mix=MixConfig("cutmix", probability=0.5),
+        # Its dropout is switched off by the tests: the draws of a GPU are not those of a CPU.
+        model=ModelConfig(name="squeezenet1_1", image_size=64),
+        optim=OptimConfig(name="sgd", lr=1e-3, epochs=2, schedule="constant", warmup_steps=0),
+        scaling=ScalingConfig(workers=0, precision="fp32"),
+        tracking=TrackingConfig(mode="disabled", log_every=1),
+    )
+    run = replace(run, data=replace(run.data, dataset=str(folder / "data"), decode_threads=2))
+    return replace(run, **changes)  # type: ignore[arg-type]
+
+
+def without_dropout(network: torch.nn.Module) -> None:
+    """Let every dropout pass everything."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def grey_levels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The absolute difference of normalised images [b, 3, h, w] in grey levels, on the CPU."""
+    std = torch.tensor(STD).reshape(1, 3, 1, 1)
+    return (one.float().cpu() - other.float().cpu()).abs() * 255 * std
+
+
+def assert_same_pictures(one: torch.Tensor, other: torch.Tensor) -> None:
+    """The same but for what two decoders may differ by."""
+    assert one.shape == other.shape
+    difference = grey_levels(one, other)
+    assert difference.max() <= GREY_MAX
+    assert difference.mean() <= GREY_MEAN
+
+
+def silent(event: object) -> None:
+    """A `Tell` that nobody hears."""
