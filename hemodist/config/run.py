@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hemodist.config.shares import check_batch
 from hemodist.errors import ConfigError
-from hemodist.plan.order import check_batch
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from hemodist.dataset.manifest import DataSet, ShardInfo, sha256
-from hemodist.errors import ConfigError
 from hemodist.loading.node_copies import CacheError, Copies, Copy
+from hemodist.plan.cache_need import check_cache_holds
 from hemodist.storage.store import StoreError
 
 FETCHERS = 4
@@ -85,14 +85,14 @@ class ShardCache:
             self._ahead = [*now, *later[:FETCH_AHEAD]]
         self._fetch_ahead()
 
-    def check_room(self, windows: Iterable[Sequence[int]]) -> None:
+    def check_holds(self, windows: Iterable[Sequence[int]]) -> None:
         """Check that there is room for each of some sets of shards that are needed at the same time.
 
         Raises:
             ConfigError: one does not fit; with the numbers and the remedy.
         """
         if not self._store.is_local:
-            check_room(self._shards, windows, self._copies.bound(), str(self._copies.root))
+            check_cache_holds(self._shards, windows, self._copies.bound(), str(self._copies.root))
 
     def renew(self, shard: int) -> bool:
         """A sample of a shard was wrong: check its copy, and delete it where it has changed on the disk.
@@ -174,21 +174,6 @@ class ShardCache:
             f"{self._store.uri}/{info.name} was fetched {self._attempts} times and never matched its SHA-256 "
             f"{info.sha256}, {info.bytes} bytes (got {'; '.join(sorted(digests))}); "
             f"run `python -m shards verify {self._store.uri}`"
-        )
-
-
-def check_room(shards: Sequence[ShardInfo], windows: Iterable[Sequence[int]], bound: int, where: str) -> None:
-    """Check that each of some sets of shards fits into `bound` bytes.
-
-    Raises:
-        ConfigError: one does not; with the numbers and the remedy.
-    """
-    needed, count = max(((sum(shards[s].bytes for s in window), len(window)) for window in windows), default=(0, 0))
-    if needed > bound:
-        raise ConfigError(
-            f"the copies of shards in {where} may take {bound / 1e9:.6f} GB, but {count} shards of together "
-            f"{needed / 1e9:.6f} GB are read at a time; use data.cache_gb {math.ceil(needed / 1e3) / 1e6:.6f} or more "
-            "on a disk that has it, or a smaller batch.block_shards"
         )
 
 

@@ -19,13 +19,13 @@ from hemodist.config.run import (
     Run,
     ScalingConfig,
 )
+from hemodist.config.shares import share_bounds
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch, Loader, Request
+from hemodist.loading.mixing import apply
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.augmentation import in_pixels
-from hemodist.plan.mix import apply
-from hemodist.plan.order import share_bounds
 from hemodist.plan.prepare import FREE, Prepared, prepare
 from hemodist.plan.stream import Stream
 
@@ -92,7 +92,7 @@ class TrainingLoader:
         self._device, self._dtype, self._channels_last = device, dtype, channels_last
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is none of {world} ranks, which are 0 to {world - 1}")
-        reader.cache.check_room(prepared.plan.windows(run.optim.epochs, run.data.prefetch))
+        reader.cache.check_holds(prepared.plan.windows(run.optim.epochs, run.data.prefetch))
 
     @classmethod
     def open(

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from hemodist.config.shares import check_batch, share_bounds
 from hemodist.errors import ConfigError
 from hemodist.plan.philox import Purpose, words
 
@@ -281,45 +282,6 @@ class Plan:
             copies = np.arange(len(samples)) - first
         order = np.lexsort((_keys(self.seed, epoch, 1 + copies, self.rows[samples]), block))
         return self.rows[samples[order]], copies[order]
-
-
-def share_bounds(global_batch_size: int, mix_group: int, rank: int, world: int) -> tuple[int, int]:
-    """A rank's samples within the global batch, [start, stop): whole mix groups, as evenly as they go.
-
-    >>> [share_bounds(48, 8, rank, 4) for rank in range(4)]
-    [(0, 8), (8, 24), (24, 32), (32, 48)]
-    """
-    groups = global_batch_size // mix_group
-    return groups * rank // world * mix_group, groups * (rank + 1) // world * mix_group
-
-
-def eval_bounds(samples: int, rank: int, world: int) -> tuple[int, int]:
-    """A rank's contiguous part [start, stop) of `samples` validation samples; every sample on exactly one rank."""
-    return samples * rank // world, samples * (rank + 1) // world
-
-
-def check_batch(global_batch_size: int, mix_group: int, world: int) -> None:
-    """Check that a global batch can be dealt out to `world` ranks.
-
-    Raises:
-        ConfigError: naming the nearest sizes that work.
-    """
-    if mix_group < 1 or global_batch_size < 1:
-        raise ConfigError(
-            f"global_batch_size {global_batch_size} and mix_group {mix_group} must be positive; 64 and 16 are usual"
-        )
-    if global_batch_size % mix_group:
-        below = global_batch_size // mix_group * mix_group
-        nearest = " or ".join(str(size) for size in (below, below + mix_group) if size)
-        raise ConfigError(
-            f"global_batch_size {global_batch_size} is not a multiple of mix_group {mix_group}; use {nearest}"
-        )
-    if global_batch_size // mix_group < world:
-        raise ConfigError(
-            f"global_batch_size {global_batch_size} holds {global_batch_size // mix_group} mix groups of {mix_group}, "
-            f"too few for {world} workers; use global_batch_size {mix_group * world} or more, "
-            f"a smaller mix_group, or {global_batch_size // mix_group} workers"
-        )
 
 
 def _check_weights(weights: Ints, samples: int) -> None:

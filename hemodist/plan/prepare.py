@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hemodist.config.run import BatchConfig, DataConfig, Run, check
+from hemodist.config.shares import share_bounds
 from hemodist.dataset.manifest import UNKNOWN, DataSet
 from hemodist.errors import ConfigError
-from hemodist.loading.shard_cache import check_room
 from hemodist.plan import sampling_weights
-from hemodist.plan.order import Plan, share_bounds
+from hemodist.plan.cache_need import check_cache_holds
+from hemodist.plan.order import Plan
 from hemodist.plan.split import Split, fold_report, label_report, split
 
 
@@ -149,7 +150,7 @@ def prepare(run: Run) -> Prepared:
         weights=_weights(run.batch, labels[parts.train]),
     )
     if not dataset.store.is_local and run.data.cache_bytes is not None:
-        check_room(
+        check_cache_holds(
             dataset.manifest.shards,
             plan.windows(run.optim.epochs, run.data.prefetch),
             run.data.cache_bytes,

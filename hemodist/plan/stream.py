@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hemodist.config.run import AugmentConfig, MixConfig
+from hemodist.config.shares import share_bounds
 from hemodist.plan import mix as cutmix
 from hemodist.plan.augmentation import Augmentation, draw
-from hemodist.plan.order import Plan, Share, share_bounds
+from hemodist.plan.order import Plan, Share
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from hemodist.dataset.manifest import LABELS, UNKNOWN
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.metrics import ranking, scores
+from hemodist.metrics.predictions import Predictions
 from hemodist.plan.prepare import Prepared
 from hemodist.reports.shown_slices import Panel, choose
 from hemodist.reports.wandb_run import Curve, Tracker, versions
-from hemodist.scoring.run_network import Predictions
-from hemodist.scoring.write_results import Conclusion
 from hemodist.storage.store import Store
 
 _CURVE_POINTS = 500
@@ -86,16 +85,18 @@ class Journal:
         """Add a picture, uint8 [h, w, 3], to the newest row."""
         self._tracker.picture(name, image)
 
-    def finish(self, conclusion: Conclusion, predictions: Predictions, best: Callable[[], tuple[str, bytes]]) -> None:
+    def finish(
+        self, summary: Mapping[str, Any], predictions: Predictions, best: Callable[[], tuple[str, bytes]]
+    ) -> None:
         """Log the scores and each label's curves, upload the best checkpoint if that is wanted, and close.
 
         Args:
-            conclusion: the scores.
+            summary: the main scores by name.
             predictions: that were scored.
             best: file name and content of the best checkpoint; called only where it is wanted.
         """
         artifact = best() if self._run.tracking.artifacts and self._run.tracking.mode != "disabled" else None
-        self._tracker.finish(conclusion.summary(), curves(predictions, self._prepared.labels), artifact)
+        self._tracker.finish(summary, curves(predictions, self._prepared.labels), artifact)
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """Close with a summary instead of scores."""

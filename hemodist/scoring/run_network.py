@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from hemodist.config.run import Run
+from hemodist.config.shares import eval_bounds
 from hemodist.dataset.manifest import LABELS, DataSet
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
+from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import View, mean_logits
-from hemodist.plan.order import eval_bounds
 from hemodist.world import Tell, World
 
 BLOOD_HU = (50.0, 80.0)
 """Attenuation of acute hemorrhage in HU; what a reader's brain window shows bright but not white."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Outputs for a split, in the order of its rows.
-
-    Attributes:
-        rows: int64 [n], rows of the index; without corrupt samples that were masked out.
-        logits: float32 [n, 6].
-        blood: float64 [n], share of pixels in `BLOOD_HU`, a threshold's view of the slice; NaN where no window of the
-            data set resolves that range.
-    """
-
-    rows: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.float32]
-    blood: npt.NDArray[np.float64]
-
-    def to_parquet(self, dataset: DataSet, probability: npt.NDArray[np.float64]) -> bytes:
-        """A row a sample: key, group, patient and study (pseudonyms), labels, probabilities and `blood`.
-
-        Labels are `label_any` and so on, probabilities `any` and so on.
-        """
-        taken = dataset.index.take(pa.array(self.rows))
-        columns: dict[str, Any] = {name: taken.column(name) for name in ("key", "group", "patient", "study")}
-        columns |= {f"label_{label}": taken.column(label) for label in LABELS}
-        columns |= {label: probability[:, i] for i, label in enumerate(LABELS)}
-        buffer = io.BytesIO()
-        pq.write_table(pa.table(columns | {"blood": self.blood}), buffer)
-        return buffer.getvalue()
 
 
 def predict(

@@ -11,12 +11,13 @@ import numpy as np
 from hemodist.config.run import Run, check
 from hemodist.dataset.manifest import UNKNOWN, DataSet
 from hemodist.errors import ConfigError
+from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import Trained, check_fits, open_trained, views
 from hemodist.plan.prepare import divide
 from hemodist.plan.split import Rows, label_report
 from hemodist.reports.contents import NO_EXTRAS, Extras
 from hemodist.scoring.heat_maps import Masks, target_layer
-from hemodist.scoring.run_network import Predictions, predict
+from hemodist.scoring.run_network import predict
 from hemodist.scoring.worst_slices import card, play_pointing, show_worst
 from hemodist.scoring.write_results import Conclusion, conclude, probability_of
 from hemodist.storage.store import Store

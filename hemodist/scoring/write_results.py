@@ -15,10 +15,10 @@ import numpy.typing as npt
 from hemodist.dataset.manifest import DataSet, labels_of
 from hemodist.metrics import scores as metrics
 from hemodist.metrics.pooling import PooledScores, pooled_scores
+from hemodist.metrics.predictions import Predictions
 from hemodist.metrics.scores import Scores
 from hemodist.reports import page as report
 from hemodist.reports.contents import NO_EXTRAS, Extras
-from hemodist.scoring.run_network import Predictions
 from hemodist.storage.store import Store
 
 REPORT = "report.html"

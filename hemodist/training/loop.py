@@ -19,6 +19,7 @@ from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.loading.training_loader import TrainingLoader
+from hemodist.metrics.predictions import Predictions
 from hemodist.metrics.scores import plain_json
 from hemodist.models.checkpoints import Checkpoints
 from hemodist.models.network import build, has_dropout, load_pretrained, make_deterministic
@@ -26,7 +27,7 @@ from hemodist.plan.philox import Purpose, words
 from hemodist.plan.prepare import Prepared, check_resume, prepare
 from hemodist.plan.split import Rows
 from hemodist.reports.run_log import Journal
-from hemodist.scoring.run_network import Predictions, predict
+from hemodist.scoring.run_network import predict
 from hemodist.scoring.write_results import TEST_PREDICTIONS, Conclusion, conclude, probability_of, score
 from hemodist.storage.store import Store, join
 from hemodist.training import optimizer
@@ -339,7 +340,7 @@ class Training:
             notes=self._notes(best),
             scored={"checkpoint": self.store.uri, "step": best, "part": "valid"},
         )
-        self.journal.finish(conclusion, self.predictions, lambda: self.checkpoints.content(best))
+        self.journal.finish(conclusion.summary(), self.predictions, lambda: self.checkpoints.content(best))
         return conclusion
 
     def _skip(self, batch: Batch) -> None:

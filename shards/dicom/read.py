@@ -27,9 +27,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from shards.dicom import elements, fast_header, full_header, padding, stored_values
+from shards.dicom import elements, fast_header, full_header, hounsfield, padding, stored_values
 from shards.dicom.reasons import Fault, Reason, Rejected
-from shards.picture import geometry
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 """SOP class of CT images (PS3.4 B.5)."""
@@ -240,10 +239,10 @@ def _repaired(
     stored, slope, intercept = stored_values.undo_rsna_fault(stored, written, slope, intercept)
     if header.inverted or slope != header.slope or intercept != header.intercept:
         bounds = stored_values.extremes(stored)
-    stored, slope, intercept, bounds = geometry.in_hounsfield(stored, slope, intercept, bounds)
+    stored, slope, intercept, bounds = hounsfield.in_hounsfield(stored, slope, intercept, bounds)
     if masked is not None:
         mask, single = masked
-        air = geometry.air_value(slope, intercept)
+        air = hounsfield.air_value(slope, intercept)
         stored = padding.replaced(stored, mask, air, single=single)
         bounds = (min(air, bounds[0]), max(air, bounds[1]))
     first = stored[0, 0]

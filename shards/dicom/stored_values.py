@@ -11,11 +11,10 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-from shards.dicom import elements
+from shards.dicom import elements, hounsfield
 from shards.dicom.codestream import CodestreamError, Header, header
 from shards.dicom.decoder_process import SHARED, DecodeError
 from shards.dicom.reasons import Fault, Reason
-from shards.picture import geometry
 
 MAX_PIXELS = 4096 * 4096
 """Pixels that are looked at at all, the square around each frame filled up with air: 64 times a 512 x 512 slice.
@@ -215,8 +214,8 @@ def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float)
     border = np.concatenate([stored[0], stored[-1], stored[1:-1, 0], stored[1:-1, -1]])
     border.sort()
     middle = (int(border[(border.size - 1) // 2]) + int(border[border.size // 2])) / 2
-    as_it_is = abs(middle * slope + intercept - geometry.AIR)
-    turned = abs((low + high - middle) * slope + intercept - geometry.AIR)
+    as_it_is = abs(middle * slope + intercept - hounsfield.AIR)
+    turned = abs((low + high - middle) * slope + intercept - hounsfield.AIR)
     if turned >= as_it_is:
         return stored
     # A codestream of few bits gives values that may be turned beyond them.

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xxhash
 from PIL import Image
 
+from shards.dicom import hounsfield
 from shards.dicom.read import Slice
 from shards.picture import geometry
 from shards.picture.windows import apply, parse
@@ -79,7 +80,7 @@ def render(found: Slice, narrow: npt.NDArray[np.int16] | None, config: RenderCon
         table = sums_table(found.slope, found.intercept, config.windows)
         # 16 bits are never beyond the table; NumPy is fastest where it need not raise.
         return table.take(geometry.sums_of_four(narrow), mode="wrap"), box
-    square = geometry.cut(found.stored, box, geometry.air_value(found.slope, found.intercept))
+    square = geometry.cut(found.stored, box, hounsfield.air_value(found.slope, found.intercept))
     sums, divisor = geometry.resample(square, config.size)
     low, high = int(sums.min()), int(sums.max())
     if high - low >= sums.size:  # A table would cost more than it saves.

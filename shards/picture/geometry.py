@@ -18,8 +18,6 @@ from scipy import ndimage
 NARROW = (-(2**13), 2**13 - 1)
 """Values of a narrow image: as HU beyond titanium, and four of them add up in 16 bits."""
 
-AIR = -1000.0
-"""HU of air, by the definition of the Hounsfield scale."""
 
 BRAIN_RANGE = (0.0, 80.0)
 """HU counted as brain (Howard's selection: slices with under 2 % of their pixels in this range show no brain)."""
@@ -54,15 +52,6 @@ class Box:
     top: int
     left: int
     side: int
-
-
-def air_value(slope: float, intercept: float) -> int:
-    """The stored integer nearest to -1000 HU.
-
-    >>> air_value(1.0, -1024.0)
-    24
-    """
-    return round((AIR - intercept) / slope)
 
 
 def full_box(rows: int, columns: int) -> Box:
@@ -160,35 +149,6 @@ def to_hu(sums: npt.NDArray[np.integer], divisor: int, slope: float, intercept: 
     hu *= slope
     hu += intercept
     return hu
-
-
-def in_hounsfield(
-    stored: npt.NDArray[np.integer], slope: float, intercept: float, bounds: tuple[int, int]
-) -> tuple[npt.NDArray[np.integer], float, float, tuple[int, int]]:
-    """The image as int16 HU where all are whole numbers that fit; unchanged where not.
-
-    Args:
-        stored: integers of 32 bits or fewer [rows, columns].
-        slope: HU a stored unit.
-        intercept: HU of stored value 0.
-        bounds: no stored value is below the first or above the second.
-
-    Returns:
-        Stored values, slope, intercept and bounds such that HU = stored x slope + intercept, with the same HU.
-    """
-    if not (slope.is_integer() and intercept.is_integer()):
-        return stored, slope, intercept, bounds
-    factor, offset = int(slope), int(intercept)
-    low, high = sorted(value * factor + offset for value in bounds)
-    if low < -(2**15) or high >= 2**15:
-        return stored, slope, intercept, bounds
-    # All results fit, so steps that wrap around 16 bits come back into place.
-    values = stored.view(np.uint16) if stored.itemsize == 2 else stored.astype(np.uint16)
-    if factor != 1:
-        values = values * np.uint16(factor % 2**16)
-    if offset:
-        values = values + np.uint16(offset % 2**16)
-    return values.view(np.int16), 1.0, 0.0, (low, high)
 
 
 def narrow(stored: npt.NDArray[np.integer], bounds: tuple[int, int]) -> npt.NDArray[np.int16] | None:

@@ -11,6 +11,7 @@ import torch
 
 from hemodist.config.run import AugmentConfig, MixConfig
 from hemodist.dataset.manifest import DataSet
+from hemodist.loading import mixing
 from hemodist.loading.dali_pipeline import Batch, Decoder, Loader, Request
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
@@ -91,8 +92,8 @@ def test_mixing_on_the_device_is_mixing_on_the_cpu(device: torch.device, kind: s
     weights[5] = 0
     mix = cutmix.draw(MixConfig(kind, probability=0.8), 3, 10, 8, mix_group=4, size=24)  # type: ignore[arg-type]
     assert mix.shift.any()
-    expected = cutmix.apply(images, targets, weights, mix, 4)
-    found = cutmix.apply(images.to(device), targets.to(device), weights.to(device), mix, 4)
+    expected = mixing.apply(images, targets, weights, mix, 4)
+    found = mixing.apply(images.to(device), targets.to(device), weights.to(device), mix, 4)
     assert all(part.device.type == device.type for part in found)
     mixed, labels, left = (part.cpu() for part in found)
     if kind == "cutmix":

@@ -47,6 +47,6 @@ def test_each_node_fetches_the_whole_set_once():
 
 @pytest.mark.parametrize("gpus", GPUS)
 def test_the_batch_can_be_dealt_out_in_mix_groups(gpus):
-    from hemodist.plan.order import check_batch
+    from hemodist.config.shares import check_batch
 
     check_batch(batch_of(gpus), 8, gpus)

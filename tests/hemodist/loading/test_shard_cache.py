@@ -196,7 +196,7 @@ def test_a_folder_of_somebody_else_is_named_with_the_remedy(dataset, tmp_path, m
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", refuse)
     monkeypatch.setattr(Path, "open", refuse)
-    for act in (lambda cache: cache.open(0), lambda cache: cache.follow([0], []), lambda cache: cache.check_room([])):
+    for act in (lambda cache: cache.open(0), lambda cache: cache.follow([0], []), lambda cache: cache.check_holds([])):
         with pytest.raises(CacheError, match=r"Permission denied.*set data.cache to another folder"):
             act(ShardCache(dataset, str(tmp_path)))
 
@@ -332,9 +332,9 @@ def test_a_folder_that_cannot_be_made_says_so(dataset, tmp_path):
 
 def test_a_cache_smaller_than_what_is_read_at_a_time_is_refused_with_the_numbers(dataset, tmp_path):
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0, 1))
-    cache.check_room([[0], [1, 0]])
+    cache.check_holds([[0], [1, 0]])
     with pytest.raises(ConfigError, match=r"but 3 shards of together .* use data.cache_gb 0\.\d+ or more"):
-        cache.check_room([[0], [2, 1, 0]])
+        cache.check_holds([[0], [2, 1, 0]])
 
 
 def work(folder: Path, place: Path, log: Path, seed: int, limit: int, cycles: int) -> None:

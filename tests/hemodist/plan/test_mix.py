@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hemodist.config.run import MixConfig
-from hemodist.plan.mix import apply, draw
+from hemodist.loading.mixing import apply
+from hemodist.plan.mix import draw
 
 SIZE, GROUP = 24, 4
 

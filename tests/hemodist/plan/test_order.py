@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hemodist.config.shares import check_batch, eval_bounds, share_bounds
 from hemodist.errors import ConfigError
-from hemodist.plan.order import Plan, check_batch, eval_bounds, share_bounds
+from hemodist.plan.order import Plan
 
 
 def plan_of(

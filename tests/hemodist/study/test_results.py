@@ -10,8 +10,8 @@ import pytest
 
 from hemodist.config.run import DataConfig
 from hemodist.metrics import scores
+from hemodist.metrics.predictions import Predictions
 from hemodist.plan.prepare import prepare
-from hemodist.scoring.run_network import Predictions
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
 from hemodist.study.results import gather, parameters

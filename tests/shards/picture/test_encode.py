@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.dicom import hounsfield
 from shards.dicom import read as dicom
 from shards.dicom.read import Slice
 from shards.picture import encode, geometry
@@ -61,7 +62,7 @@ def test_sixteen_bits_give_what_floating_point_gives_for_any_range_of_values(
     stored = draw.integers(low, low + (1 << bits), (16, 16)).astype(kind)
     given_hu = stored * np.float64(slope) + np.float64(intercept)
     whole = (int(stored.min()), int(stored.max()))
-    values, new_slope, new_intercept, new_bounds = geometry.in_hounsfield(stored, slope, intercept, whole)
+    values, new_slope, new_intercept, new_bounds = hounsfield.in_hounsfield(stored, slope, intercept, whole)
     np.testing.assert_array_equal(values * np.float64(new_slope) + np.float64(new_intercept), given_hu)
     assert (int(values.min()), int(values.max())) == new_bounds
     found = Slice(values, new_slope, new_intercept, new_bounds, None, None, None, None, None, None)

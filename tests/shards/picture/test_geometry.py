@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.dicom import hounsfield
 from shards.picture import geometry
 from shards.picture.geometry import Box
 
@@ -69,8 +70,8 @@ def test_a_box_beyond_the_image_is_filled_with_air() -> None:
 
 
 def test_air_is_the_stored_value_nearest_to_minus_1000_hu() -> None:
-    assert geometry.air_value(1, 0) == -1000
-    assert geometry.air_value(0.7, -1024.3) * 0.7 - 1024.3 == pytest.approx(-1000, abs=0.35)
+    assert hounsfield.air_value(1, 0) == -1000
+    assert hounsfield.air_value(0.7, -1024.3) * 0.7 - 1024.3 == pytest.approx(-1000, abs=0.35)
 
 
 def test_brain_fraction_counts_0_to_80_hu_with_both_ends() -> None:

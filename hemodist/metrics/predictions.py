@@ -1,0 +1,43 @@
+"""What a network said of a split, slice by slice."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hemodist.dataset.manifest import LABELS, DataSet
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Outputs for a split, in the order of its rows.
+
+    Attributes:
+        rows: int64 [n], rows of the index; without corrupt samples that were masked out.
+        logits: float32 [n, 6].
+        blood: float64 [n], share of pixels in `BLOOD_HU`, a threshold's view of the slice; NaN where no window of the
+            data set resolves that range.
+    """
+
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    blood: npt.NDArray[np.float64]
+
+    def to_parquet(self, dataset: DataSet, probability: npt.NDArray[np.float64]) -> bytes:
+        """A row a sample: key, group, patient and study (pseudonyms), labels, probabilities and `blood`.
+
+        Labels are `label_any` and so on, probabilities `any` and so on.
+        """
+        taken = dataset.index.take(pa.array(self.rows))
+        columns: dict[str, Any] = {name: taken.column(name) for name in ("key", "group", "patient", "study")}
+        columns |= {f"label_{label}": taken.column(label) for label in LABELS}
+        columns |= {label: probability[:, i] for i, label in enumerate(LABELS)}
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns | {"blood": self.blood}), buffer)
+        return buffer.getvalue()
