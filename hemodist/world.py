@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""How a rank says what happens: an event has a `kind`, one of step (step, total, loss, corrupt_samples and what `Meter`
-reads), epoch (row), evaluating (done, total), started (step, total, workers), saved (step), note (text) and failed
-(error, a `UserError`)."""
+"""How a rank says what happens: an event has a `kind`, one of step (step, total, loss, corrupt_samples and what
+`Throughput` reads), epoch (row), evaluating (done, total), started (step, total, workers), saved (step), note (text)
+and failed (error, a `UserError`)."""
 
 LOOK_SECONDS = 2.0
 """Between two questions whether the ranks must leave. Clouds announce the end of a node 30 to 120 s ahead."""
@@ -41,9 +41,9 @@ class World:
         size: number of ranks.
         device: what this rank computes on.
         must_leave: whether the ranks must save and leave, since a node of theirs is about to be taken away or there are
-            more of them to be. A barrier: every rank calls it equally often, and the chief's answer counts. None where
+            more of them to be. A barrier: every rank calls it equally often, and rank 0's answer counts. None where
             nobody can know.
-        check_owner: raises where another driver has taken over the folder that the chief writes into. None where no
+        check_owner: raises where another driver has taken over the folder that rank 0 writes into. None where no
             driver has claimed it.
     """
 
@@ -59,17 +59,17 @@ class World:
         return cls(0, 1, torch.device(device))
 
     @property
-    def is_chief(self) -> bool:
+    def is_rank_0(self) -> bool:
         """True on the one rank that writes files and logs."""
         return self.rank == 0
 
     def check_still_owner(self) -> None:
-        """On the chief, before it writes: check that no other driver has taken the folder over.
+        """On rank 0, before it writes: check that no other driver has taken the folder over.
 
         Raises:
             UserError: one has; the text names it.
         """
-        if self.is_chief and self.check_owner is not None:
+        if self.is_rank_0 and self.check_owner is not None:
             self.check_owner()
 
     def gather(self, value: Any) -> list[Any]:
@@ -81,7 +81,7 @@ class World:
         return gathered
 
     def broadcast(self, value: Any) -> Any:
-        """The chief's picklable `value`, on every rank."""
+        """Rank 0's picklable `value`, on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -95,7 +95,7 @@ class World:
         return tensor
 
     def share_buffers(self, module: torch.nn.Module) -> None:
-        """Give every rank the chief's buffers of `module`, as DDP does before each forward pass.
+        """Give every rank rank 0's buffers of `module`, as DDP does before each forward pass.
 
         Since the last one each rank has moved its batch statistics by its own share.
         """
@@ -107,7 +107,7 @@ class World:
 class Lookout:
     """Asks every few seconds whether the ranks must leave, and not at every step, since the question is a barrier.
 
-    All ranks ask at the same steps: the chief's clock chooses the next one, and tells it where they meet anyway.
+    All ranks ask at the same steps: rank 0's clock chooses the next one, and tells it where they meet anyway.
     """
 
     def __init__(self, world: World, step: int) -> None:

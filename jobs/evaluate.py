@@ -13,7 +13,7 @@ from hemodist.config.run import ScalingConfig
 from hemodist.launch.train import evaluate
 from hemodist.models.trained import folder_of
 from hemodist.reports.terminal import run_job
-from hemodist.scoring.score_checkpoint import Evaluation, Options
+from hemodist.scoring.score_checkpoint import Options, ScoringRequest
 
 
 def main(
@@ -35,7 +35,9 @@ def main(
         scaling: where it runs; 0 workers is this process, without Ray.
     """
     part = "" if options.part == "auto" else f"-{options.part}"
-    evaluate(Evaluation(checkpoint, dataset, output or f"{folder_of(checkpoint)}/evaluation{part}", options), scaling)
+    evaluate(
+        ScoringRequest(checkpoint, dataset, output or f"{folder_of(checkpoint)}/evaluation{part}", options), scaling
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class WorkersLostError(UserError):
     """The workers failed again and again without getting any further."""
 
 
-class LossReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotations of its own
+class FailureReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotations of its own
     """Runs in Ray's controller and posts which workers were lost, before the controller starts others."""
 
     def __init__(self, mailbox: Any) -> None:
@@ -41,7 +41,7 @@ class LossReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotation
         )
 
 
-class Losses:
+class Failures:
     """Counts attempts that were lost without a new checkpoint in between."""
 
     def __init__(self, most: int) -> None:
@@ -69,7 +69,7 @@ class Losses:
         elif event["kind"] == "lost":
             now, before = time.monotonic(), self._heard
             self._heard = now
-            # Workers that are lost before the chief could speak up are another attempt all the same.
+            # Workers that are lost before rank 0 could speak up are another attempt all the same.
             if self._counted and now - before < _APART_SECONDS:
                 return None
             self._counted = True

@@ -22,7 +22,7 @@ from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hemodist.cluster.failures import Losses, LossReporter
+from hemodist.cluster.failures import FailureReporter, Failures
 from hemodist.cluster.mailbox import Mailbox, Posted
 from hemodist.cluster.ownership import claim
 from hemodist.cluster.prometheus import Observed
@@ -161,7 +161,7 @@ def run_in_process(function: RankFunction, argument: Any, *, gpu: bool, tell: Te
 def run_on_workers(
     function: RankFunction, argument: Any, scaling: ScalingConfig, *, gpu: bool, tell: Tell, name: str, folder: str
 ) -> Any:
-    """Run a function on every rank under Ray Train and return the chief's result. Ray must be up.
+    """Run a function on every rank under Ray Train and return rank 0's result. Ray must be up.
 
     Lost workers are started again, on other nodes and with fewer or more of them where `scaling` allows it, until the
     function is done or gets no further.
@@ -171,9 +171,9 @@ def run_on_workers(
         argument: its first argument.
         scaling: workers, CPUs each and failures tolerated.
         gpu: a GPU a worker.
-        tell: told, in this process, what the chief tells.
+        tell: told, in this process, what rank 0 tells.
         name: of the run, for Ray's own files.
-        folder: path or URI that the chief writes into, which is this driver's from now on; Ray's own files are in its
+        folder: path or URI that rank 0 writes into, which is this driver's from now on; Ray's own files are in its
             folder `ray`. The same after a restart of the driver.
 
     Raises:
@@ -188,7 +188,7 @@ def run_on_workers(
     # How long Ray waits for the places of all workers before it counts again how many there are.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(scaling.wait_seconds)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if gpu else {})
-    losses, waiting, growth = Losses(scaling.max_failures), Waiting(scaling, resources), Growth(scaling, resources)
+    losses, waiting, growth = Failures(scaling.max_failures), Waiting(scaling, resources), Growth(scaling, resources)
     try:
         while True:
             most = most_now(scaling, resources)
@@ -213,7 +213,7 @@ def run_on_workers(
                     name=name,
                     storage_path=f"{claimed.uri}/ray",
                     failure_config=FailureConfig(max_failures=-1),
-                    callbacks=[LossReporter(mailbox)],
+                    callbacks=[FailureReporter(mailbox)],
                 ),
             )
             result = _fit(trainer, mailbox, losses, waiting, growth, tell)
@@ -228,8 +228,8 @@ def run_on_workers(
         raise
 
 
-def _fit(trainer: TorchTrainer, mailbox: Any, losses: Losses, waiting: Waiting, growth: Growth, tell: Tell) -> Any:
-    """Run Ray Train and pass on what is told meanwhile; returns the chief's result."""
+def _fit(trainer: TorchTrainer, mailbox: Any, losses: Failures, waiting: Waiting, growth: Growth, tell: Tell) -> Any:
+    """Run Ray Train and pass on what is told meanwhile; returns rank 0's result."""
     outcome: list[Any] = []
 
     def fit() -> None:
@@ -272,7 +272,7 @@ def _rank(config: dict[str, Any]) -> Any:
         if context.get_world_rank() == 0:  # first of all, so that every loss is one of an attempt
             tell({"kind": "attempt", "workers": context.get_world_size()})
     device = torch.device("cuda", torch.cuda.current_device()) if config["gpu"] else torch.device("cpu")
-    notice = _Notice(tell, chief=context.get_world_rank() == 0) if grouped else None
+    notice = _Notice(tell, is_rank_0=context.get_world_rank() == 0) if grouped else None
     world = World(
         rank=context.get_world_rank() if grouped else 0,
         size=context.get_world_size() if grouped else 1,
@@ -285,7 +285,7 @@ def _rank(config: dict[str, Any]) -> Any:
     try:
         if grouped:
             config["claimed"].check_all_see_it(world)
-        heard: Tell = tell if world.is_chief else _tell_nobody
+        heard: Tell = tell if world.is_rank_0 else _tell_nobody
         if ray.is_initialized():  # Prometheus hears every rank
             heard = Observed(heard, context.get_experiment_name(), world.rank)
         return config["function"](config["argument"], world, heard)
@@ -301,22 +301,22 @@ def _rank(config: dict[str, Any]) -> Any:
 
 
 class _Notice:
-    """Whether a node is about to be taken away or the driver asks the ranks to leave; the chief's answer counts."""
+    """Whether a node is about to be taken away or the driver asks the ranks to leave; rank 0's answer counts."""
 
-    def __init__(self, tell: Posted, *, chief: bool) -> None:
-        self._tell, self._chief = tell, chief
+    def __init__(self, tell: Posted, *, is_rank_0: bool) -> None:
+        self._tell, self._is_rank_0 = tell, is_rank_0
         self.reason = ""
 
     def __call__(self) -> bool:
         if ray.train.get_preemption_info() is not None:
             self.reason = "a node is about to be taken away"
-        elif self._chief and self._tell.must_leave():
+        elif self._is_rank_0 and self._tell.must_leave():
             self.reason = "there is room for more workers"
         return bool(self.reason)
 
 
 def _tell_nobody(event: Any) -> None:
-    """The `tell` of all ranks but the chief."""
+    """The `tell` of all ranks but rank 0."""
 
 
 def _cause(error: BaseException) -> BaseException:

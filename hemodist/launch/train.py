@@ -22,9 +22,8 @@ from hemodist.plan.prepare import check_resume, prepare
 from hemodist.reports.page import scores_table
 from hemodist.reports.terminal import TrainingView, console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
-from hemodist.scoring.score_checkpoint import Evaluation, check_evaluation
-from hemodist.scoring.score_checkpoint import evaluate as evaluate_on_ranks
-from hemodist.scoring.write_results import Conclusion
+from hemodist.scoring.score_checkpoint import ScoringRequest, check_request, score_checkpoint
+from hemodist.scoring.write_results import Results
 from hemodist.storage.store import Store, join
 from hemodist.training.found_lr import with_found_lr
 from hemodist.training.loop import train as train_on_ranks
@@ -35,7 +34,7 @@ JOINING_SECONDS = 120.0
 _LOOK_SECONDS = 2.0
 
 
-def train(run: Run) -> Conclusion:
+def train(run: Run) -> Results:
     """Check a run, print what follows from it, train it, and show the scores.
 
     Args:
@@ -58,18 +57,18 @@ def train(run: Run) -> Conclusion:
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
     run = replace(run, tracking=replace(run.tracking, mode=mode))  # a worker's node may know another key
-    conclusion: Conclusion = run_ranks(train_on_ranks, run, run.scaling, name=run.name, folder=store.uri)
+    conclusion: Results = run_ranks(train_on_ranks, run, run.scaling, name=run.name, folder=store.uri)
     show(conclusion)
     return conclusion
 
 
-def evaluate(evaluation: Evaluation, scaling: ScalingConfig) -> Conclusion:
+def evaluate(evaluation: ScoringRequest, scaling: ScalingConfig) -> Results:
     """Check that checkpoint and data set fit, score, and show the scores.
 
     Raises:
         UserError: before any worker starts, for whatever can be known by then.
     """
-    _, run, dataset = check_evaluation(evaluation)
+    _, run, dataset = check_request(evaluation)
     store = Store.open(evaluation.output)
     store.check_writable()
     evaluation = replace(evaluation, output=store.uri, dataset=dataset.store.uri)
@@ -79,15 +78,15 @@ def evaluate(evaluation: Evaluation, scaling: ScalingConfig) -> Conclusion:
         evaluation = replace(evaluation, options=options)
     if "://" not in evaluation.checkpoint:
         evaluation = replace(evaluation, checkpoint=str(Path(evaluation.checkpoint).resolve()))
-    conclusion: Conclusion = run_ranks(
-        evaluate_on_ranks, evaluation, scaling, name=f"evaluate-{run.name}", folder=store.uri
+    conclusion: Results = run_ranks(
+        score_checkpoint, evaluation, scaling, name=f"evaluate-{run.name}", folder=store.uri
     )
     show(conclusion)
     return conclusion
 
 
 def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, name: str, folder: str) -> Any:
-    """Run a function on the ranks that `scaling` asks for, showing what the chief tells; returns its result.
+    """Run a function on the ranks that `scaling` asks for, showing what rank 0 tells; returns its result.
 
     Raises:
         UserError: there are not enough GPUs or CPUs, or see `run_on_workers`.
@@ -166,7 +165,7 @@ def device_line(scaling: ScalingConfig, gpus: int, *, gpu: bool) -> str:
     return "device: CPU, there is no GPU"
 
 
-def show(conclusion: Conclusion) -> None:
+def show(conclusion: Results) -> None:
     """Print the scores beside the trivial baselines, and where the report is."""
     if conclusion.scores is not None:
         extras = conclusion.extras

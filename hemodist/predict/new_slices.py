@@ -29,7 +29,7 @@ from hemodist.loading.evaluation_batches import memory_batches, pictures, stored
 from hemodist.metrics import scores
 from hemodist.models.trained import PICTURE, Trained, check_fits, mean_logits, open_trained, views
 from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
-from hemodist.scoring.run_network import logits_of, predict
+from hemodist.scoring.run_network import logits_of, run_over_split
 from hemodist.scoring.worst_slices import strip
 from hemodist.storage.store import Store
 from hemodist.world import Tell, World
@@ -181,7 +181,7 @@ def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Outcome
         run = _run(member, settings)
         seen = views(run.augment) if settings.tta else ((),)
         network = member.network.to(device)
-        parts.append(predict(network, dataset, every, run, World.alone(device), tell, seen))
+        parts.append(run_over_split(network, dataset, every, run, World.alone(device), tell, seen))
     # A corrupt sample has no probability.
     rows = functools.reduce(np.intersect1d, (part.rows for part in parts))
     logits = [torch.from_numpy(part.logits[np.isin(part.rows, rows)]) for part in parts]

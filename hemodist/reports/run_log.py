@@ -26,7 +26,7 @@ _CURVE_POINTS = 500
 """Of one label's curve; a picture has no more pixels for them, and W&B keeps a row for each."""
 
 
-class Journal:
+class RunLog:
     """The tracker of one run, and what it is told."""
 
     def __init__(
@@ -117,7 +117,7 @@ class Journal:
 def put_offline_log(store: Store, folder: Path) -> None:
     """Put a whole offline log of W&B with the run's other files, in place of earlier ones of the same run.
 
-    A run whose store is no folder keeps its log on the chief's node while it trains, which may be lost: the rows are in
+    A run whose store is no folder keeps its log on rank 0's node while it trains, which may be lost: the rows are in
     the checkpoints, and the next start writes them into a new log.
 
     Args:

@@ -24,7 +24,7 @@ BLOOD_HU = (50.0, 80.0)
 """Attenuation of acute hemorrhage in HU; what a reader's brain window shows bright but not white."""
 
 
-def predict(
+def run_over_split(
     model: nn.Module,
     dataset: DataSet,
     rows: npt.NDArray[np.int64],

@@ -17,9 +17,9 @@ from hemodist.plan.prepare import divide
 from hemodist.plan.split import Rows, label_report
 from hemodist.reports.contents import NO_EXTRAS, Extras
 from hemodist.scoring.heat_maps import Masks, target_layer
-from hemodist.scoring.run_network import predict
+from hemodist.scoring.run_network import run_over_split
 from hemodist.scoring.worst_slices import card, play_pointing, show_worst
-from hemodist.scoring.write_results import Conclusion, conclude, probability_of
+from hemodist.scoring.write_results import Results, probability_of, write_results
 from hemodist.storage.store import Store
 from hemodist.world import Tell, World
 
@@ -65,7 +65,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ScoringRequest:
     """What is to be scored.
 
     Attributes:
@@ -81,7 +81,7 @@ class Evaluation:
     options: Options = field(default_factory=Options)
 
 
-def check_evaluation(evaluation: Evaluation) -> tuple[Trained, Run, DataSet]:
+def check_request(evaluation: ScoringRequest) -> tuple[Trained, Run, DataSet]:
     """Open checkpoint and data set and check that they fit.
 
     Raises:
@@ -106,19 +106,19 @@ def check_evaluation(evaluation: Evaluation) -> tuple[Trained, Run, DataSet]:
     return trained, run, dataset
 
 
-def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
+def score_checkpoint(evaluation: ScoringRequest, world: World, tell: Tell) -> Results:
     """Score the checkpoint; every rank computes its part.
 
     Raises:
-        UserError: see `check_evaluation`, or nothing is there to score.
+        UserError: see `check_request`, or nothing is there to score.
     """
-    trained, run, dataset = check_evaluation(evaluation)
+    trained, run, dataset = check_request(evaluation)
     rows, part, parts = _rows(evaluation, trained, run, dataset)
     network = trained.network.to(world.device)
     seen = views(run.augment) if evaluation.options.tta else ((),)
-    predictions = predict(network, dataset, rows, run, world, tell, seen)
-    if not world.is_chief:
-        return Conclusion.elsewhere(evaluation.output)
+    predictions = run_over_split(network, dataset, rows, run, world, tell, seen)
+    if not world.is_rank_0:
+        return Results.elsewhere(evaluation.output)
     notes = [f"Scored: {evaluation.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
     if warning := _warning(trained, dataset, rows, part, parts):
         notes.append(warning)
@@ -130,7 +130,7 @@ def evaluate(evaluation: Evaluation, world: World, tell: Tell) -> Conclusion:
     shown = replace(trained, run=run)
     extras = _extras(evaluation, shown, dataset, predictions, world, tell, notes)
     world.check_still_owner()
-    return conclude(
+    return write_results(
         Store.open(evaluation.output),
         dataset,
         predictions,
@@ -161,7 +161,9 @@ def _own(trained: Trained, dataset: DataSet) -> bool:
     return bool(trained.saved["state"]["dataset"] == dataset.manifest.digest)
 
 
-def _rows(evaluation: Evaluation, trained: Trained, run: Run, dataset: DataSet) -> tuple[Rows, str, dict[str, Rows]]:
+def _rows(
+    evaluation: ScoringRequest, trained: Trained, run: Run, dataset: DataSet
+) -> tuple[Rows, str, dict[str, Rows]]:
     """The rows to score, what they are in words, and the parts of the split for the report."""
     own = _own(trained, dataset)
     part = evaluation.options.part if evaluation.options.part != "auto" else "valid" if own else "all"
@@ -215,7 +217,7 @@ def _warning(trained: Trained, dataset: DataSet, rows: Rows, part: str, parts: M
 
 
 def _extras(
-    evaluation: Evaluation, trained: Trained, dataset: DataSet, predictions: Predictions, world: World, tell: Tell,
+    evaluation: ScoringRequest, trained: Trained, dataset: DataSet, predictions: Predictions, world: World, tell: Tell,
     notes: list[str],
 ) -> Extras:  # fmt: skip
     """Pictures of the worst slices and the pointing game; a network without maps has neither, and a note says so."""

@@ -33,11 +33,11 @@ PLURAL = {"study": "studies", "patient": "patients"}
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class Results:
     """What was found.
 
     Attributes:
-        scores: of the network, with intervals and trivial baselines; None on other ranks than the chief.
+        scores: of the network, with intervals and trivial baselines; None on other ranks than rank 0.
         threshold_auc: AUC of `any` by the share of pixels in the range of blood; NaN where it cannot be measured.
         report: where the report is.
         extras: pooled scores, pictures and the pointing game.
@@ -49,7 +49,7 @@ class Conclusion:
     extras: Extras = NO_EXTRAS
 
     @classmethod
-    def elsewhere(cls, uri: str) -> Conclusion:
+    def elsewhere(cls, uri: str) -> Results:
         """What the ranks return that did not write the report themselves."""
         return cls(None, float("nan"), f"{uri}/{REPORT}")
 
@@ -87,7 +87,7 @@ def score(
     )
 
 
-def conclude(
+def write_results(
     store: Store,
     dataset: DataSet,
     predictions: Predictions,
@@ -101,7 +101,7 @@ def conclude(
     scored: Mapping[str, Any],
     extras: Extras = NO_EXTRAS,
     repair_any: bool = False,
-) -> Conclusion:
+) -> Results:
     """Score the predictions and write what is to be kept.
 
     Args:
@@ -131,7 +131,7 @@ def conclude(
     windows = [f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]]
     extras = replace(extras, pooled=pool(dataset, predictions.rows, probability), windows=windows)
     held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if extras.pooled else {}
-    conclusion = Conclusion(scores, threshold, f"{store.uri}/{REPORT}", extras)
+    conclusion = Results(scores, threshold, f"{store.uri}/{REPORT}", extras)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, probability))
     content = scores.to_json() | {
         "threshold_auc_any": threshold if np.isfinite(threshold) else None,

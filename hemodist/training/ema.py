@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
-class Average(AveragedModel):
+class EMA(AveragedModel):
     """A copy of a network that follows it slowly, `decay` a step, and forgets its start the faster."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:

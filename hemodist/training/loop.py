@@ -26,16 +26,16 @@ from hemodist.models.network import build, has_dropout, load_pretrained, make_de
 from hemodist.plan.philox import Purpose, words
 from hemodist.plan.prepare import Prepared, check_resume, prepare
 from hemodist.plan.split import Rows
-from hemodist.reports.run_log import Journal
-from hemodist.scoring.run_network import predict
-from hemodist.scoring.write_results import TEST_PREDICTIONS, Conclusion, conclude, probability_of, score
+from hemodist.reports.run_log import RunLog
+from hemodist.scoring.run_network import run_over_split
+from hemodist.scoring.write_results import TEST_PREDICTIONS, Results, probability_of, score, write_results
 from hemodist.storage.store import Store, join
 from hemodist.training import optimizer
 from hemodist.training.early_stopping import badness, should_stop
-from hemodist.training.ema import Average
+from hemodist.training.ema import EMA
 from hemodist.training.gradient import backward, clip, distributed
 from hemodist.training.sample_ledger import Ledger
-from hemodist.training.throughput import Meter
+from hemodist.training.throughput import Throughput
 from hemodist.world import LeavingError, Lookout, Tell, World
 
 HISTORY = "history.json"
@@ -45,13 +45,13 @@ class DivergedError(UserError):
     """The gradient was not finite for too many steps in a row."""
 
 
-def train(run: Run, world: World, tell: Tell) -> Conclusion:
+def train(run: Run, world: World, tell: Tell) -> Results:
     """Train, validate after each epoch, save, score, report; go on where an earlier attempt stopped.
 
     Args:
         run: the configuration; `prepare` must accept it.
         world: the ranks.
-        tell: told what happens, see `Tell`; the launcher listens to the chief only.
+        tell: told what happens, see `Tell`; the launcher listens to rank 0 only.
 
     Raises:
         UserError: something that the user can mend; the text says what.
@@ -72,7 +72,7 @@ def train(run: Run, world: World, tell: Tell) -> Conclusion:
                 raise LeavingError(training.step)
             if training.stopped():
                 break
-        return training.conclude()
+        return training.finish()
     finally:
         training.checkpoints.wait()
 
@@ -116,7 +116,7 @@ class Training:
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=world.device)
         self.epoch_weight = torch.zeros((), dtype=torch.float64, device=world.device)  # samples in that sum
         self.epoch_seconds, self.epoch_clock = 0.0, time.monotonic()
-        self.meter = Meter(run, world)
+        self.throughput = Throughput(run, world)
         self.saved_at, self.clock_says_save = time.monotonic(), False
         self.cache = ShardCache(self.prepared.dataset, run.data.cache, limit=run.data.cache_bytes)
         self.reader = Reader(self.prepared.dataset, self.cache, run.data.on_corrupt)
@@ -126,10 +126,10 @@ class Training:
         """Go on from the newest whole checkpoint, or begin with the pretrained weights; then wrap the network."""
         rows: list[dict[str, Any]] = []
         world = self.world
-        # The chief chooses, so that all ranks agree; the others read the same one.
-        newest = self.checkpoints.newest(self._note) if world.is_chief else None
+        # Rank 0 chooses, so that all ranks agree; the others read the same one.
+        newest = self.checkpoints.newest(self._note) if world.is_rank_0 else None
         step = world.broadcast(newest["state"]["step"] if newest else None)
-        if world.is_chief:
+        if world.is_rank_0:
             world.check_still_owner()
             self.checkpoints.go_on_from(step)
         if step is not None:
@@ -140,20 +140,20 @@ class Training:
             if self.ema is not None:
                 self.ema.load_state_dict(saved["ema"])
             self.step, self.history = step, saved["state"]["history"]
-            if world.is_chief:  # the sum over all ranks, carried on by one of them
+            if world.is_rank_0:  # the sum over all ranks, carried on by one of them
                 self.epoch_loss += saved["state"]["epoch_loss"]
                 self.epoch_weight += saved["state"].get("epoch_weight", self._images_of_epoch())  # none in 0.1.0
             self.epoch_seconds = saved["state"]["epoch_seconds"]
             self.nonfinite, self.skipped = saved["state"]["nonfinite"], saved["state"]["skipped"]
             rows = saved["state"]["logged"]
             self._note(f"going on at step {self.step} of {self.total}")
-        elif world.is_chief:
+        elif world.is_rank_0:
             load_pretrained(self.network, self.run.model)
         module: nn.Module = torch.compile(self.network) if self.run.model.compile else self.network  # type: ignore[assignment]
-        self.wrapped = distributed(module, world)  # which gives all ranks the chief's weights
+        self.wrapped = distributed(module, world)  # which gives all ranks rank 0's weights
         if step is None:
             self._average_from_here()
-        self.journal = Journal(self.run, self.prepared, self.store, rows, self._note) if world.is_chief else None
+        self.run_log = RunLog(self.run, self.prepared, self.store, rows, self._note) if world.is_rank_0 else None
         self.lookout = Lookout(world, self.step)
         self.ledger: Ledger | None = None
         if self.run.tracking.ledger:
@@ -161,7 +161,7 @@ class Training:
             self.ledger = Ledger(self.store, world, self.step, keys, len(self.prepared.plan.rows))
         self.tell({"kind": "started", "step": self.step, "total": self.total, "workers": world.size})
         self.epoch_clock = time.monotonic()
-        self.meter.restart(self.step)
+        self.throughput.restart(self.step)
 
     def batches(self) -> Iterator[Batch]:
         """The rank's shares of the remaining global batches, augmented and mixed; counts the time spent waiting."""
@@ -180,7 +180,7 @@ class Training:
             )
         )
         while True:
-            with self.meter.waiting():
+            with self.throughput.waiting():
                 batch = next(loader, None)
             if batch is None:
                 return
@@ -258,14 +258,14 @@ class Training:
             "seconds": self._seconds_of_epoch(),
             "images_per_s": images / seconds_training,
         }
-        row = self.world.broadcast(row)  # the chief's, so that all ranks stop and choose alike
+        row = self.world.broadcast(row)  # rank 0's, so that all ranks stop and choose alike
         self.history.append(row)
         self.epoch_loss.zero_()
         self.epoch_weight.zero_()
         self.epoch_seconds, self.epoch_clock = 0.0, time.monotonic()
-        self.meter.restart(self.step)
-        if self.journal is not None:
-            self.journal.log_epoch(self.step, row, self.predictions)
+        self.throughput.restart(self.step)
+        if self.run_log is not None:
+            self.run_log.log_epoch(self.step, row, self.predictions)
         self.tell({"kind": "epoch", "row": row})
         if self.stopped():
             config = self.run.stop
@@ -279,7 +279,7 @@ class Training:
         if self.ledger is not None:
             self.ledger.commit()
         self.saved_at, self.clock_says_save = time.monotonic(), False
-        if self.journal is None:  # the chief has one
+        if self.run_log is None:  # rank 0 has one
             return
         state = {
             "dataset": self.prepared.dataset.manifest.digest,
@@ -292,7 +292,7 @@ class Training:
             "epoch_seconds": self._seconds_of_epoch(),
             "nonfinite": self.nonfinite,
             "skipped": self.skipped,
-            "logged": self.journal.state(),
+            "logged": self.run_log.state(),
         }
         content = {
             "model": self.network.state_dict(),
@@ -310,24 +310,24 @@ class Training:
         self.checkpoints.save_behind(content, self.step, badness_of_step, lambda: self.tell(saved))
         self.store.write(HISTORY, (json.dumps([plain_json(row) for row in self.history], indent=2) + "\n").encode())
 
-    def conclude(self) -> Conclusion:
+    def finish(self) -> Results:
         """Score the best checkpoint, write scores, predictions and report, close the tracker."""
         self.checkpoints.wait()
-        best = self.world.broadcast(self.checkpoints.best_step() if self.world.is_chief else None)
+        best = self.world.broadcast(self.checkpoints.best_step() if self.world.is_rank_0 else None)
         if self.predictions is None or best != self.step:
-            chosen = self.checkpoints.best(self._note) if self.world.is_chief else None
+            chosen = self.checkpoints.best(self._note) if self.world.is_rank_0 else None
             best = self.world.broadcast(chosen["state"]["step"] if chosen else None)
             self.scored.load_state_dict((chosen or self.checkpoints.at(best))["scored"])
             self.predictions = self._predict(self.scored)
         # Shown to nobody before systems are compared: what is not chosen on them alone tells how good a system is.
         test = self._predict(self.scored, self.prepared.split.test) if len(self.prepared.split.test) else None
         self.cache.close()
-        if self.journal is None:
-            return Conclusion.elsewhere(self.store.uri)
+        if self.run_log is None:
+            return Results.elsewhere(self.store.uri)
         self.world.check_still_owner()
         if test is not None:
             self.store.write(TEST_PREDICTIONS, test.to_parquet(self.prepared.dataset, probability_of(test)))
-        conclusion = conclude(
+        conclusion = write_results(
             self.store,
             self.prepared.dataset,
             self.predictions,
@@ -340,13 +340,13 @@ class Training:
             notes=self._notes(best),
             scored={"checkpoint": self.store.uri, "step": best, "part": "valid"},
         )
-        self.journal.finish(conclusion.summary(), self.predictions, lambda: self.checkpoints.content(best))
+        self.run_log.finish(conclusion.summary(), self.predictions, lambda: self.checkpoints.content(best))
         return conclusion
 
     def _skip(self, batch: Batch) -> None:
         """Count a step whose gradient is not finite. All ranks come here together, and leave by the same way."""
         self.nonfinite, self.skipped = self.nonfinite + 1, self.skipped + 1
-        # The chief's statistics, which DDP gives to all at the next forward pass.
+        # Rank 0's statistics, which DDP gives to all at the next forward pass.
         if not self.world.broadcast(all(bool(torch.isfinite(buffer).all()) for buffer in self.network.buffers())):
             raise DivergedError(
                 f"step {batch.number}: the forward pass has made batch statistics non-finite, which no later step "
@@ -363,10 +363,10 @@ class Training:
             )
 
     def _log(self, loss_sum: torch.Tensor, lr: float, norm: torch.Tensor) -> None:
-        figures = self.meter.read(self.step)
+        figures = self.throughput.read(self.step)
         minutes = self.run.checkpoint.every_minutes
-        due = self.world.is_chief and 0 < minutes <= (time.monotonic() - self.saved_at) / 60
-        # The chief's clock travels with the loss, so that asking it costs nothing.
+        due = self.world.is_rank_0 and 0 < minutes <= (time.monotonic() - self.saved_at) / 60
+        # Rank 0's clock travels with the loss, so that asking it costs nothing.
         summed = self.world.sum(torch.stack([loss_sum, torch.full_like(loss_sum, float(due))])).tolist()
         mean_loss, self.clock_says_save = summed[0] / self.run.batch.global_batch_size, summed[1] > 0
         row = {"loss": mean_loss, "lr": lr, "gradient_norm": norm.item(), "skipped_steps": self.skipped} | figures
@@ -374,8 +374,8 @@ class Training:
         for new in sorted(corrupt - self.corrupt):
             self._note(f"{self.reader.describe(new)} does not match its checksum and is masked out")
         self.corrupt |= corrupt
-        if self.journal is not None:
-            self.journal.log(self.step, row | {"corrupt_samples": len(self.corrupt)})
+        if self.run_log is not None:
+            self.run_log.log(self.step, row | {"corrupt_samples": len(self.corrupt)})
         told = {"step": self.step, "total": self.total, "loss": mean_loss, "corrupt_samples": len(self.corrupt)}
         self.tell({"kind": "step"} | told | figures)
 
@@ -383,7 +383,7 @@ class Training:
         """The validation split, or other rows."""
         rows = self.prepared.split.valid if rows is None else rows
         self.reader.close()  # what validation reads may need the room
-        predictions = predict(network, self.prepared.dataset, rows, self.run, self.world, self.tell)
+        predictions = run_over_split(network, self.prepared.dataset, rows, self.run, self.world, self.tell)
         if not np.isfinite(predictions.logits).all():
             raise DivergedError(
                 f"the network's outputs at step {self.step} are not finite; lower optim.lr "
@@ -402,7 +402,7 @@ class Training:
     def _average_from_here(self) -> None:
         """Start the moving average, if there is one, from the network as it is; `scored` is what is validated."""
         decay = self.run.model.ema_decay
-        self.ema = Average(self.network, decay) if decay else None
+        self.ema = EMA(self.network, decay) if decay else None
         self.scored: nn.Module = self.ema.module if self.ema is not None else self.network
 
     def _images_of_epoch(self) -> int:

@@ -78,7 +78,7 @@ def check(test: RangeTest) -> None:
 
 
 def run_range_test(test: RangeTest, world: World, tell: Tell) -> FoundLr | None:
-    """Make the test on every rank; the chief writes result and plot below the run, and returns the result.
+    """Make the test on every rank; rank 0 writes result and plot below the run, and returns the result.
 
     Raises:
         UserError: the configuration cannot work, or the loss never fell.
@@ -104,15 +104,15 @@ def run_range_test(test: RangeTest, world: World, tell: Tell) -> FoundLr | None:
 
     rates, losses = sweep(test, step_at)
     training.cache.close()
-    if training.journal is None:
+    if training.run_log is None:
         return None
     found = read_off(test, rates, losses)
     result = FoundLr(*found, rates, losses, smooth(losses, test.smoothing).tolist(), origin_of(test.run, prepared))
     plot = draw(result, test.run.name)
     store = Store.open(join(test.run.output, test.run.name))
     store.write(PLOT, plot)
-    training.journal.picture("loss against learning rate", np.asarray(Image.open(io.BytesIO(plot)).convert("RGB")))
-    training.journal.close({"lr": result.lr, "lr_steepest": result.steepest, "lr_valley": result.valley})
+    training.run_log.picture("loss against learning rate", np.asarray(Image.open(io.BytesIO(plot)).convert("RGB")))
+    training.run_log.close({"lr": result.lr, "lr_steepest": result.steepest, "lr_valley": result.valley})
     store.write(RESULT, (json.dumps(asdict(result), indent=2) + "\n").encode())
     return result
 

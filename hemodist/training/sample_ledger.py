@@ -37,7 +37,7 @@ class Ledger:
         self._first = step
         self._keys, self._epoch_size = keys, epoch_size
         self._read: list[npt.NDArray[np.int64]] = []
-        if world.is_chief:
+        if world.is_rank_0:
             for name, first, _ in _parts(store):
                 if first >= step:
                     store.delete(name)
@@ -51,7 +51,7 @@ class Ledger:
         parts = self._world.gather(self._read)
         steps, self._read = len(self._read), []
         first, self._first = self._first, self._first + steps
-        if not self._world.is_chief or not steps:
+        if not self._world.is_rank_0 or not steps:
             return
         lines = []
         for number, shares in enumerate(zip(*parts, strict=True)):

@@ -13,7 +13,7 @@ from hemodist.models.flops import peak_flops, training_flops
 from hemodist.world import World
 
 
-class Meter:
+class Throughput:
     """Counts steps, seconds, and the seconds spent waiting for data."""
 
     def __init__(self, run: Run, world: World) -> None:
@@ -22,7 +22,7 @@ class Meter:
         self._world = world
         self._gpu = world.device.type == "cuda"
         self._share_of_peak: float | None = None  # of all devices together, spent by one image a second
-        if self._gpu and run.scaling.precision != "fp32" and world.is_chief:
+        if self._gpu and run.scaling.precision != "fp32" and world.is_rank_0:
             peak = peak_flops(torch.cuda.get_device_name(world.device))
             self._share_of_peak = training_flops(run.model) / (peak * world.size) if peak else None
         self.restart(0)
@@ -43,7 +43,7 @@ class Meter:
 
         Returns:
             images_per_s over all ranks; data_wait_share, 0 to 1; on GPUs gpu_memory_gib, the most that tensors have
-            taken of the chief's; mfu, 0 to 1, where the device's peak is known and the precision is bf16.
+            taken of rank 0's; mfu, 0 to 1, where the device's peak is known and the precision is bf16.
         """
         seconds = max(time.monotonic() - self._clock, 1e-9)
         rate = (step - self._step) * self._images_a_step / seconds

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from hemodist.bench.ray_nodes import ray_nodes
-from hemodist.cluster.failures import Losses, WorkersLostError
+from hemodist.cluster.failures import Failures, WorkersLostError
 from hemodist.cluster.ownership import OvertakenError, claim
 from hemodist.cluster.session import cluster, no_process_left_behind
 from hemodist.cluster.workers import run_on_workers
@@ -125,8 +125,8 @@ def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_seq
     again = Training(run, World.alone(), lambda event: None)  # the run's end would have come after hours
     again.resume()
     assert again.step == newest_step(run)
-    assert again.journal is not None
-    again.journal.close({})
+    assert again.run_log is not None
+    again.run_log.close({})
     assert steps_logged(Path(run.output, run.name)) == list(range(1, again.step + 1))
 
 
@@ -198,7 +198,7 @@ def lost(error: UserError | None = None) -> dict:
 
 
 def test_losses_in_a_row_end_the_run_and_a_new_checkpoint_starts_the_count_again():
-    losses = Losses(2)
+    losses = Failures(2)
     for step in (0, 5, 10, 15, 20):  # any number, as long as each attempt gets further
         losses.hear({"kind": "attempt"})
         losses.hear({"kind": "started", "step": step})
@@ -215,7 +215,7 @@ def test_losses_in_a_row_end_the_run_and_a_new_checkpoint_starts_the_count_again
 def test_workers_that_are_lost_before_they_can_speak_up_end_the_run_too(monkeypatch):
     now = 100.0
     monkeypatch.setattr("hemodist.cluster.failures.time.monotonic", lambda: now)
-    losses = Losses(2)
+    losses = Failures(2)
     assert "1 of 2" in (losses.hear(lost()) or "")
     for _ in range(30):  # the controller repeats it while it waits for the others of the group
         now += 1
@@ -231,7 +231,7 @@ def test_a_transient_error_that_stays_is_shown_as_itself():
     class BusyError(UserError):
         transient = True
 
-    losses = Losses(0)
+    losses = Failures(0)
     losses.hear({"kind": "attempt"})
     with pytest.raises(BusyError):
         losses.hear(lost(BusyError("store is busy")))

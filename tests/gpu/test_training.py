@@ -18,7 +18,7 @@ from hemodist.config.run import CheckpointConfig, ModelConfig, OptimConfig, Run,
 from hemodist.dataset.manifest import DataSet
 from hemodist.metrics.scores import weighted_log_loss
 from hemodist.plan.prepare import prepare
-from hemodist.scoring.run_network import predict
+from hemodist.scoring.run_network import run_over_split
 from hemodist.training import loop
 from hemodist.training.gradient import backward
 from hemodist.training.loop import Training
@@ -161,8 +161,8 @@ def test_scores_on_the_device_are_the_cpus(device: torch.device, folder: Path) -
     for batch in training.batches():
         training.update(batch)
     dataset, rows = DataSet.open(run.data.dataset), prepared.split.valid
-    there = predict(training.network, dataset, rows, run, World.alone(), silent)
-    here = predict(training.network.to(device), dataset, rows, run, World.alone(device), silent)
+    there = run_over_split(training.network, dataset, rows, run, World.alone(), silent)
+    here = run_over_split(training.network.to(device), dataset, rows, run, World.alone(device), silent)
     assert np.array_equal(here.rows, there.rows)
     assert np.abs(here.logits - there.logits).max() <= 0.05
     assert np.allclose(here.blood, there.blood, atol=0.02, equal_nan=True)

@@ -21,9 +21,9 @@ from hemodist.launch.train import evaluate as launch
 from hemodist.loading import node_copies
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import divide
-from hemodist.scoring.score_checkpoint import Evaluation, Options, check_evaluation, evaluate
+from hemodist.scoring.score_checkpoint import Options, ScoringRequest, check_request, score_checkpoint
 from hemodist.scoring.worst_slices import show_worst
-from hemodist.scoring.write_results import Conclusion
+from hemodist.scoring.write_results import Results
 from hemodist.world import World
 from tests.hemodist.loading.test_shard_cache import far
 from tests.support.checkpoints import make_checkpoint
@@ -46,8 +46,8 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def scored(folder: Path, output: Path, **options) -> Conclusion:
-    given = Evaluation(str(folder / "run"), str(folder / "data"), str(output), Options(**options))
+def scored(folder: Path, output: Path, **options) -> Results:
+    given = ScoringRequest(str(folder / "run"), str(folder / "data"), str(output), Options(**options))
     return launch(given, ScalingConfig(workers=0, device="cpu"))
 
 
@@ -85,28 +85,28 @@ def test_flips_and_repairing_change_what_is_scored_and_are_told(folder, tmp_path
     assert "was raised" in (tmp_path / "repaired" / "report.html").read_text()
 
 
-def on_ranks(world: World, evaluation: Evaluation):
-    conclusion = evaluate(evaluation, world, lambda event: None)
-    return conclusion.scores if world.is_chief else None
+def on_ranks(world: World, evaluation: ScoringRequest):
+    conclusion = score_checkpoint(evaluation, world, lambda event: None)
+    return conclusion.scores if world.is_rank_0 else None
 
 
 def test_two_and_three_ranks_score_exactly_what_one_scores(folder, tmp_path):
-    given = Evaluation(str(folder / "run"), str(folder / "data"), str(tmp_path), Options("all", worst=0))
+    given = ScoringRequest(str(folder / "run"), str(folder / "data"), str(tmp_path), Options("all", worst=0))
     alone = run_ranks(in_a_process, 1, given)[0]
     for ranks in (2, 3):
         assert run_ranks(on_ranks, ranks, given)[0] == alone
 
 
 def test_an_evaluation_that_another_driver_has_taken_over_writes_nothing(folder, tmp_path):
-    given = Evaluation(str(folder / "run"), str(folder / "data"), str(tmp_path), Options("all", worst=0))
+    given = ScoringRequest(str(folder / "run"), str(folder / "data"), str(tmp_path), Options("all", worst=0))
     world = replace(World.alone(), check_owner=claim(str(tmp_path)).check)
     claim(str(tmp_path))
     with pytest.raises(OvertakenError, match=f"another driver has gone on with {tmp_path}"):
-        evaluate(given, world, lambda event: None)
+        score_checkpoint(given, world, lambda event: None)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
-def in_a_process(world: World, evaluation: Evaluation):
+def in_a_process(world: World, evaluation: ScoringRequest):
     import torch
 
     threads = torch.get_num_threads()
@@ -136,9 +136,9 @@ def with_column(index, name, values):
 
 
 def refused(folder: Path, message: str, *, dataset: Path | None = None, **options) -> None:
-    given = Evaluation(str(folder / "run"), str(dataset or folder / "data"), "out", Options(**options))
+    given = ScoringRequest(str(folder / "run"), str(dataset or folder / "data"), "out", Options(**options))
     with pytest.raises(UserError, match=message):
-        check_evaluation(given)
+        check_request(given)
 
 
 def test_a_data_set_without_any_label_is_named_with_the_remedy(folder, tmp_path):
@@ -173,7 +173,7 @@ def test_flags_that_cannot_work_are_named(folder, tmp_path):
 
 def test_flags_replace_what_the_run_had(folder):
     given = Options(cache="/c", eval_batch_size=5, decode_threads=2, decoder="cpu", on_corrupt="mask", cache_gb=3.0)
-    run = given.applied(check_evaluation(Evaluation(str(folder / "run"), str(folder / "data"), "out"))[1], "d")
+    run = given.applied(check_request(ScoringRequest(str(folder / "run"), str(folder / "data"), "out"))[1], "d")
     assert (run.data.cache, run.data.decode_threads, run.data.decoder) == ("/c", 2, "cpu")
     assert (run.data.on_corrupt, run.data.cache_gb, run.batch.eval_batch_size, run.data.dataset) == (
         "mask",
@@ -187,7 +187,7 @@ def test_another_data_set_is_scored_with_a_warning_and_has_no_fold_of_the_run(fo
     groups = DataSet.open(str(folder / "data")).column("group")
     other = relabelled(folder, tmp_path / "data", lambda index: with_column(index, "group", (groups[::-1]).tolist()))
     refused(folder, "is not the data set that x was trained on, .* patients of", dataset=other, part="valid")
-    given = Evaluation(str(folder / "run"), str(other), str(tmp_path / "out"), Options(worst=0))
+    given = ScoringRequest(str(folder / "run"), str(other), str(tmp_path / "out"), Options(worst=0))
     launch(given, ScalingConfig(workers=0, device="cpu"))
     page = (tmp_path / "out" / "report.html").read_text()
     assert "all labelled slices" in page
@@ -198,7 +198,7 @@ def test_scores_on_slices_of_the_training_are_told_with_their_number_and_the_fil
     folder, tmp_path, capsys
 ):
     dataset = DataSet.open(str(folder / "data"))
-    run = check_evaluation(Evaluation(str(folder / "run"), str(folder / "data"), "out"))[1]
+    run = check_request(ScoringRequest(str(folder / "run"), str(folder / "data"), "out"))[1]
     learned = len(divide(run.data, dataset).train)
     scored(folder, tmp_path / "all", part="all", worst=0)
     warning = f"trained on {learned} of the 150 scored slices"
@@ -239,7 +239,7 @@ def test_studies_and_patients_of_which_slices_were_left_out_are_said_to_be_incom
     scored(folder, tmp_path / "whole", part="all", worst=0)
     assert "not of whole ones" not in (tmp_path / "whole" / "report.html").read_text()
     other = relabelled(folder, tmp_path / "data", half_unlabelled)
-    given = Evaluation(str(folder / "run"), str(other), str(tmp_path / "half"), Options(worst=0))
+    given = ScoringRequest(str(folder / "run"), str(other), str(tmp_path / "half"), Options(worst=0))
     launch(given, ScalingConfig(workers=0, device="cpu"))
     held = json.loads((tmp_path / "half" / "metrics.json").read_text())["slices_held_by_units"]
     index = DataSet.open(str(other)).index.to_pandas(strings_to_categorical=False)

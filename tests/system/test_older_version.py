@@ -17,7 +17,7 @@ from hemodist.config.run import Run
 from hemodist.dataset.manifest import DataSet
 from hemodist.models.trained import open_trained
 from hemodist.scoring import score_checkpoint
-from hemodist.scoring.score_checkpoint import Evaluation, Options
+from hemodist.scoring.score_checkpoint import Options, ScoringRequest
 from hemodist.storage.store import Store
 from hemodist.training import loop
 from hemodist.world import World
@@ -73,7 +73,9 @@ def test_a_run_goes_on_and_ends_as_it_would_have(left: Path) -> None:
 
 
 def test_a_checkpoint_is_scored_as_it_was(left: Path) -> None:
-    evaluation = Evaluation(str(left / "runs" / "old"), str(left / "dataset"), str(left / "scores"), Options(worst=0))
-    scores = score_checkpoint.evaluate(evaluation, World.alone(), lambda event: None).scores
+    evaluation = ScoringRequest(
+        str(left / "runs" / "old"), str(left / "dataset"), str(left / "scores"), Options(worst=0)
+    )
+    scores = score_checkpoint.score_checkpoint(evaluation, World.alone(), lambda event: None).scores
     assert scores is not None
     assert scores.weighted_log_loss.value == pytest.approx(WEIGHTED_LOG_LOSS[5], abs=1e-5)

@@ -184,9 +184,7 @@ def test_the_runs_figures_are_shown_to_prometheus(session: Session) -> None:
     for name in ("images_per_s", "data_wait_share", "loss", "step", "steps_total", "corrupt_samples"):
         pattern = rf'^ray_hemodist_{name}{{[^}}]*rank="0"[^}}]*run="submitted"[^}}]*}} [0-9.e+-]+$'
         assert re.search(pattern, session.metrics, re.MULTILINE), name
-    assert re.search(
-        r'ray_hemodist_data_wait_share{[^}]*rank="1"', session.metrics
-    )  # of every rank, not the chief's only
+    assert re.search(r'ray_hemodist_data_wait_share{[^}]*rank="1"', session.metrics)  # of every rank, not rank 0's only
 
 
 def test_little_travels_and_neither_data_nor_keys(session: Session) -> None:

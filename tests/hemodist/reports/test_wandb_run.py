@@ -19,7 +19,7 @@ import torch
 from hemodist.config.run import BatchConfig, ModelConfig, OptimConfig, Run, ScalingConfig, TrackingConfig
 from hemodist.plan.prepare import prepare
 from hemodist.reports import wandb_run
-from hemodist.reports.run_log import Journal
+from hemodist.reports.run_log import RunLog
 from hemodist.reports.shown_slices import Panel, choose
 from hemodist.reports.wandb_run import Tracker
 from hemodist.storage.store import Store
@@ -151,7 +151,7 @@ def test_where_a_run_is_no_folder_its_offline_log_ends_there_too_and_replaces_th
     said: list[str] = []
     rows: list = []
     for steps in ((1, 2), (3, 4)):
-        journal = Journal(run, prepare(run), bucket, rows, said.append)
+        journal = RunLog(run, prepare(run), bucket, rows, said.append)
         for step in steps:
             journal.log(step, {"loss": 1.0 / step})
         rows = journal.state()

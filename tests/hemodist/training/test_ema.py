@@ -3,13 +3,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hemodist.training.ema import Average
+from hemodist.training.ema import EMA
 
 
 def test_the_average_follows_every_tensor_as_its_definition_says() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    average = Average(network, 0.7)
+    average = EMA(network, 0.7)
     expected = {name: value.double() for name, value in network.state_dict().items()}
     for step in range(5):
         with torch.no_grad():

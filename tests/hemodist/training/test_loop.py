@@ -29,7 +29,7 @@ from hemodist.dataset.manifest import DataSet
 from hemodist.errors import ConfigError
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import prepare
-from hemodist.scoring.run_network import predict
+from hemodist.scoring.run_network import run_over_split
 from hemodist.scoring.write_results import probability_of
 from hemodist.training import loop
 from hemodist.training.loop import DivergedError, Training
@@ -144,13 +144,13 @@ def test_a_run_that_another_driver_has_taken_over_ends_and_changes_nothing_of_it
             loop.train(run, world, silent)
         assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == left
     assert place / "checkpoints" / "step-00000002.pt" in left
-    conclude = Training.conclude
+    conclude = Training.finish
 
     def overtaken_at_the_end(self):
         take_over(self)
         return conclude(self)
 
-    monkeypatch.setattr(Training, "conclude", overtaken_at_the_end)
+    monkeypatch.setattr(Training, "finish", overtaken_at_the_end)
     world = replace(world, check_owner=claim(str(place)).check)
     with pytest.raises(OvertakenError):
         loop.train(run, world, silent)
@@ -305,5 +305,5 @@ def test_a_run_with_a_test_fold_leaves_the_best_checkpoints_answers_on_it_and_sh
     assert table["key"].to_pylist() == keys.to_pylist()
     assert conclusion.scores.slices == len(split.valid)
     trained = open_trained(str(folder / "runs/held"))
-    again = predict(trained.network, DataSet.open(run.data.dataset), split.test, run, World.alone(), silent)
+    again = run_over_split(trained.network, DataSet.open(run.data.dataset), split.test, run, World.alone(), silent)
     np.testing.assert_allclose(table["any"].to_numpy(), probability_of(again)[:, 0], atol=1e-6)

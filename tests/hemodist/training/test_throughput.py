@@ -9,7 +9,7 @@ import pytest
 from hemodist.config.recipes import demo
 from hemodist.config.run import ModelConfig
 from hemodist.models.flops import peak_flops, training_flops
-from hemodist.training.throughput import Meter
+from hemodist.training.throughput import Throughput
 from hemodist.world import World
 
 
@@ -26,7 +26,7 @@ def test_an_unknown_device_has_no_peak():
 
 
 def test_rates_and_the_share_of_waiting_are_those_since_the_last_reading():
-    meter = Meter(demo(), World.alone())
+    meter = Throughput(demo(), World.alone())
     meter.restart(10)
     with meter.waiting():
         time.sleep(0.05)
