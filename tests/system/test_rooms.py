@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = sorted(path.parent for package in ("hemodist", "shards") for path in (ROOT / package).glob("*/__init__.py"))
+DOCUMENTS = [ROOT / "README.md"] + [
+    file for folder in ("hemodist", "shards", "jobs", "tests", "k8s") for file in sorted((ROOT / folder).rglob("*.md"))
+]
 MOST_LINES = 300
 
 
@@ -29,8 +32,8 @@ def test_the_readme_of_a_package_links_to_each_room_and_what_links_name_is_there
         assert rooms <= set(re.findall(r"\]\((\w+)/README\.md\)", text))
 
 
-@pytest.mark.parametrize("document", sorted(ROOT.glob("**/README.md")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_relative_links_of_a_readme_lead_somewhere(document: Path) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_of_a_document_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
 
