@@ -12,7 +12,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from hemodist.cluster.ray_internals import announce_end, everything_on_loopback, is_training_worker, raylet_pid
+from hemodist.cluster.ray_internals import announce_end, is_training_worker, on_loopback, raylet_pid
 
 _STORE_BYTES = 80_000_000
 
@@ -66,8 +66,12 @@ def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def ray_nodes(count: int) -> Iterator[Nodes]:
-    """Nodes for the length of a `with` block, with this process as the driver."""
-    with no_process_left_behind(), everything_on_loopback():
+    """Nodes for the length of a `with` block, with this process as the driver.
+
+    The head is on 127.0.0.1. The other nodes have addresses of their own, or Ray would take them for one, and Ray opens
+    their ports on all interfaces of the machine.
+    """
+    with no_process_left_behind(), on_loopback():
         started = Nodes(count)
         try:
             ray.init(address=started.cluster.address, log_to_driver=False, logging_level="ERROR")

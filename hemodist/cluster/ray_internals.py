@@ -28,7 +28,7 @@ VARIABLES: Mapping[str, str] = {
 """Ray's variables that hemodist sets unless the user has. A name that Ray drops is ignored in silence."""
 
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's variable that, set to 0, makes every process of Ray listen on 127.0.0.0/8 only."""
+"""Ray's variable that, set to 0, gives a node the address 127.0.0.1, so that its processes listen nowhere else."""
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 """Ray Train's variable: seconds until it gives up waiting for a group of workers and asks for another number."""
@@ -153,11 +153,12 @@ def announce_end(node: str, gcs: str, seconds: float, why: str) -> str:
     Args:
         node: its hexadecimal id.
         gcs: address of the cluster's control service.
-        seconds: until the node is taken away; no answer within this time is a refusal.
+        seconds: until the node is taken away.
         why: for Ray's logs.
 
     Returns:
-        Why the cluster does not accept it; empty where it does.
+        Why the cluster does not accept it; empty where it does. One that cannot be reached is given up after 40 s, or
+        after `seconds` where it accepts the connection and does not answer.
     """
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
@@ -173,11 +174,13 @@ def announce_end(node: str, gcs: str, seconds: float, why: str) -> str:
 
 
 @contextlib.contextmanager
-def everything_on_loopback() -> Iterator[None]:
-    """Ray listens on 127.0.0.0/8 only, for clusters of several nodes that this process starts in a `with` block.
+def on_loopback() -> Iterator[None]:
+    """In a `with` block, a cluster that this process starts has its head on 127.0.0.1 only.
 
     The variable is for the processes that Ray starts. This process may have read it before, when it imported Ray, so
-    what it remembers is changed by hand. Without it, the benches' clusters listen on every interface of the machine.
+    what it remembers is changed by hand. Without it, the benches' clusters use the machine's outer address.
+
+    Ray 2.60 pins 127.0.0.1 alone: a further node with the address 127.0.0.2 listens on all interfaces.
     """
     from ray._private import ray_constants
 
