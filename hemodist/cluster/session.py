@@ -1,4 +1,4 @@
-"""Ray, started or joined, with bounded work in flight; and no process left behind.
+"""Starts Ray or joins a cluster, says how large it is, runs tasks on it, and leaves no process behind.
 
 A job joins the cluster that `RAY_ADDRESS` names (set inside `ray job submit`), and otherwise starts one of its own on
 this machine, which listens on the loopback interface only and ends with the job.
@@ -40,14 +40,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ClusterInfo:
-    """What there is to work with.
+    """How large a cluster is, and how much larger it may become.
 
     Attributes:
         cpus: CPUs of the cluster.
         gpus: GPUs of the cluster.
         joined: True where the cluster was there before, False where this job has started it.
         cpus_to_come: how many more CPUs may join; infinite where nobody knows.
-        gpus_to_come: the same of GPUs.
+        gpus_to_come: how many more GPUs may join, likewise.
     """
 
     cpus: int
@@ -88,7 +88,11 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
 
 
 def look(*, joined: bool) -> ClusterInfo:
-    """What there is to work with at this moment."""
+    """How large the cluster is at this moment.
+
+    Args:
+        joined: whether the cluster was there before this job, so that it may grow.
+    """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if not joined:
@@ -102,7 +106,7 @@ def to_come(now: Mapping[str, int], most: Mapping[str, int] | None) -> tuple[flo
 
     Args:
         now: CPUs and GPUs that are there.
-        most: what the autoscaler's configuration allows; None where Ray does not know it.
+        most: what the autoscaler's configuration allows in all; None where Ray does not know it.
 
     Returns:
         More CPUs and more GPUs. Infinite means unknown: an autoscaler that does not say how far it goes, or a cluster
@@ -116,7 +120,7 @@ def to_come(now: Mapping[str, int], most: Mapping[str, int] | None) -> tuple[flo
 
 
 def fills_up(info: ClusterInfo) -> bool:
-    """Whether nodes of a cluster of fixed size may still be missing: KubeRay starts those again that a head lost."""
+    """Whether a cluster of fixed size may still be filling up: after a head was lost, KubeRay starts the others again."""
     return info.joined and bool(ray_internals.kuberay_start_command()) and not _grows_by_itself()
 
 
@@ -141,7 +145,7 @@ def map_tasks(
     Args:
         function: of a module that the workers can import, not of a script.
         items: small arguments.
-        in_flight: largest number of tasks that are submitted and not finished; a function is asked again and again.
+        in_flight: most tasks that are submitted and not finished; a function is asked again before each is submitted.
         num_cpus: CPUs that a task reserves.
         memory: bytes of memory that a task reserves, or None.
 
@@ -178,14 +182,14 @@ def cpus_now() -> int:
 
 
 def largest_memory() -> int | None:
-    """Most bytes of memory that a living node with CPUs gives to tasks; None where there is no such node yet."""
+    """The most memory, in bytes, that one node with CPUs offers to tasks; None where there is no such node yet."""
     given = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return max((int(one.get("memory", 0)) for one in given if one.get("CPU")), default=None)
 
 
 @contextlib.contextmanager
 def no_process_left_behind() -> Iterator[None]:
-    """On leaving, end every process that came out of this one, orphans included. A signal to end counts as Ctrl-C."""
+    """On leaving a `with` block, end all descendants of this process, orphans included. SIGTERM counts as Ctrl-C."""
     with contextlib.suppress(OSError):  # Linux only; elsewhere orphans are Ray's own to clean up
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = {process.pid for process in psutil.Process().children(recursive=True)}
@@ -214,7 +218,7 @@ def _end(processes: list[psutil.Process]) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """A second Ctrl-C while cleaning up would leave something behind."""
+    """Ignore Ctrl-C and SIGTERM in a `with` block that cleans up: a second one would leave something behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
