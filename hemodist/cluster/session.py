@@ -120,7 +120,7 @@ def to_come(now: Mapping[str, int], most: Mapping[str, int] | None) -> tuple[flo
 
 
 def fills_up(info: ClusterInfo) -> bool:
-    """Whether a cluster of fixed size may still be filling up: after a head was lost, KubeRay starts the others again."""
+    """Whether a cluster of fixed size may still be filling up, as after KubeRay has started a lost head again."""
     return info.joined and bool(ray_internals.kuberay_start_command()) and not _grows_by_itself()
 
 
