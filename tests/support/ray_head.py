@@ -33,7 +33,7 @@ from ray.scripts.scripts import main
 sys.exit(main())
 """
 """`ray` for further nodes: RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, which pins the head to 127.0.0.1, makes `ray` refuse to
-start them. Ray 2.60 opens the ports of a node with another address, such as 127.0.0.2, on all interfaces of the machine."""
+start them. Ray 2.60 opens the ports of a node with another address, such as 127.0.0.2, on all interfaces."""
 
 STARTING = 240
 """Seconds that a node may take to start on a busy machine."""
