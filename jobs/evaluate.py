@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from hemodist.config.run import ScalingConfig
-from hemodist.launch.train import evaluate
+from hemodist.launch.evaluate import evaluate
 from hemodist.models.trained import folder_of
 from hemodist.reports.terminal import run_job
 from hemodist.scoring.score_checkpoint import Options, ScoringRequest

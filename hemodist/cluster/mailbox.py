@@ -1,4 +1,4 @@
-"""How ranks and Ray's controller tell the driver what happens. Imports little: an actor's process is made of it."""
+"""How ranks and Ray Train's controller tell the driver what happens. Imports little, so that the actor starts fast."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import ray
 
 
 class Mailbox:
-    """An actor that holds what is told until the driver asks for it."""
+    """An actor on the driver's node that keeps events until the driver takes them."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """No events yet."""
         self._events: list[Mapping[str, Any]] = []
         self._closed = False
         self._leave = False
@@ -44,14 +44,14 @@ class Mailbox:
 
 
 class Posted:
-    """A `Tell` that posts to a mailbox and never waits for it."""
+    """A `Tell` that posts events to a mailbox, and does not wait until they have arrived."""
 
     def __init__(self, mailbox: Any) -> None:
-        """Keep the actor's handle."""
+        """Keep the mailbox, a handle of the actor."""
         self._mailbox = mailbox
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Post an event; only a failure waits until it has arrived, since the worker ends after it."""
+        """Post an event; only after a failure wait until it has arrived, since the worker ends then."""
         posted = self._mailbox.put.remote(event)
         if event["kind"] == "failed":
             ray.get(posted, timeout=30)

@@ -1,7 +1,7 @@
-"""The run's figures for Prometheus: gauges that Ray's own endpoint shows beside its own metrics, as `ray_hemodist_...`.
+"""The run's figures for Prometheus: gauges on Ray's own endpoint, beside Ray's metrics, named `ray_hemodist_...`.
 
-Nothing here knows the loop and the loop knows nothing of this: a `Tell` is wrapped, and its events become gauges. A
-process that is in no Ray cluster shows nothing, since nobody would ask it.
+The training loop knows nothing of this: `Observed` wraps the `Tell` that the loop is given, and turns events into
+gauges. A process outside a Ray cluster shows nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "mfu": ("hemodist_mfu", "Share of the GPUs' peak arithmetic that the network uses, 0 to 1."),
     "workers": ("hemodist_workers", "Ranks of the run."),
 }
-"""Name and meaning of the gauge of each figure that an event may hold."""
+"""For each figure that an event may hold: the name of its gauge, and what it means."""
 
 CHECKPOINT = ("hemodist_checkpoint_time_s", "When the newest checkpoint was made, seconds since 1970.")
-"""A time, not an age: an age would stand still with the process that shows it. `time() - ...` is the age."""
+"""The time, since an age would stand still when the process hangs. In Prometheus, `time() - ...` gives the age."""
 
 SHARDING: Mapping[str, tuple[str, str]] = {
     "slices": ("hemodist_shard_slices", "Source files done, those found done included."),
@@ -40,7 +40,7 @@ SHARDING: Mapping[str, tuple[str, str]] = {
         "Source files done a second since the start.",
     ),
 }
-"""Of the sharder."""
+"""The sharder's figures: the name of each gauge, and what it means."""
 
 _KINDS = ("started", "step", "attempt")
 """Events whose figures are shown. Texts are not: a label that changes makes a new series each time."""
@@ -50,7 +50,7 @@ class Observed:
     """A `Tell` that shows the figures of events as gauges, and passes every event on."""
 
     def __init__(self, tell: Tell, run: str, rank: int) -> None:
-        """Make no gauge yet.
+        """Wrap a `Tell`.
 
         Args:
             tell: whom events are passed on to.
@@ -61,7 +61,7 @@ class Observed:
         self._gauges = Gauges({"run": run, "rank": str(rank)})
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show and pass on."""
+        """Show an event's figures, and pass it on."""
         if event["kind"] in _KINDS:
             for name, (gauge, meaning) in GAUGES.items():
                 if name in event:
@@ -72,7 +72,7 @@ class Observed:
 
 
 class Result(Protocol):
-    """What the sharder's tasks return, as far as it is shown: numbers of files, and whether the shard was there."""
+    """The part of a sharding task's result that is shown."""
 
     @property
     def samples(self) -> int:
@@ -80,18 +80,18 @@ class Result(Protocol):
 
     @property
     def rejected(self) -> int:
-        """Files that did not."""
+        """Files that did not become samples."""
 
     @property
     def resumed(self) -> bool:
-        """Whether an earlier run had done it."""
+        """Whether an earlier run had made this shard."""
 
 
 def observed_shards(progress: Callable[[Any], None], run: str) -> Callable[[Any], None]:
-    """The sharder's progress, shown as gauges too.
+    """Wrap the sharder's progress, so that its figures are shown as gauges too.
 
     Args:
-        progress: called with every result.
+        progress: called with the result of every task.
         run: label of the gauges.
     """
     gauges = Gauges({"run": run, "rank": "0"})
@@ -111,7 +111,7 @@ def observed_shards(progress: Callable[[Any], None], run: str) -> Callable[[Any]
 
 
 class Gauges:
-    """Gauges with the same labels, made when first set."""
+    """Gauges with the same labels; each is made when it is first set."""
 
     def __init__(self, labels: Mapping[str, str]) -> None:
         """Keep the labels."""
@@ -119,7 +119,7 @@ class Gauges:
         self._made: dict[str, Gauge] = {}
 
     def set(self, name: str, meaning: str, value: float) -> None:
-        """Set a gauge, in a process of a Ray cluster."""
+        """Set a gauge; does nothing outside a Ray cluster."""
         if not ray.is_initialized():
             return
         if name not in self._made:

@@ -1,4 +1,4 @@
-"""Decodes known pictures through the training pipeline, compares them with libjpeg's, and takes the time."""
+"""Decodes known pictures as training does, measures how fast, and compares the pixels with libjpeg's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH = 32
 BATCHES = 9
 
 TOLERANCE = 4
-"""Grey values of 255 by which decoders may differ at any pixel: JPEG leaves the transform's rounding open."""
+"""How much decoders may differ at a pixel, in grey values of 255: JPEG does not prescribe how they round."""
 
 
 def measure(device: str) -> tuple[float, int]:

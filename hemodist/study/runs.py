@@ -15,12 +15,14 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hemodist.cluster.fit import uses_gpu
 from hemodist.cluster.mailbox import Mailbox, Posted
+from hemodist.cluster.rank import RankFunction
 from hemodist.cluster.session import ClusterInfo, cluster, no_process_left_behind
-from hemodist.cluster.workers import RankFunction, run_in_process, run_on_workers, uses_gpu
+from hemodist.cluster.workers import run_in_process, run_on_workers
 from hemodist.config.run import Run, ScalingConfig
 from hemodist.errors import UserError
-from hemodist.launch.train import room
+from hemodist.launch.ranks import wait_for_slots
 from hemodist.plan.prepare import prepare
 from hemodist.reports.page import format_history_row, history_header
 from hemodist.reports.terminal import console
@@ -71,7 +73,7 @@ def train_all(
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info, view:
-        now, gpu = room(scaling, info)
+        now, gpu = wait_for_slots(scaling, info)
         most = min(at_once or len(runs), room_for(scaling, now, gpu=gpu))
         console.print(f"{len(runs)} runs to train, up to {most} at a time")
         return _train_on_cluster(runs, most, finished, view, gpu=gpu)

@@ -17,7 +17,7 @@ from hemodist.cluster.ownership import FILE, OvertakenError, claim
 from hemodist.config.run import ScalingConfig
 from hemodist.dataset.manifest import INDEX, LABELS, MANIFEST, DataSet, Manifest, sha256
 from hemodist.errors import UserError
-from hemodist.launch.train import evaluate as launch
+from hemodist.launch.evaluate import evaluate as launch
 from hemodist.loading import node_copies
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import divide
