@@ -19,7 +19,7 @@ from hemodist.errors import ConfigError
 from hemodist.models.checkpoints import Checkpoints
 from hemodist.models.network import check as check_model
 from hemodist.plan.prepare import check_resume, prepare
-from hemodist.reports.page import scores_table
+from hemodist.reports.score_tables import scores_table
 from hemodist.reports.terminal import TrainingView, console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
 from hemodist.scoring.score_checkpoint import ScoringRequest, check_request, score_checkpoint
@@ -165,9 +165,10 @@ def device_line(scaling: ScalingConfig, gpus: int, *, gpu: bool) -> str:
     return "device: CPU, there is no GPU"
 
 
-def show(conclusion: Results) -> None:
+def show(results: Results) -> None:
     """Print the scores beside the trivial baselines, and where the report is."""
-    if conclusion.scores is not None:
-        extras = conclusion.extras
-        console.print(scores_table(conclusion.scores, conclusion.extra_baselines(), extras.pooled, extras.pointing))
-    console.print(f"report: {conclusion.report}", soft_wrap=True)
+    if results.scores is not None:
+        console.print(
+            scores_table(results.scores, results.extra_baselines(), results.pooled, results.heat_maps.pointing)
+        )
+    console.print(f"report: {results.report}", soft_wrap=True)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from hemodist.dataset.manifest import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, LEVEL, Bool, Estimate, interval, ratio
-from hemodist.metrics.scores import DECISION, WEIGHTS, weighted_log_loss
+from hemodist.metrics.log_loss import WEIGHTS, weighted_log_loss
+from hemodist.metrics.probabilities import DECISION
 
 LOG_LOSS, AUC, ACCURACY = "weighted_log_loss", "auc_any", "accuracy_multi"
 SCORES = (LOG_LOSS, AUC, ACCURACY)

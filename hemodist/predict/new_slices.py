@@ -26,7 +26,7 @@ from hemodist.dataset.manifest import LABELS, REJECTED, DataSet
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.evaluation_batches import memory_batches, pictures, stored_batches
-from hemodist.metrics import scores
+from hemodist.metrics.probabilities import probabilities, repair_any
 from hemodist.models.trained import PICTURE, Trained, check_fits, mean_logits, open_trained, views
 from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
 from hemodist.scoring.run_network import logits_of, run_over_split
@@ -232,8 +232,8 @@ def _probability(logits: Sequence[torch.Tensor], settings: Settings) -> npt.NDAr
     if not torch.isfinite(mean).all():
         bad = [where for where, one in zip(settings.checkpoints, logits, strict=True) if not torch.isfinite(one).all()]
         raise ConfigError(f"{', '.join(bad)} gives outputs that are not finite; its training diverged, take another")
-    probability = scores.probabilities(mean.numpy())
-    return scores.repair_any(probability) if settings.repair_any else probability
+    probability = probabilities(mean.numpy())
+    return repair_any(probability) if settings.repair_any else probability
 
 
 def _explain(

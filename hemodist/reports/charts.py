@@ -18,7 +18,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from hemodist.dataset.manifest import LABELS, UNKNOWN
 from hemodist.metrics import ranking
 from hemodist.metrics.bootstrap import F64, I64, LEVEL, Bool, ratio, resamples
-from hemodist.metrics.scores import DECISION, Scores, bin_sums, calibration_error, reliability
+from hemodist.metrics.calibration import bin_sums, calibration_error, reliability
+from hemodist.metrics.probabilities import DECISION
+from hemodist.metrics.scores import Scores
 
 COLORS = ("#111111", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#1f78b4")
 """One a label; told apart when printed."""

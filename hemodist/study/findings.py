@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hemodist.dataset.manifest import UNKNOWN
-from hemodist.metrics import scores
 from hemodist.metrics.bootstrap import LEVEL, Estimate
 from hemodist.metrics.paired import AUC, LOG_LOSS, SCORES, Answers, Difference, difference, holm
+from hemodist.metrics.plain_json import plain_json
 from hemodist.training.early_stopping import badness
 
 Kind = Literal["constant", "classical", "network"]
@@ -199,7 +199,7 @@ class Findings:
             "config": dict(self.config),
             "failed": dict(self.failed),
         }
-        return (json.dumps(scores.plain_json(content), indent=2) + "\n").encode()
+        return (json.dumps(plain_json(content), indent=2) + "\n").encode()
 
 
 def compare(

@@ -20,7 +20,7 @@ from rich.table import Table
 from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.paired import ACCURACY, AUC, LOG_LOSS
 from hemodist.reports.charts import flat
-from hemodist.reports.page import HISTORY_COLUMNS, format_history_row
+from hemodist.reports.epoch_table import HISTORY_COLUMNS, format_history_row
 from hemodist.study.findings import PUBLISHED, PUBLISHED_MAJORITY, PUBLISHED_NONE, Findings, System, clock, shown
 
 _TEMPLATE = "report.html.j2"

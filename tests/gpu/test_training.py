@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hemodist.config.run import CheckpointConfig, ModelConfig, OptimConfig, Run, ScalingConfig
 from hemodist.dataset.manifest import DataSet
-from hemodist.metrics.scores import weighted_log_loss
+from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.run_network import run_over_split
 from hemodist.training import loop

@@ -8,8 +8,10 @@ from sklearn.metrics import roc_auc_score
 
 from hemodist.dataset.manifest import UNKNOWN
 from hemodist.metrics import paired
-from hemodist.metrics import scores as metrics
 from hemodist.metrics.bootstrap import resamples
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.probabilities import probabilities
+from hemodist.metrics.scores import score
 
 
 def a_split(n=400, patients=25, seeds=2, unknown=0.05):
@@ -17,7 +19,7 @@ def a_split(n=400, patients=25, seeds=2, unknown=0.05):
     groups = np.unique(rng.integers(patients, size=n), return_inverse=True)[1].astype(np.int64)
     labels = (rng.random((n, 6)) < 0.3).astype(np.int8)
     labels[rng.random((n, 6)) < unknown] = UNKNOWN
-    probability = metrics.probabilities(
+    probability = probabilities(
         np.round(2.0 * (labels == 1) - 1 + rng.normal(size=(seeds, n, 6)), 1)
     )  # rounded, so there are ties
     return probability, labels, groups
@@ -30,7 +32,7 @@ def the_answers(name, probability, labels, groups, replicates=200):
 def test_scores_and_intervals_are_those_of_the_metrics():
     probability, labels, groups = a_split(seeds=1)
     ours = the_answers("a", probability, labels, groups)
-    scores = metrics.score(probability[0], labels, groups, train_prevalence=np.full(6, 0.3), bootstrap=200)
+    scores = score(probability[0], labels, groups, train_prevalence=np.full(6, 0.3), bootstrap=200)
     for name, expected in (
         (paired.LOG_LOSS, scores.weighted_log_loss),
         (paired.AUC, scores.auc_any),
@@ -51,7 +53,7 @@ def test_a_replicate_is_the_score_of_the_patients_drawn():
                 roc_auc_score(labels[known, 0], probability[seed][known, 0])
             )
             assert ours.replicates[paired.LOG_LOSS][seed, replicate] == pytest.approx(
-                metrics.weighted_log_loss(probability[seed][rows], labels[rows])
+                weighted_log_loss(probability[seed][rows], labels[rows])
             )
 
 

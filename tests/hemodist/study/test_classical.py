@@ -11,7 +11,8 @@ from hemodist.config.run import DataConfig
 from hemodist.dataset.manifest import UNKNOWN, DataSet
 from hemodist.errors import UserError
 from hemodist.loading.dali_pipeline import MEAN, STD
-from hemodist.metrics import scores
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.scores import share_of_positives
 from hemodist.plan.prepare import divide
 from hemodist.study import classical
 from tests.support.dataset import make_dataset
@@ -64,10 +65,10 @@ def test_every_method_sees_what_gray_values_show(dataset, measured):
     answers = classical.floors(train, labels[train.rows], dataset.column("group")[train.rows], valid)
     assert [floor.name for floor in answers] == METHODS
     truth = labels[valid.rows]
-    constant = np.broadcast_to(scores.prevalence(labels[train.rows]), truth.shape)
+    constant = np.broadcast_to(share_of_positives(labels[train.rows]), truth.shape)
     for floor in answers[1:]:  # the drawn squares of this data set are brighter than any blood
         assert roc_auc_score(truth[:, 0], floor.probability[:, 0]) > 0.9, floor.name
-        assert scores.weighted_log_loss(floor.probability, truth) < scores.weighted_log_loss(constant, truth)
+        assert weighted_log_loss(floor.probability, truth) < weighted_log_loss(constant, truth)
 
 
 def test_a_threshold_sees_one_number():
@@ -81,10 +82,10 @@ def test_a_threshold_sees_one_number():
 def test_without_signal_no_method_claims_much():
     """Calibration holds: nothing is far worse than the constant answer."""
     (train, labels), (valid, truth) = drawn(), drawn(seed=1)
-    constant = scores.weighted_log_loss(np.broadcast_to(scores.prevalence(labels), truth.shape), truth)
+    constant = weighted_log_loss(np.broadcast_to(share_of_positives(labels), truth.shape), truth)
     for floor in classical.floors(train, labels, PATIENTS, valid):
         assert 0.4 < roc_auc_score(truth[:, 0], floor.probability[:, 0]) < 0.6, floor.name
-        assert scores.weighted_log_loss(floor.probability, truth) < 1.15 * constant, floor.name
+        assert weighted_log_loss(floor.probability, truth) < 1.15 * constant, floor.name
 
 
 def test_labels_that_are_unknown_or_of_one_class_are_answered_by_prevalence():

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hemodist.metrics import scores
 from hemodist.metrics.bootstrap import resamples
 from hemodist.metrics.paired import LOG_LOSS, answers
+from hemodist.metrics.probabilities import probabilities
 from hemodist.study import findings, report
 from hemodist.study.findings import Findings, System, compare
 
@@ -34,7 +34,7 @@ def a_system(name, strength, *, kind="network", seconds=60.0, seeds=2, split=Non
     rng = np.random.default_rng(hash_of(name))
     logits = strength * (2 * labels - 1) + noise * rng.normal(size=(seeds, *labels.shape))
     counts = resamples(int(groups.max()) + 1, 300, 0)
-    scored = answers(name, scores.probabilities(logits), labels, groups, counts)
+    scored = answers(name, probabilities(logits), labels, groups, counts)
     if kind != "network":
         times = {"classical": (seconds,), "constant": ()}[kind]
         return System(name, kind, scored, 100, times, tuple(400 / t for t in times))

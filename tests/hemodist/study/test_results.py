@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from hemodist.config.run import DataConfig
-from hemodist.metrics import scores
+from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.predictions import Predictions
+from hemodist.metrics.probabilities import probabilities
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
@@ -33,7 +34,7 @@ def answered(run, prepared, rows, logits, file=PREDICTIONS):
     """Leave what a finished run leaves, with the answers in any order."""
     store = Store.open(join(run.output, run.name))
     given = Predictions(rows, logits.astype(np.float32), np.zeros(len(rows)))
-    store.write(file, given.to_parquet(prepared.dataset, scores.probabilities(logits)))
+    store.write(file, given.to_parquet(prepared.dataset, probabilities(logits)))
     store.write(HISTORY, json.dumps([ROW, ROW | {"epoch": 2, "images_per_s": 60.0}]).encode())
 
 
@@ -58,8 +59,7 @@ def test_answers_are_matched_by_slice_and_only_common_ones_count(study):
         assert system.seconds == (20.0, 20.0)
         assert system.images_per_s == (50.0, 50.0)
         expected = [
-            scores.weighted_log_loss(scores.probabilities(logits[f"{system.name}-s{seed}"][common]), labels)
-            for seed in (3, 5)
+            weighted_log_loss(probabilities(logits[f"{system.name}-s{seed}"][common]), labels) for seed in (3, 5)
         ]
         np.testing.assert_allclose(system.answers.value["weighted_log_loss"], expected)
 
