@@ -32,7 +32,7 @@ _SEED_STREAM = 1  # second word of the key, so that seeds are not drawn from the
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
+class ResampledScores:
     """One system's scores on the split and on every resample of its patients.
 
     Attributes:
@@ -85,13 +85,13 @@ class Difference:
         return (-1 if self.score == LOG_LOSS else 1) * (1 if self.value > 0 else -1)
 
 
-def answers(
+def resample_scores(
     name: str,
     probability: F64,
     labels: npt.NDArray[np.integer[Any]],
     groups: I64,
     counts: F64,
-) -> Answers:
+) -> ResampledScores:
     """Score a system on the split and on every resample.
 
     Args:
@@ -125,10 +125,12 @@ def answers(
         ACCURACY: ratio(correct @ drawn.T, drawn @ entries),
     }
     value = {score: values[:, 0] for score, values in scores.items()}
-    return Answers(name, value, {score: values[:, 1:] for score, values in scores.items()}, losses / weight.sum())
+    return ResampledScores(
+        name, value, {score: values[:, 1:] for score, values in scores.items()}, losses / weight.sum()
+    )
 
 
-def difference(first: Answers, second: Answers, score: str, *, seed: int = 0) -> Difference:
+def difference(first: ResampledScores, second: ResampledScores, score: str, *, seed: int = 0) -> Difference:
     """First minus second.
 
     Args:
@@ -188,6 +190,12 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def adjusted_by_holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
+    """The same differences, their p values adjusted by `holm` for being asked together."""
+    adjusted = holm([one.p for one in differences])
+    return tuple(dataclasses.replace(one, p=p) for one, p in zip(differences, adjusted, strict=True))
 
 
 def _losses(p: F64, labels: npt.NDArray[np.integer[Any]], members: list[I64], weight: F64) -> F64:

@@ -120,7 +120,10 @@ class Scores:
 
 
 def share_of_positives(labels: npt.NDArray[np.integer[Any]]) -> F64:
-    """Share of positives among the known entries of each label, f64 [6]; nan for a label that nobody knows."""
+    """Share of positives among the known entries of each label, f64 [6], as counted; nan for one that nobody knows.
+
+    What a network has to beat is not this but `hemodist.plan.prepare.prevalence`, which is never 0 or 1.
+    """
     known = labels != UNKNOWN
     count = known.sum(axis=0)
     positive = (labels == 1).sum(axis=0)

@@ -145,10 +145,13 @@ def floors(
     return found
 
 
-def prevalence(positive: Bool) -> float:
-    """Share of positives among known labels, bool [n], drawn towards a half by one slice in all (Laplace 1814).
+def smoothed_share(positive: Bool) -> float:
+    """Share of positives among n known labels, bool [n], as if there were half a positive and half a negative more.
 
-    >>> prevalence(np.zeros(99, bool))
+    So it is never 0 or 1 (Krichevsky and Trofimov 1981). `hemodist.plan.prepare.prevalence` does so only where all
+    labels are of one kind, and `hemodist.metrics.scores.share_of_positives` never.
+
+    >>> smoothed_share(np.zeros(99, bool))
     0.005
     """
     return float((positive.sum() + 0.5) / (len(positive) + 1))
@@ -168,7 +171,7 @@ def _per_label(
     asked: F64,
     parameters: int,
 ) -> tuple[F64, int]:
-    """One binary classifier a label, on the slices where it is known; its prevalence where only one class occurs."""
+    """One binary classifier a label, on the slices where it is known; where only one class occurs, its share."""
     columns = []
     for i in range(len(LABELS)):
         known = labels[:, i] != UNKNOWN
@@ -176,7 +179,7 @@ def _per_label(
         if 0 < positive.sum() < len(positive):
             columns.append(method(seen[known], positive, groups[known], asked))
         else:
-            columns.append(np.full(len(asked), prevalence(positive)))
+            columns.append(np.full(len(asked), smoothed_share(positive)))
     return np.stack(columns, axis=1), parameters * len(LABELS)
 
 
@@ -196,7 +199,7 @@ def _naive_bayes(seen: F64, positive: Bool, groups: npt.NDArray[Any], asked: F64
         if 0 < positive[rest].sum() < len(rest):
             odds[part], held_out[part] = _log_odds(seen[rest], positive[rest], seen[part]), True
     if not 0 < positive[held_out].sum() < held_out.sum():  # all positives are one patient's: nothing to calibrate on
-        return np.full(len(asked), prevalence(positive))
+        return np.full(len(asked), smoothed_share(positive))
     return _calibrated(odds[held_out], positive[held_out], _log_odds(seen, positive, asked))
 
 
@@ -221,7 +224,7 @@ def _k_means(seen: F64, labels: Labels, asked: F64, seed: int) -> tuple[F64, int
     columns = []
     for i in range(len(LABELS)):
         known = labels[:, i] != UNKNOWN
-        overall = prevalence(labels[known, i] == 1)
+        overall = smoothed_share(labels[known, i] == 1)
         slices = np.bincount(member[known], minlength=clusters)
         positive = np.bincount(member[known], labels[known, i] == 1, minlength=clusters)
         columns.append(((positive + overall) / (slices + 1))[nearest])

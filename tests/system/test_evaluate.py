@@ -85,7 +85,7 @@ def test_flips_and_repairing_change_what_is_scored_and_are_told(folder, tmp_path
     assert "was raised" in (tmp_path / "repaired" / "report.html").read_text()
 
 
-def on_ranks(world: World, evaluation: ScoringRequest):
+def on_ranks(world: World, request: ScoringRequest):
     results = score_checkpoint(request, world, lambda event: None)
     return results.scores if world.is_rank_0 else None
 
@@ -106,13 +106,13 @@ def test_an_evaluation_that_another_driver_has_taken_over_writes_nothing(folder,
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
-def in_a_process(world: World, evaluation: ScoringRequest):
+def in_a_process(world: World, request: ScoringRequest):
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return on_ranks(world, evaluation)
+        return on_ranks(world, request)
     finally:
         torch.set_num_threads(threads)
 

@@ -18,13 +18,13 @@ import torch
 from hemodist.config.run import ModelConfig, Run
 from hemodist.dataset.manifest import LABELS
 from hemodist.metrics.bootstrap import F64, resamples
-from hemodist.metrics.paired import answers
+from hemodist.metrics.paired import resample_scores
 from hemodist.models.network import build
 from hemodist.plan.prepare import Prepared
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
 from hemodist.study import classical as methods
-from hemodist.study.findings import Kind, System
+from hemodist.study.system import Kind, System
 from hemodist.training.loop import HISTORY
 
 _SEED_MARK = "-s"
@@ -76,7 +76,7 @@ def gather(
     counts = resamples(int(groups.max()) + 1, replicates, 0)
 
     def system(name: str, kind: Kind, probability: F64, **more: Any) -> System:
-        return System(name, kind, answers(name, probability, labels, groups, counts), **more)
+        return System(name, kind, resample_scores(name, probability, labels, groups, counts), **more)
 
     constant = np.broadcast_to(prepared.train_prevalence, (1, *labels.shape))
     found = [system("constant prevalence", "constant", constant, parameters=len(LABELS))]

@@ -15,7 +15,7 @@ from hemodist.metrics.probabilities import probabilities
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
-from hemodist.study.results import gather, parameters
+from hemodist.study.gather import gather, parameters
 from hemodist.study.study import Study
 from hemodist.training.loop import HISTORY
 from tests.support.dataset import make_dataset
@@ -61,7 +61,7 @@ def test_answers_are_matched_by_slice_and_only_common_ones_count(study):
         expected = [
             weighted_log_loss(probabilities(logits[f"{system.name}-s{seed}"][common]), labels) for seed in (3, 5)
         ]
-        np.testing.assert_allclose(system.answers.value["weighted_log_loss"], expected)
+        np.testing.assert_allclose(system.resampled.value["weighted_log_loss"], expected)
 
 
 def test_without_classical_methods_none_is_fitted(study):
@@ -70,7 +70,7 @@ def test_without_classical_methods_none_is_fitted(study):
     answered(runs[0], prepared, prepared.split.valid, np.zeros((len(prepared.split.valid), 6)))
     systems, _ = gather(runs, prepared, classical=False, replicates=100)
     assert [system.name for system in systems] == ["constant prevalence", "resnet18"]
-    assert systems[1].answers.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
+    assert systems[1].resampled.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
 
 
 def test_parameters_are_those_of_the_network_that_is_trained(study):
@@ -86,4 +86,4 @@ def test_where_a_fold_is_held_out_systems_are_compared_on_it_alone(study):
     answered(runs[0], prepared, test, np.zeros((len(test), 6)), TEST_PREDICTIONS)
     systems, labels = gather(runs, prepared, classical=True, replicates=100)
     np.testing.assert_array_equal(labels, prepared.labels[test])
-    assert systems[-1].answers.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
+    assert systems[-1].resampled.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
