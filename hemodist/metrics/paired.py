@@ -1,6 +1,6 @@
 """Which of two systems is better on the same slices: differences with intervals over patients and seeds, and a test.
 
-All systems are resampled with the same draws of patients (`bootstrap.resamples`), so what is common to both sides of a
+All systems are scored on the same resamples of patients (`bootstrap.resamples`), so what is common to both sides of a
 difference cancels. Where a system was trained from several seeds, its score is the mean over them, and the
 interval of a difference draws the seeds again as well as the patients (Owen 2007, The pigeonhole bootstrap).
 """
@@ -106,8 +106,8 @@ def resample_scores(
     """
     if probability.ndim != 3 or probability.shape[1:] != labels.shape or counts.shape[1] <= groups.max(initial=-1):
         raise ValueError(
-            f"{name}: probabilities {probability.shape}, labels {labels.shape} and draws {counts.shape} do not match; "
-            "pass [seeds, slices, labels], [slices, labels] and [replicates, groups]"
+            f"{name}: probabilities {probability.shape}, labels {labels.shape} and resamples {counts.shape} do not "
+            "match; pass [seeds, slices, labels], [slices, labels] and [replicates, groups]"
         )
     drawn = np.concatenate([np.ones((1, counts.shape[1])), counts])  # the split itself is the first row
     known = labels != UNKNOWN
@@ -134,7 +134,7 @@ def difference(first: ResampledScores, second: ResampledScores, score: str, *, s
     """First minus second.
 
     Args:
-        first: scored with the same draws as `second`.
+        first: scored on the same resamples as `second`.
         second: the other system.
         score: one of `SCORES`.
         seed: key of the draws of training seeds and of swaps.

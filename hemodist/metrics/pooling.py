@@ -45,7 +45,7 @@ class PooledScores:
 
 @dataclasses.dataclass(frozen=True)
 class Pooled:
-    """Units in the order in which their names sort.
+    """Which slices belong to which unit (study or patient); units in the order in which their names sort.
 
     Attributes:
         names: [u].

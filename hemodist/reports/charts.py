@@ -1,4 +1,4 @@
-"""The plots of the report, each as a data URI of an SVG; a panel without a curve is left out, never drawn empty."""
+"""The plots of the report, each as a data URI of an SVG. A panel without a curve is left out, never drawn empty."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def roc_curves(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray
 
 
 def recall_curves(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray[Any], scores: Scores) -> str | None:
-    """Precision over recall, likewise."""
+    """Precision over recall: a panel for each label of which both classes occur, with a 95 % band over groups."""
     figure, panels = _panels(labels)
     for i, axes in panels:
         score, positive, (grid, _, band) = _known_with_bands(p, labels, groups, i)

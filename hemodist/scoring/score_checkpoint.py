@@ -1,4 +1,4 @@
-"""Score a checkpoint on a data set, on any number of ranks."""
+"""Scores a checkpoint on a data set, on any number of ranks: predictions, scores, heat maps, report."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
 
 
 def _own(trained: Trained, dataset: DataSet) -> bool:
-    """Whether it is the data set that the network was trained on."""
+    """Whether the network was trained on this data set."""
     return bool(trained.saved["state"]["dataset"] == dataset.manifest.digest)
 
 

@@ -187,7 +187,7 @@ def _units(dataset: DataSet, level: str) -> npt.NDArray[np.int64]:
 
 
 def _incomplete(scored: int, held: Mapping[str, int], dataset: DataSet) -> list[str]:
-    """Why the scores of studies and patients are not those of whole ones; nothing where they are."""
+    """A note that says why the scores of studies and patients are not of whole ones; none where they are."""
     parts = [f"{scored:,} of the {n:,} slices of these {PLURAL[level]}" for level, n in held.items() if n > scored]
     reasons = [f"only {' and '.join(parts)} were scored"] if parts else []
     if held and dataset.manifest.config.get("selection", "all") != "all":

@@ -1,4 +1,4 @@
-"""The classical floor: what methods from before neural networks reach on the same split, through scikit-learn.
+"""What methods from before neural networks reach on the same split, through scikit-learn.
 
 Each method sees window statistics only, a few dozen numbers a slice: of each window its mean, its standard deviation
 and its histogram of gray values. They are read through the pipeline that networks read through, so from the same
@@ -41,11 +41,11 @@ Labels = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the methods see of some slices.
+    """Window statistics of some slices: all that the methods see of them.
 
     Attributes:
         rows: int64 [n], rows of the index; without corrupt samples that were masked out.
-        windows: float64 [n, 3 * (2 + BINS)], see the module.
+        windows: float64 [n, 3 * (2 + BINS)], see `window_statistics`.
         blood: float64 [n, 1], share of pixels in the range of acute blood; NaN where no window resolves it.
         seconds: that reading and measuring took.
     """
@@ -57,12 +57,12 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class Floor:
-    """What one method answers.
+class FittedMethod:
+    """One classical method, fitted, with the probabilities that it gives.
 
     Attributes:
         name: of the method.
-        probability: float64 [n, 6], of the slices that were asked about.
+        probability: float64 [n, 6], of the slices to answer for.
         parameters: numbers fitted.
         seconds: that fitting and answering took, without the statistics.
     """
@@ -106,7 +106,7 @@ def window_statistics(images: torch.Tensor) -> F64:
     """Mean, standard deviation and histogram of each window.
 
     Args:
-        images: float32 [b, 3, h, w], normalised as the pipeline gives them.
+        images: float32 [b, 3, h, w], normalised as `hemodist.loading` gives them.
 
     Returns:
         float64 [b, 3 * (2 + BINS)]; gray values in units of the full range, histograms as shares of the pixels.
@@ -122,9 +122,9 @@ def window_statistics(images: torch.Tensor) -> F64:
     return measured
 
 
-def floors(
+def fit_methods(
     train: Statistics, labels: Labels, groups: npt.NDArray[Any], valid: Statistics, *, seed: int = 0
-) -> list[Floor]:
+) -> list[FittedMethod]:
     """Fit every method on the training slices and ask it about the others.
 
     Args:
@@ -157,10 +157,10 @@ def smoothed_share(positive: Bool) -> float:
     return float((positive.sum() + 0.5) / (len(positive) + 1))
 
 
-def _timed(name: str, answer: Callable[[], tuple[F64, int]]) -> Floor:
+def _timed(name: str, answer: Callable[[], tuple[F64, int]]) -> FittedMethod:
     start = time.monotonic()
     probability, parameters = answer()
-    return Floor(name, probability, parameters, time.monotonic() - start)
+    return FittedMethod(name, probability, parameters, time.monotonic() - start)
 
 
 def _per_label(
