@@ -57,9 +57,9 @@ def train(run: Run) -> Results:
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
     run = replace(run, tracking=replace(run.tracking, mode=mode))  # a worker's node may know another key
-    conclusion: Results = run_ranks(train_on_ranks, run, run.scaling, name=run.name, folder=store.uri)
-    show(conclusion)
-    return conclusion
+    results: Results = run_ranks(train_on_ranks, run, run.scaling, name=run.name, folder=store.uri)
+    show(results)
+    return results
 
 
 def evaluate(evaluation: ScoringRequest, scaling: ScalingConfig) -> Results:
@@ -78,11 +78,9 @@ def evaluate(evaluation: ScoringRequest, scaling: ScalingConfig) -> Results:
         evaluation = replace(evaluation, options=options)
     if "://" not in evaluation.checkpoint:
         evaluation = replace(evaluation, checkpoint=str(Path(evaluation.checkpoint).resolve()))
-    conclusion: Results = run_ranks(
-        score_checkpoint, evaluation, scaling, name=f"evaluate-{run.name}", folder=store.uri
-    )
-    show(conclusion)
-    return conclusion
+    results: Results = run_ranks(score_checkpoint, evaluation, scaling, name=f"evaluate-{run.name}", folder=store.uri)
+    show(results)
+    return results
 
 
 def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, name: str, folder: str) -> Any:

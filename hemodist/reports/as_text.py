@@ -21,7 +21,7 @@ def as_float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def interval(estimate: Estimate) -> str:
+def interval_text(estimate: Estimate) -> str:
     """The two ends; "-" where there is no interval."""
     return f"{number(estimate.low)} to {number(estimate.high)}" if math.isfinite(estimate.low) else "-"
 

@@ -18,7 +18,7 @@ from hemodist.metrics.calibration import CALIBRATION_BINS
 from hemodist.metrics.log_loss import EPSILON
 from hemodist.metrics.ranking import operating_points_of_any
 from hemodist.reports import charts
-from hemodist.reports.as_text import interval, number, percent, threshold
+from hemodist.reports.as_text import interval_text, number, percent, threshold
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, epoch_cells
 from hemodist.reports.score_tables import comparisons, pointing_text, pooled_rows
@@ -57,7 +57,7 @@ def write_report(
         loader=jinja2.PackageLoader("hemodist.reports", "."), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "interval": interval, "percent": percent, "threshold": threshold}
+    environment.filters |= {"number": number, "interval": interval_text, "percent": percent, "threshold": threshold}
     tables = {name: rows for name, rows in facts.items() if _is_table(rows)}
     html = environment.get_template(_TEMPLATE).render(
         title=description.title,

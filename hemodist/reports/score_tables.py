@@ -13,7 +13,7 @@ from hemodist.dataset.manifest import LABELS
 from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.pooling import PooledScores
 from hemodist.metrics.scores import Scores
-from hemodist.reports.as_text import interval, number, percent, percent_interval
+from hemodist.reports.as_text import interval_text, number, percent, percent_interval
 from hemodist.reports.contents import PointingGame
 
 
@@ -102,8 +102,8 @@ def compare(score: str, ours: Estimate, name: str, other: Estimate, lower: bool 
     else:
         outside = other.value > ours.high if lower else other.value < ours.low
         answer = ("yes" if outside else "yes, within the interval") if better else "no"
-    value = number(other.value) + (f" ({interval(other)})" if math.isfinite(other.low) else "")
-    return Comparison(score, number(ours.value), interval(ours), name, value, answer)
+    value = number(other.value) + (f" ({interval_text(other)})" if math.isfinite(other.low) else "")
+    return Comparison(score, number(ours.value), interval_text(ours), name, value, answer)
 
 
 def _estimate(value: float | Estimate) -> Estimate:
@@ -117,7 +117,7 @@ def pooled_rows(pooled: Sequence[PooledScores]) -> list[list[str]]:
         of_any = one.labels[LABELS.index("any")]
         rows.append(
             [one.level, one.pooling.replace("_", "-"), f"{one.units} ({of_any.positive} with)",
-             number(of_any.auc.value), interval(of_any.auc), number(of_any.average_precision.value),
+             number(of_any.auc.value), interval_text(of_any.auc), number(of_any.average_precision.value),
              f"{number(one.weighted_log_loss.value)} (constant {number(one.constant_prevalence)})"]
         )  # fmt: skip
     return rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hemodist.metrics.bootstrap import LEVEL
 from hemodist.metrics.paired import AUC, LOG_LOSS, Difference, adjusted_by_holm, difference
-from hemodist.study.as_text import clock, shown
+from hemodist.study.as_text import difference_text, duration
 from hemodist.study.published import PUBLISHED, PUBLISHED_MAJORITY, PUBLISHED_NONE
 from hemodist.study.system import System
 
@@ -65,17 +65,17 @@ def _effect(first: System, second: System, unlike: str) -> str:
     loss, auc = (difference(first.resampled, second.resampled, score) for score in (LOG_LOSS, AUC))
     names = f"{first.name} minus {second.name}"
     if loss.verdict > 0:
-        text = f"Yes, on these slices: weighted log loss, {names}, is {shown(loss)}."
+        text = f"Yes, on these slices: weighted log loss, {names}, is {difference_text(loss)}."
     elif loss.verdict < 0:
-        text = f"No, it does harm on these slices: weighted log loss, {names}, is {shown(loss)}."
+        text = f"No, it does harm on these slices: weighted log loss, {names}, is {difference_text(loss)}."
     else:
         text = (
-            f"Cannot tell: weighted log loss, {names}, is {shown(loss)}; anything from "
+            f"Cannot tell: weighted log loss, {names}, is {difference_text(loss)}; anything from "
             f"{abs(loss.low):.4f} {_way(loss.low)} to {abs(loss.high):.4f} {_way(loss.high)} fits."
         )
     if not math.isnan(auc.value):
         words = {1: "higher", -1: "lower", 0: "cannot tell"}
-        text += f" AUC of any: {shown(auc)}, {words[auc.verdict]}."
+        text += f" AUC of any: {difference_text(auc)}, {words[auc.verdict]}."
     return f"{text} {unlike or f'Training takes {first.time / second.time:.2f} times as long.'}"
 
 
@@ -87,10 +87,10 @@ def _worth(best: System, networks: Sequence[System], to_best: Sequence[Differenc
     """The quickest of the networks that are not shown to be worse than the best one."""
     loss = f"{best.estimate(LOG_LOSS).value:.4f}"
     if len(networks) == 1:
-        return f"Only {best.name} was trained (weighted log loss {loss}, {clock(best.time)}), so there is no choice."
+        return f"Only {best.name} was trained (weighted log loss {loss}, {duration(best.time)}), so there is no choice."
     worse = [one.first for one in to_best if one.verdict < 0]
     alike = [system for system in networks if system is not best and system.name not in worse]
-    text = f"{best.name} has the least weighted log loss, {loss}, in {clock(best.time)}. "
+    text = f"{best.name} has the least weighted log loss, {loss}, in {duration(best.time)}. "
     text += f"Shown to be worse: {', '.join(worse)}. " if worse else "No other network is shown to be worse. "
     if unlike:
         return text + (f"{_listed(alike)} cannot be told from it. " if alike else "") + unlike
@@ -102,8 +102,9 @@ def _worth(best: System, networks: Sequence[System], to_best: Sequence[Differenc
         return text + f"{best.name} is worth its time."
     apart = next(one for one in to_best if one.first == quickest.name)
     return text + (
-        f"{_listed(alike)} cannot be told from it. The quickest of these is {quickest.name}: {clock(quickest.time)}, "
-        f"{quickest.time / best.time:.2f} of the time, for a difference of {shown(apart)}. "
+        f"{_listed(alike)} cannot be told from it. The quickest of these is {quickest.name}: "
+        f"{duration(quickest.time)}, {quickest.time / best.time:.2f} of the time, "
+        f"for a difference of {difference_text(apart)}. "
         f"{quickest.name} is worth its time; that {best.name} is worth the rest is not shown."
     )
 
@@ -113,7 +114,7 @@ def _floor(systems: Sequence[System], networks: Sequence[System]) -> str:
     floor = min((system for system in systems if system.kind != "network"), key=lambda s: s.estimate(LOG_LOSS).value)
     beside = adjusted_by_holm([difference(network.resampled, floor.resampled, LOG_LOSS) for network in networks])
     text = f"Without one, {floor.name} is best: weighted log loss {floor.estimate(LOG_LOSS).value:.4f}"
-    text += f" in {clock(floor.time)}. " if floor.seconds else ". "
+    text += f" in {duration(floor.time)}. " if floor.seconds else ". "
     groups = ((1, "Shown to be better"), (-1, "Shown to be worse"), (0, "Neither is shown of"))
     parts = [
         f"{words}: " + ", ".join(f"{one.first} ({one.value:+.4f})" for one in beside if one.verdict == verdict)

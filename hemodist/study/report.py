@@ -14,7 +14,7 @@ from hemodist.metrics.paired import ACCURACY, AUC, LOG_LOSS
 from hemodist.reports.charts import flat
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, format_history_row
 from hemodist.study import charts
-from hemodist.study.as_text import clock, shown
+from hemodist.study.as_text import difference_text, duration
 from hemodist.study.findings import Findings
 from hemodist.study.published import PUBLISHED, PUBLISHED_MAJORITY, PUBLISHED_NONE
 from hemodist.study.system import System
@@ -97,7 +97,7 @@ def page(found: Findings) -> str:
         curves=charts.learning_curves(found),
         forest=charts.intervals(found),
         cost=charts.score_and_time(found),
-        to_best=[(one.first, one.second, shown(one), _verdict(one.verdict)) for one in found.to_best],
+        to_best=[(one.first, one.second, difference_text(one), _verdict(one.verdict)) for one in found.to_best],
         names=names,
         matrix=[[_pair(found, first, second) for second in names] for first in names],
         history_columns=HISTORY_COLUMNS,
@@ -126,7 +126,7 @@ def _row(system: System) -> tuple[str, ...]:
         _interval(auc),
         _number(right.value),
         _number(1 - right.value),
-        clock(system.time),
+        duration(system.time),
         f"{np.mean(system.images_per_s):.1f}" if system.images_per_s else "-",
     )
 
@@ -137,7 +137,15 @@ def _study_cells(system: System) -> tuple[str, ...]:
     epochs = sorted({row["epoch"] for row in scored})
     train, valid, right = (float(np.mean([row[k] for row in scored])) for k in ("train_loss", "valid_loss", ACCURACY))
     listed = ", ".join(map(str, epochs))
-    return system.name, listed, _number(train), _number(valid), _number(right), _number(1 - right), clock(system.time)
+    return (
+        system.name,
+        listed,
+        _number(train),
+        _number(valid),
+        _number(right),
+        _number(1 - right),
+        duration(system.time),
+    )
 
 
 def _pair(found: Findings, first: str, second: str) -> tuple[str, int]:
