@@ -155,7 +155,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
         description,
         np.array(trained.saved["prevalence"]),
         heat_maps=heat_maps,
-        repair_any=request.options.repair_any,
+        repaired=request.options.repair_any,
     )
 
 

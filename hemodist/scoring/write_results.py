@@ -99,7 +99,7 @@ def write_results(
     train_prevalence: npt.NDArray[np.float64],
     *,
     heat_maps: HeatMapResults = NO_HEAT_MAPS,
-    repair_any: bool = False,
+    repaired: bool = False,
 ) -> Results:
     """Score the predictions and write `predictions.parquet`, `metrics.json` and `report.html`.
 
@@ -110,14 +110,14 @@ def write_results(
         description: what was scored; facts and notes of the data set itself are added here.
         train_prevalence: float64 [6], of the training split, for the constant baseline.
         heat_maps: pictures of the worst slices, and the pointing game.
-        repair_any: P(any) is raised to the largest P of a subtype first.
+        repaired: P(any) is raised to the largest P of a subtype first.
 
     Raises:
         StoreError: something cannot be written.
     """
     labels = labels_of(dataset.index)[predictions.rows]
     groups = dataset.column("group")[predictions.rows]
-    probability = probability_of(predictions, repair_any)
+    probability = probability_of(predictions, repaired)
     scores = score(probability, labels, groups, train_prevalence=train_prevalence, bootstrap=BOOTSTRAP)
     threshold = float("nan")
     if np.isfinite(predictions.blood).all():
@@ -133,7 +133,7 @@ def write_results(
         "pointing": plain_json(asdict(heat_maps.pointing)) if heat_maps.pointing else None,
         "operating_points": [plain_json(asdict(one)) for one in operating_points_of_any(probability, labels)],
         "scored": dict(description.scored)
-        | {"dataset": dataset.store.uri, "dataset_digest": dataset.manifest.digest, "repaired_any": repair_any},
+        | {"dataset": dataset.store.uri, "dataset_digest": dataset.manifest.digest, "repaired_any": repaired},
     }
     store.write(METRICS, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     description = replace(
