@@ -15,7 +15,7 @@ from rich.table import Table
 
 from hemodist.errors import UserError
 from hemodist.job import was_terminated
-from hemodist.reports.page import format_history_row, history_header
+from hemodist.reports.epoch_table import format_history_row, history_header
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130

@@ -1,4 +1,4 @@
-"""A trained network over a whole split: exact, on all ranks, each sample once."""
+"""Runs a trained network over a whole split, on all ranks, each sample once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hemodist.models.trained import View, mean_logits
 from hemodist.world import Tell, World
 
 BLOOD_HU = (50.0, 80.0)
-"""Attenuation of acute hemorrhage in HU; what a reader's brain window shows bright but not white."""
+"""Attenuation of acute hemorrhage in HU: in a brain window it is bright, but not white."""
 
 
 def run_over_split(
@@ -33,7 +33,7 @@ def run_over_split(
     tell: Tell,
     views: Sequence[View] = ((),),
 ) -> Predictions:
-    """Run the network over `rows`; every rank computes its part and gets the whole.
+    """Run the network over `rows`. Every rank computes its part and gets the predictions of all.
 
     Ranks take whole batches of the split, so that each batch holds the same slices on any number of ranks.
 
@@ -88,7 +88,7 @@ def autocast_for(run: Run, world: World) -> AbstractContextManager[Any]:
 
 
 def autocast_on(run: Run, device: torch.device) -> AbstractContextManager[Any]:
-    """`autocast_for` a device."""
+    """As `autocast_for`, on a device."""
     bf16 = run.scaling.precision == "bf16" or (run.scaling.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 

@@ -24,7 +24,7 @@ from hemodist.config.run import Run, ScalingConfig
 from hemodist.errors import UserError
 from hemodist.launch.ranks import wait_for_slots
 from hemodist.plan.prepare import prepare
-from hemodist.reports.page import format_history_row, history_header
+from hemodist.reports.epoch_table import format_history_row, history_header
 from hemodist.reports.terminal import console
 from hemodist.storage.store import Store, join
 from hemodist.training.found_lr import FOLDER as FIND_LR

@@ -19,7 +19,7 @@ from hemodist.reports.wandb_run import resolve_mode
 from hemodist.storage.store import Store, join
 from hemodist.study import report
 from hemodist.study.findings import Findings, compare
-from hemodist.study.results import gather, recipe_of, run_name
+from hemodist.study.gather import gather, recipe_of, run_name
 from hemodist.study.runs import RUNS, train_all
 from hemodist.training.found_lr import RESULT as FOUND_LR
 from hemodist.training.found_lr import with_found_lr

@@ -19,16 +19,17 @@ from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.loading.training_loader import TrainingLoader
+from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.predictions import Predictions
-from hemodist.metrics.scores import plain_json
 from hemodist.models.checkpoints import Checkpoints
 from hemodist.models.network import build, has_dropout, load_pretrained, make_deterministic
 from hemodist.plan.philox import Purpose, words
 from hemodist.plan.prepare import Prepared, check_resume, prepare
 from hemodist.plan.split import Rows
+from hemodist.reports.contents import Description
 from hemodist.reports.run_log import RunLog
 from hemodist.scoring.run_network import run_over_split
-from hemodist.scoring.write_results import TEST_PREDICTIONS, Results, probability_of, score, write_results
+from hemodist.scoring.write_results import TEST_PREDICTIONS, Results, probability_of, score_predictions, write_results
 from hemodist.storage.store import Store, join
 from hemodist.training import optimizer
 from hemodist.training.early_stopping import badness, should_stop
@@ -327,21 +328,20 @@ class Training:
         self.world.check_still_owner()
         if test is not None:
             self.store.write(TEST_PREDICTIONS, test.to_parquet(self.prepared.dataset, probability_of(test)))
-        conclusion = write_results(
-            self.store,
-            self.prepared.dataset,
-            self.predictions,
+        description = Description(
             title=self.run.name,
             history=self.history,
-            train_prevalence=self.prepared.train_prevalence,
             config=self.run.to_dict(),
             facts=self.prepared.facts(self.run)
             | {"corrupt training samples masked out": len(self.corrupt), "steps without an update": self.skipped},
             notes=self._notes(best),
             scored={"checkpoint": self.store.uri, "step": best, "part": "valid"},
         )
-        self.run_log.finish(conclusion.summary(), self.predictions, lambda: self.checkpoints.content(best))
-        return conclusion
+        results = write_results(
+            self.store, self.prepared.dataset, self.predictions, description, self.prepared.train_prevalence
+        )
+        self.run_log.finish(results.summary(), self.predictions, lambda: self.checkpoints.content(best))
+        return results
 
     def _skip(self, batch: Batch) -> None:
         """Count a step whose gradient is not finite. All ranks come here together, and leave by the same way."""
@@ -392,7 +392,7 @@ class Training:
         return predictions
 
     def _scores(self, predictions: Predictions) -> dict[str, float]:
-        scores = score(self.prepared.dataset, predictions, self.prepared.train_prevalence, bootstrap=0)
+        scores = score_predictions(self.prepared.dataset, predictions, self.prepared.train_prevalence, bootstrap=0)
         return {
             "accuracy_multi": scores.accuracy_multi.value,
             "weighted_log_loss": scores.weighted_log_loss.value,

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hemodist.config.run import CheckpointConfig, ModelConfig, OptimConfig, Run, ScalingConfig
 from hemodist.dataset.manifest import DataSet
-from hemodist.metrics.scores import weighted_log_loss
+from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.run_network import run_over_split
 from hemodist.training import loop
@@ -147,10 +147,10 @@ def test_a_whole_run_ends_with_scores_and_a_report(device: torch.device, folder:
         scaling=ScalingConfig(workers=0),
         checkpoint=CheckpointConfig(every_steps=4),
     )
-    conclusion = loop.train(run, World.alone(device), silent)
-    assert conclusion.scores is not None
-    assert np.isfinite(conclusion.scores.weighted_log_loss.value)
-    assert Path(conclusion.report).is_file()
+    results = loop.train(run, World.alone(device), silent)
+    assert results.scores is not None
+    assert np.isfinite(results.scores.weighted_log_loss.value)
+    assert Path(results.report).is_file()
 
 
 def test_scores_on_the_device_are_the_cpus(device: torch.device, folder: Path) -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hemodist.metrics import scores
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.probabilities import probabilities
 from hemodist.training.loss import LABEL_WEIGHTS, per_sample
 
 
@@ -12,7 +13,7 @@ def test_the_mean_loss_is_the_competitions_weighted_log_loss():
     logits = torch.randn(200, 6, generator=generator) * 3
     labels = (torch.rand(200, 6, generator=generator) < 0.3).float()
     ours = per_sample(logits, labels).mean().item()
-    theirs = scores.weighted_log_loss(scores.probabilities(logits.numpy()), labels.numpy().astype(np.int8))
+    theirs = weighted_log_loss(probabilities(logits.numpy()), labels.numpy().astype(np.int8))
     assert abs(ours - theirs) < 1e-6
 
 

@@ -64,12 +64,12 @@ def test_the_same_source_still_gives_the_same_bytes(left: Path, monkeypatch: pyt
 
 def test_a_run_goes_on_and_ends_as_it_would_have(left: Path) -> None:
     said: list[str] = []
-    conclusion = loop.train(
+    results = loop.train(
         run_of(left), World.alone(), lambda event: said.append(event["text"]) if event["kind"] == "note" else None
     )
     assert said == ["going on at step 5 of 10"]
-    assert conclusion.scores is not None
-    assert conclusion.scores.weighted_log_loss.value == pytest.approx(WEIGHTED_LOG_LOSS[10], abs=1e-5)
+    assert results.scores is not None
+    assert results.scores.weighted_log_loss.value == pytest.approx(WEIGHTED_LOG_LOSS[10], abs=1e-5)
 
 
 def test_a_checkpoint_is_scored_as_it_was(left: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hemodist.config.run import BatchConfig, DataConfig, OptimConfig, Run, ScalingConfig, check
 from hemodist.dataset.manifest import UNKNOWN, DataSet
 from hemodist.errors import ConfigError
-from hemodist.metrics import scores
+from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.plan.prepare import fold_runs, prepare, prevalence, selected
 from tests.support.dataset import make_dataset
 
@@ -116,4 +116,4 @@ def test_the_constant_answer_of_a_label_that_training_never_saw_is_no_infinite_e
     assert constant[5] == 0.5
     some = np.zeros((200, 6), np.int8)
     some[:40, 0] = some[:2, 1] = 1
-    assert scores.weighted_log_loss(np.broadcast_to(constant, some.shape), some) < 0.35
+    assert weighted_log_loss(np.broadcast_to(constant, some.shape), some) < 0.35

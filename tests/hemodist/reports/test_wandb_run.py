@@ -18,7 +18,7 @@ import torch
 
 from hemodist.config.run import BatchConfig, ModelConfig, OptimConfig, Run, ScalingConfig, TrackingConfig
 from hemodist.plan.prepare import prepare
-from hemodist.reports import wandb_run
+from hemodist.reports import versions, wandb_run
 from hemodist.reports.run_log import RunLog
 from hemodist.reports.shown_slices import Panel, choose
 from hemodist.reports.wandb_run import Tracker
@@ -132,13 +132,13 @@ def test_the_code_of_a_run_is_all_of_the_library_the_sharder_and_the_jobs(tmp_pa
 def test_the_revision_of_an_image_is_not_taken_for_that_of_submitted_code(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     monkeypatch.setenv("HEMODIST_REVISION", "abc123")
-    monkeypatch.setattr(wandb_run.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path / "installed")})
+    monkeypatch.setattr(versions.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path / "installed")})
     for folder, said in (("installed", "abc123"), ("working_dir", "abc123+submitted")):
         (tmp_path / folder).mkdir()
-        monkeypatch.setattr(wandb_run, "__file__", str(tmp_path / folder / "tracking.py"))
-        assert wandb_run.revision() == said
+        monkeypatch.setattr(versions, "__file__", str(tmp_path / folder / "versions.py"))
+        assert versions.revision() == said
     monkeypatch.delenv("HEMODIST_REVISION")
-    assert wandb_run.revision() == "unknown"
+    assert versions.revision() == "unknown"
 
 
 def test_where_a_run_is_no_folder_its_offline_log_ends_there_too_and_replaces_that_of_an_earlier_end(

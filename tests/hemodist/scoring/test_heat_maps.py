@@ -9,7 +9,7 @@ from hemodist.config.run import ModelConfig
 from hemodist.dataset.manifest import LABELS
 from hemodist.errors import ConfigError
 from hemodist.models.network import build
-from hemodist.scoring.heat_maps import Masks, heat_maps, on_mask, pixel_maps, pointing_of, region_maps, target_layer
+from hemodist.scoring.heat_maps import Masks, heat_maps, on_mask, pixel_maps, pointing_game, region_maps, target_layer
 
 
 class Brightness(nn.Module):
@@ -113,7 +113,7 @@ def test_a_peak_is_looked_up_in_a_finer_mask():
 
 def test_the_pointing_game_counts_hits_and_says_what_chance_would_give():
     hits = np.array([True, True, False, True])
-    found = pointing_of(hits, ~hits, np.array([0.01, 0.03, 0.02, 0.02]), np.array([5, 5, 9, 9]), "layer4")
+    found = pointing_game(hits, ~hits, np.array([0.01, 0.03, 0.02, 0.02]), np.array([5, 5, 9, 9]), "layer4")
     assert (found.hits, found.cases, found.layer, found.coarse) == (3, 4, "layer4", 0.25)
     assert found.share.value == 0.75
     assert found.share.low <= 0.75 <= found.share.high

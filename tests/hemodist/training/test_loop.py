@@ -74,7 +74,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 def test_a_run_that_was_killed_gives_the_undisturbed_weights_bit_for_bit(folder, monkeypatch):
     checkpoint = replace(run_of(folder).checkpoint, every_steps=2)
     undisturbed = run_of(folder, name="undisturbed", checkpoint=checkpoint)
-    conclusion = loop.train(undisturbed, World.alone(), silent)
+    results = loop.train(undisturbed, World.alone(), silent)
     killed = replace(undisturbed, name="killed")
     update = Training.update
     for step in (3, 8):  # of 11; the second attempt goes on from the first one's checkpoint
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_gives_the_undisturbed_weights_bit_for_bit(folder,
     expected = weights(undisturbed)
     for name, value in weights(killed).items():
         assert torch.equal(value, expected[name]), name
-    assert again.summary() == conclusion.summary()
+    assert again.summary() == results.summary()
 
 
 @pytest.mark.parametrize(
@@ -169,11 +169,11 @@ def test_masked_samples_are_said_counted_and_not_scored(tmp_path):
         content[int(dataset.column("offset")[row]) + 40] ^= 1
         shard.write_bytes(content)
     said = []
-    conclusion = loop.train(run, World.alone(), said.append)
+    results = loop.train(run, World.alone(), said.append)
     notes = [event["text"] for event in said if event["kind"] == "note"]
     assert sum("masked out" in note for note in notes) == 3
     assert f"2 of {len(parts.valid)} samples are corrupt and are not scored" in notes
-    assert conclusion.scores.slices == len(parts.valid) - 2
+    assert results.scores.slices == len(parts.valid) - 2
 
 
 def test_a_run_that_diverges_says_what_to_change(folder):
@@ -298,12 +298,12 @@ def test_a_run_with_a_test_fold_leaves_the_best_checkpoints_answers_on_it_and_sh
     run = run_of(folder, name="held")
     run = replace(run, data=replace(run.data, test_fold=1))
     told = []
-    conclusion = loop.train(run, World.alone(), told.append)
+    results = loop.train(run, World.alone(), told.append)
     split = prepare(run).split
     table = pq.read_table(folder / "runs/held/test_predictions.parquet")
     keys = DataSet.open(run.data.dataset).index.column("key").take(pa.array(split.test))
     assert table["key"].to_pylist() == keys.to_pylist()
-    assert conclusion.scores.slices == len(split.valid)
+    assert results.scores.slices == len(split.valid)
     trained = open_trained(str(folder / "runs/held"))
     again = run_over_split(trained.network, DataSet.open(run.data.dataset), split.test, run, World.alone(), silent)
     np.testing.assert_allclose(table["any"].to_numpy(), probability_of(again)[:, 0], atol=1e-6)
