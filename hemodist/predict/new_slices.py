@@ -45,7 +45,7 @@ EXPLAINED_TILE = 256
 
 
 class Drawn(Protocol):
-    """A file's picture, or why there is none: `shards.building.pictures.Drawn`, which this package does not know."""
+    """A file's picture, or why there is none: `shards.building.for_prediction.FilePicture`, which this package does not know."""
 
     @property
     def path(self) -> str:

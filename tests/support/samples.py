@@ -19,7 +19,7 @@ MAX_BYTES = 2**30
 """Likewise; beyond what the process has had before."""
 
 
-def task(**changes: object) -> Task:
+def task_with(**changes: object) -> Task:
     defaults: dict[str, object] = {
         "size": 32, "windows": THREE, "encoding": "jpeg", "quality": 95,
         "crop_head": False, "min_brain_fraction": 0.0, "key_style": "stem",
@@ -32,7 +32,7 @@ def assert_sample_or_rejection(content: bytes, where: object = None) -> None:
     """Make a sample with and without the crop to the head, soon and in little memory."""
     for crop_head in (False, True):
         before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-        made = make_sample(content, "a/ID_1.dcm", np.zeros(6, np.int8), task(crop_head=crop_head))
+        made = make_sample(content, "a/ID_1.dcm", np.zeros(6, np.int8), task_with(crop_head=crop_head))
         assert isinstance(made, Sample | Rejected), where
         # What nobody foresaw is a rejection for the user, and for us a fault to be looked at.
         assert not (isinstance(made, Rejected) and made.detail.startswith("no sample can be made")), (where, made)
