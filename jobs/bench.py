@@ -47,8 +47,8 @@ def main(
     """
     with no_process_left_behind(), tempfile.TemporaryDirectory(prefix="hemodist-bench-") as folder:
         work = Path(folder)
-        many = partial(data.make, work / "many", slices=128 if quick else 256, copies=16, size=size)
-        few = partial(data.make, work / "few", slices=120, copies=1)
+        many = partial(data.make, work / "many", slices=128 if quick else 256, names=16, size=size)
+        few = partial(data.make, work / "few", slices=120, names=1)
         benches = {
             "sharder": lambda: bench_sharder(work, quick=quick, source=source),
             "loader": lambda: bench_loader(many(), work, quick, cores, device, streaming_python),

@@ -16,7 +16,7 @@ from hemodist.predict.new_slices import Chunk, PredictedSlices, check_settings, 
 from hemodist.predict.options import PredictConfig
 from hemodist.reports.terminal import TrainingView, console, errors, facts_table, run_job
 from hemodist.storage.store import Store
-from shards.building import pictures
+from shards.building import for_prediction
 
 EXIT_NOT_PREDICTED = 3
 
@@ -34,7 +34,7 @@ def main() -> int:
         with TrainingView() as view:
             outcomes = [predict_dataset(settings, DataSet.open(config.source), view)]
     else:
-        chunks = [Chunk(settings, draw) for draw in pictures.chunks(store.uri)]
+        chunks = [Chunk(settings, draw) for draw in for_prediction.chunks(store.uri)]
         outcomes = run(chunks, config.workers)
     outcome = submission.merged(outcomes)
     places = submission.write(config.output, outcome)

@@ -52,7 +52,7 @@ def main() -> int:
         return work(todo, config, mapper, config.workers or max(1, info.cpus))
 
 
-def work(todo: build.Plan, config: ShardConfig, mapper: build.Mapper | None, cpus: int) -> int:
+def work(todo: build.BuildPlan, config: ShardConfig, mapper: build.Mapper | None, cpus: int) -> int:
     """Run the plan, or estimate what it would bring; returns the exit code."""
     if config.dry_run:
         console.print(facts_table("Dry run: nothing was written", estimate.estimate(todo, cpus)))

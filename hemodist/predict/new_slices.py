@@ -45,7 +45,7 @@ HEAT_MAP_TILE = 256
 
 
 class DrawnFile(Protocol):
-    """A file's picture, or why there is none. `shards.building.pictures` makes them; this room must not import it."""
+    """A file's picture, or why there is none. `shards.building.for_prediction` makes them; this room must not import it."""
 
     @property
     def path(self) -> str:

@@ -1,4 +1,4 @@
-"""The sharder's bench, from files to what is shown."""
+"""Runs the sharder's bench and makes the table and the plot of it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def bench_sharder(work: Path, *, quick: bool, source: Path | None = None) -> Out
         quick: fewer slices and rounds.
         source: folder of uncompressed 512 x 512 slices; a phantom is made where there is none.
     """
-    slices, copies, rounds = (128, 4, 3) if quick else (256, 4, 7)  # half a shard, a shard of the usual 1,024 slices
+    slices, repeats, rounds = (128, 4, 3) if quick else (256, 4, 7)  # half a shard, a shard of the usual 1,024 slices
     source = source or generate.generate(work / "phantom", slices=slices).images
-    rates = ways.measure(source, rounds, copies=copies)
+    rates = ways.measure(source, rounds, repeats=repeats)
     ratios = ways.ratios(rates)
     return Outcome(
         f"sharder, median of {rounds} rounds",
@@ -36,6 +36,6 @@ def bench_sharder(work: Path, *, quick: bool, source: Path | None = None) -> Out
     )
 
 
-def _bar(rate: ways.Rate) -> Rate:
+def _bar(rate: ways.WayRate) -> Rate:
     laps = tuple(Lap(value, 0.0) for value in rate.rounds)
     return Rate(f"{rate.way}, {rate.processes} processes", laps, {})

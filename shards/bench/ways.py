@@ -1,11 +1,12 @@
-"""How fast the sharder is beside the machine's limit and beside a notebook's way, on the same files in one run.
+"""Five ways from the same files to pictures, timed side by side: the sharder, its bounds and its peers.
 
-The limit reads the bytes, resamples by area, looks three windows up in one table and encodes with libjpeg-turbo, each
-the best way that plain NumPy and Pillow have. It knows beforehand where the pixels lie, which rescale holds, and that
-16 bits hold the sums of four; it checks nothing and writes nothing. `kernels` is the limit with the sharder's own trick
-between table and encoder: a bound that the sharder cannot pass. The notebook's way is pydicom's pixel array, windows in
-floating point, PIL's resize and save; `webdataset` packs the same with that library's ShardWriter. The sharder does its
-whole task: every check and repair, digests, the tar with its index and record, flushed to the disk.
+- `hemodist`: the sharder's whole task. Every check and repair, digests, the tar with its index and record, flushed.
+- `limit`: reads the bytes, resamples by area, looks three windows up in one table and encodes with libjpeg-turbo, each
+  in the fastest way that plain NumPy and Pillow have. It knows beforehand where the pixels lie, which rescale holds,
+  and that 16 bits hold the sums of four. It checks nothing and writes nothing.
+- `kernels`: the limit with the sharder's own trick between table and encoder, a bound that the sharder cannot pass.
+- `notebook`: pydicom's pixel array, windows in floating point, PIL's resize and save.
+- `webdataset`: the notebook's arithmetic, packed by that library's ShardWriter.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ from hemodist.bench.rounds import ratio
 from hemodist.dataset.manifest import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
 from shards.bench import webdataset_writer
-from shards.dicom import read as dicom
-from shards.dicom.reasons import Rejected
+from shards.dicom.read import Slice, read_slice
 from shards.packing import task
 from shards.packing.source_files import File
 from shards.picture import encode, geometry, windows
@@ -40,7 +40,15 @@ from shards.picture import encode, geometry, windows
 SIZE = 256
 QUALITY = 95
 WINDOWS = ("brain", "subdural", "soft_tissue")
-_CONFIG = task.PackConfig(SIZE, WINDOWS, "jpeg", QUALITY, False, 0.0, "stem")
+_CONFIG = task.PackConfig(
+    size=SIZE,
+    windows=WINDOWS,
+    encoding="jpeg",
+    quality=QUALITY,
+    crop_head=False,
+    min_brain_fraction=0.0,
+    key_style="stem",
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,10 @@ class Part:
 
     Attributes:
         folder: the source.
-        files: paths below it and bytes.
+        files: the files below it.
         formats: stored type, slope and intercept of each file, for the limit.
         output: an empty folder for what is written.
-        number: of the part.
+        number: number of the part.
     """
 
     folder: str
@@ -63,7 +71,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Rate:
+class WayRate:
     """Slices a second of one way in one number of processes, one figure a round."""
 
     way: str
@@ -78,8 +86,17 @@ class Rate:
 
 def hemodist(part: Part) -> None:
     """The sharder's own task, from reading to the flushed record."""
-    labels = np.full((len(part.files), len(LABELS)), UNKNOWN, np.int8).tobytes()
-    task.run_task(task.Task(part.number, part.folder, part.output, part.files, labels, _CONFIG, "bench", bytes(16)))
+    todo = task.Task(
+        number=part.number,
+        source=part.folder,
+        output=part.output,
+        files=part.files,
+        labels=np.full((len(part.files), len(LABELS)), UNKNOWN, np.int8).tobytes(),
+        config=_CONFIG,
+        build_digest="bench",
+        pseudonym_key=bytes(16),
+    )
+    task.run_task(todo)
 
 
 def limit(part: Part) -> None:
@@ -144,14 +161,14 @@ WAYS: dict[str, Callable[[Part], None]] = {
 }
 
 
-def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), copies: int = 1) -> list[Rate]:
+def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), repeats: int = 1) -> list[WayRate]:
     """Time every way on every file of a source, the ways in turn in each round, so that all meet the same machine.
 
     Args:
         source: folder of uncompressed little endian slices of 512 x 512.
         rounds: that count; one before them warms caches and processes up.
         processes: numbers of processes, one after the other.
-        copies: how often each file is taken in a round and process, so that a few files fill shards of a real size.
+        repeats: how often each file is taken in a round and process, so that a few files fill shards of a real size.
 
     Raises:
         ConfigError: the files are of another kind.
@@ -159,8 +176,8 @@ def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), copi
     files = sorted(path for path in source.rglob("*.dcm") if path.is_file())
     if not files:
         raise ConfigError(f"there is no .dcm file below {source}; `python -m shards phantom {source}` makes some")
-    formats = tuple(_format(path) for path in files) * copies
-    listed = tuple(File(str(path.relative_to(source)), path.stat().st_size) for path in files) * copies
+    formats = tuple(_format(path) for path in files) * repeats
+    listed = tuple(File(str(path.relative_to(source)), path.stat().st_size) for path in files) * repeats
     rates = []
     with tempfile.TemporaryDirectory(prefix="hemodist-bench-") as scratch:
         for count in processes:
@@ -182,11 +199,11 @@ def measure(source: Path, rounds: int, processes: tuple[int, ...] = (1, 2), copi
                         for part in parts:
                             shutil.rmtree(part.output)
             for name, taken in seconds.items():
-                rates.append(Rate(name, count, tuple(count * len(listed) / value for value in taken)))
+                rates.append(WayRate(name, count, tuple(count * len(listed) / value for value in taken)))
     return rates
 
 
-def ratios(rates: list[Rate]) -> dict[str, float]:
+def ratios(rates: list[WayRate]) -> dict[str, float]:
     """The sharder's rate as a share of each bound and as a multiple of its peers', by number of processes.
 
     Each is the median of the rounds' own ratios: what slows a whole round cancels out.
@@ -220,8 +237,8 @@ def _format(path: Path) -> tuple[str, float, float]:
         # Values that are stored inverted are HU by a table as well: that of a falling line.
         ends = -1 if read.PixelRepresentation else 2**read.BitsStored - 1
         falling = -slope, intercept + ends * slope
-        found = dicom.read(path.read_bytes())
-        if not isinstance(found, Rejected) and np.mean(values * falling[0] + falling[1] == found.hu().ravel()) > 0.5:
+        found = read_slice(path.read_bytes())
+        if isinstance(found, Slice) and np.mean(values * falling[0] + falling[1] == found.hu().ravel()) > 0.5:
             slope, intercept = falling
     return kind, slope, intercept
 

@@ -1,4 +1,4 @@
-"""A data set from a folder of DICOM files: plan the tasks, run them, finalise; go on where an earlier run stopped."""
+"""A data set from a folder of DICOM files: `plan` decides what is left to do, `run` does it and finalises."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ import numpy.typing as npt
 from hemodist.dataset.manifest import MANIFEST, Manifest, config_digest, read_manifest
 from hemodist.errors import ConfigError
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import index, labels, listing, unfinished
+from shards.building import labels, listing, unfinished
+from shards.building.finalise import finalise
+from shards.building.index import SharedImages
 from shards.building.options import ShardConfig, check, describe
 from shards.dicom.reasons import BY_CHOICE
-from shards.packing import code_version, source_files, task
+from shards.packing import source_files, task, versions
 from shards.packing.source_files import File
 
 EXIT_TOO_MANY_REJECTED = 3
-"""Exit code of a finished build with more faulty files than `max_rejected_fraction` allows."""
+"""Exit code of a finished build with a larger share of faulty files than `max_rejected_fraction`."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +33,14 @@ Mapper = Callable[[Callable[[task.Task], task.TaskResult], Sequence[task.Task]],
 
 @dataclass(frozen=True, eq=False)
 class Tasks(Sequence[task.Task]):
-    """The tasks of a build, each made when it is asked for, so that a driver holds no more than the listing."""
+    """The tasks of a build. Each is made when it is asked for, so that the driver holds little more than the listing.
+
+    Attributes:
+        files: the chosen files, in the order in which they are cut into shards.
+        values: labels of the files, int8 [files, 6].
+        per_shard: files in a task.
+        template: a task without files; what all tasks share.
+    """
 
     files: list[File]
     values: npt.NDArray[np.int8]
@@ -50,15 +59,15 @@ class Tasks(Sequence[task.Task]):
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What is to be done.
 
     Attributes:
         output: the data set.
         config: the configuration for the manifest.
-        build_digest: of everything that decides the bytes, the pseudonym key included.
-        tasks: one a shard.
-        not_selected: paths that the selection leaves out.
+        build_digest: digest of everything that decides the bytes, the pseudonym key included.
+        tasks: one task a shard.
+        not_selected: paths of the files that the selection leaves out.
         facts: what was found, for people.
     """
 
@@ -72,16 +81,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Finished:
-    """The data set is there already."""
+    """The data set is finished already; nothing is to be done."""
 
     output: Store
     manifest: Manifest
 
 
-def plan(config: ShardConfig) -> Plan | Finished:
+def plan(config: ShardConfig) -> BuildPlan | Finished:
     """Look at source, labels and output, and decide everything that is left to do.
 
-    Nothing is written but what `state` keeps; nothing at all for a dry run.
+    Only what `shards.building.unfinished` keeps is written; a dry run writes nothing.
 
     Raises:
         ConfigError: a flag, the source or the output cannot be used, or an unfinished data set is of another build.
@@ -103,7 +112,7 @@ def plan(config: ShardConfig) -> Plan | Finished:
         if not config.dry_run:
             unfinished.clear(output)
         return Finished(output, manifest)
-    going_on = described | {"versions": code_version.all_versions()}
+    going_on = described | {"versions": versions.all_versions()}
     if config.dry_run:
         key = bytes(unfinished.MIN_KEY_BYTES)  # No name that is made with it is written.
     else:
@@ -113,15 +122,25 @@ def plan(config: ShardConfig) -> Plan | Finished:
     build_digest = config_digest({"config": going_on, "key_check": unfinished.key_check(key)})
     names = tuple(entry["name"] for entry in described["windows"])
     packing = task.PackConfig(
-        config.size,
-        names,
-        config.encoding,
-        config.quality,
-        config.crop_head,
-        config.min_brain_fraction,
-        described["key_style"],
+        size=config.size,
+        windows=names,
+        encoding=config.encoding,
+        quality=config.quality,
+        crop_head=config.crop_head,
+        min_brain_fraction=config.min_brain_fraction,
+        key_style=described["key_style"],
     )
-    template = task.Task(0, source_store.uri, output.uri, (), b"", packing, build_digest, key, going_on["versions"])
+    template = task.Task(
+        number=0,
+        source=source_store.uri,
+        output=output.uri,
+        files=(),
+        labels=b"",
+        config=packing,
+        build_digest=build_digest,
+        pseudonym_key=key,
+        versions=going_on["versions"],
+    )
     values = table.of([source_files.stem(file.path) for file in ordered])
     facts: dict[str, Any] = {"source files": len(found), "selected": len(chosen)}
     facts |= {"label file": label_file or "none: every label is unknown"}
@@ -133,36 +152,35 @@ def plan(config: ShardConfig) -> Plan | Finished:
         facts["listed ids without a file"] = missing
     taken = {file.path for file in chosen}
     not_selected = [shown(file.path) for file in found if file.path not in taken]
-    return Plan(
+    return BuildPlan(
         output, described, build_digest, Tasks(ordered, values, config.samples_per_shard, template), not_selected, facts
     )
 
 
 def run(
-    todo: Plan, mapper: Mapper | None = None, tell: Callable[[task.TaskResult], None] | None = None
-) -> tuple[Manifest, index.SharedImages | None]:
+    todo: BuildPlan, mapper: Mapper | None = None, tell: Callable[[task.TaskResult], None] | None = None
+) -> tuple[Manifest, SharedImages | None]:
     """Run all tasks, then write index and manifest.
 
     Args:
         todo: what `plan` returned.
-        mapper: how tasks are run; one after the other in this process by default.
+        mapper: how tasks are run; by default one after the other in this process.
         tell: called with the result of each task.
 
     Returns:
-        The manifest, and what is shared; None where another driver of the same build has finished it meanwhile.
+        The manifest, and what different samples share. The latter is None where another driver of the same build has
+        finished it meanwhile.
 
     Raises:
         StoreError: something cannot be read or written; the same call goes on from there.
     """
     manifest: Manifest
-    shared: index.SharedImages | None
+    shared: SharedImages | None
     try:
         for result in (mapper or serial)(task.run_task, todo.tasks):
             if tell is not None:
                 tell(result)
-        manifest, shared = index.finalise(
-            todo.output, len(todo.tasks), todo.build_digest, todo.config, todo.not_selected
-        )
+        manifest, shared = finalise(todo.output, len(todo.tasks), todo.build_digest, todo.config, todo.not_selected)
     except StoreError:
         if todo.output.size(MANIFEST) is None:
             raise
@@ -174,12 +192,12 @@ def run(
 
 
 def serial(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """The mapper that needs no other process."""
+    """The mapper that runs tasks in this process, one after the other."""
     return map(function, items)
 
 
 def faulty_fraction(manifest: Manifest) -> float:
-    """Share of the selected files that could not be used, those that the user left out not counted."""
+    """Share of faulty files among the files that the user wants. Files that a flag left out are not counted."""
     chosen = sum(manifest.rejected.get(reason.value, 0) for reason in BY_CHOICE)
     faulty = sum(manifest.rejected.values()) - chosen
     return faulty / max(1, manifest.samples + faulty)
@@ -218,7 +236,7 @@ def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) ->
     return [file for row, file in enumerate(found) if row in taken], 0
 
 
-def summary(manifest: Manifest, shared: index.SharedImages | None = None) -> dict[str, Any]:
+def summary(manifest: Manifest, shared: SharedImages | None = None) -> dict[str, Any]:
     """What a finished data set holds, for people."""
     facts: dict[str, Any] = {
         "samples": manifest.samples,
@@ -233,6 +251,6 @@ def summary(manifest: Manifest, shared: index.SharedImages | None = None) -> dic
         facts["images shown by several samples"] = shared.images
         facts["of them with conflicting labels"] = shared.conflicting
         facts["patients joined by shared images"] = shared.patients_joined
-        facts["second copies that contradict the labels of the used ones"] = shared.conflicting_copies
+        facts["second copies that contradict the labels of the used ones"] = shared.conflicting_duplicates
         facts["SOP Instance UIDs that different images share, all used"] = shared.shared_identifiers
     return facts

@@ -1,4 +1,4 @@
-"""What sharding would bring, from a sample of the files: slices, bytes, rejections, time. Nothing is written."""
+"""A dry run: from some of the files, how many slices, bytes and rejections a build would give, and its time."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 
 from hemodist.dataset.manifest import LABELS, UNKNOWN
 from hemodist.storage.store import Store
-from shards.building.build import Plan
+from shards.building.build import BuildPlan
 from shards.dicom.reasons import Rejected
 from shards.packing import task
 from shards.packing.tar import BLOCK
 
 SAMPLE = 64
-"""Files that are looked at. The order of the files is random, so the first ones are a fair sample."""
+"""Files that are looked at. The files are in random order, so the first ones stand for all."""
 
 
-def estimate(todo: Plan, cpus: int, count: int = SAMPLE) -> dict[str, Any]:
+def estimate(todo: BuildPlan, cpus: int, count: int = SAMPLE) -> dict[str, Any]:
     """Look at the first files of the plan and extrapolate.
 
     Args:
-        todo: a plan; nothing of it is run.
-        cpus: that the run would have.
-        count: files to look at.
+        todo: a plan; none of its tasks is run, and nothing is written.
+        cpus: CPUs that the build would have.
+        count: number of files to look at.
 
     Returns:
-        What would come out, for people. Figures that are extrapolated say `about`.
+        What would come out, for people. Extrapolated figures say `about`.
 
     Raises:
         StoreError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""RSNA's label file, streamed: `ID,Label` with six rows a slice, `ID_0123abcd9_epidural,0`."""
+"""RSNA's label file, a CSV of the columns `ID,Label`: six rows a slice, such as `ID_0123abcd9_epidural,0`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class LabelReport:
     Attributes:
         rows: rows below the header.
         slices: different slices in them.
-        duplicate_rows: rows that repeat a slice and label.
-        conflicts: slices and labels whose repeated rows disagree; they are unknown.
+        duplicate_rows: rows that name a slice and label again.
+        conflicts: labels of a slice on which several rows disagree; they are unknown.
         unknown_subtypes: rows whose label is none of the six, or whose ID has no label; ignored.
         bad_values: rows whose value is neither 0 nor 1; ignored.
         inconsistent_any: slices whose `any` contradicts their subtypes; kept as they are.
@@ -68,7 +68,7 @@ class LabelTable:
     digest: str
 
     def of(self, stems: Sequence[str]) -> npt.NDArray[np.int8]:
-        """Labels of the files with these stems, int8 [files, 6]; a file without labels has six `UNKNOWN`."""
+        """Labels of the files with these stems, int8 [files, 6]; those of a file without labels are all `UNKNOWN`."""
         found = pc.index_in(_texts(stems), value_set=self.ids).fill_null(-1).to_numpy(zero_copy_only=False)
         padded = np.concatenate([self.values, np.full((1, len(LABELS)), UNKNOWN, np.int8)])
         result: npt.NDArray[np.int8] = padded[found]
@@ -108,7 +108,7 @@ def place(uri: str) -> tuple[Store, str]:
 
 
 def read(uri: str) -> LabelTable:
-    """Read a label file in one pass of bounded blocks.
+    """Read a label file, block by block.
 
     Raises:
         ConfigError: the file is missing or not of this form.

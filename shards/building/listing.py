@@ -1,4 +1,4 @@
-"""Which files a source holds: every one is counted, whatever its name, and none twice."""
+"""Which files a source holds: every file is listed once, whatever its name and wherever links lead."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from shards.packing.source_files import NO_FILE, File
 def list_files(source: Store, without: str | None = None) -> list[File]:
     """Every file below the source, except hidden ones and the label file in use, sorted by path.
 
-    What is neither file nor folder is listed too, so that it is counted: a copy that broke off leaves such links.
+    What is neither file nor folder is listed too, so that it is counted: an interrupted transfer leaves such links.
     Links to folders are followed, but each folder is listed once, wherever links lead.
 
     Args:
-        source: the root.
+        source: the root of the source.
         without: path or URI of the label file.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no file.
         StoreError: the source cannot be listed.
     """
     if source.is_local:

@@ -1,4 +1,4 @@
-"""How a data set is made, as flags; and what of it goes into the manifest."""
+"""The sharder's flags, their checks, and the configuration that the manifest records."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hemodist.errors import ConfigError
-from shards.packing import code_version
-from shards.packing import source_files as source
+from shards.packing import source_files, versions
 from shards.packing.source_files import File
 from shards.picture import encode
 from shards.picture.windows import NAMED, Window, parse_channels
@@ -83,7 +82,7 @@ def check(config: ShardConfig) -> tuple[Window, ...]:
 
 
 def task_memory(config: ShardConfig) -> int:
-    """Bytes of memory that a task reserves: for the code, for a slice at work, and for its tar, which it holds whole.
+    """Bytes of memory that a task reserves: for the code, for one slice, and for its whole tar.
 
     >>> task_memory(ShardConfig("", "")) == 600 * 2**20
     True
@@ -95,14 +94,14 @@ def task_memory(config: ShardConfig) -> int:
 
 
 def check_memory(config: ShardConfig, largest_node: int | None) -> None:
-    """Check that a node can hold a task: one that none can hold would wait for ever.
+    """Check that a node has memory enough for a task; otherwise the task would wait for ever.
 
     Args:
         config: the flags.
         largest_node: most bytes of memory that a node with CPUs gives to tasks; None where none is there yet.
 
     Raises:
-        ConfigError: none can.
+        ConfigError: no node has enough.
     """
     needed = task_memory(config)
     if largest_node is not None and needed > largest_node:
@@ -120,7 +119,10 @@ def describe(
     chosen: list[File],
     labels_sha256: str,
 ) -> dict[str, Any]:
-    """All that decides the bytes of the data set, as JSON values; places and the number of workers do not."""
+    """The configuration for the manifest, as JSON values: all that decides the bytes of the data set.
+
+    Paths and the number of workers decide none of them.
+    """
     names = {value: name for name, value in NAMED.items()}
     return {
         "size": config.size,
@@ -135,11 +137,11 @@ def describe(
         "samples_per_shard": config.samples_per_shard,
         "order_key": config.order_key,
         "selection": config.selection,
-        "key_style": source.key_style(found),
+        "key_style": source_files.key_style(found),
         "synthetic": config.synthetic,
         "labels_sha256": labels_sha256,
         "source_files": len(found),
-        "source_sha256": source.digest(found),
-        "selected_sha256": source.digest(chosen),
-        "versions": code_version.packages(),
+        "source_sha256": source_files.digest(found),
+        "selected_sha256": source_files.digest(chosen),
+        "versions": versions.packages(),
     }

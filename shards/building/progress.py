@@ -1,4 +1,4 @@
-"""The sharder's progress bar: slices a second, rejected files, time left; plain lines where there is no terminal."""
+"""The sharder's progress bar: slices a second, rejected files, time left. Without a terminal it prints lines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _PLAIN_SECONDS = 20.0
 
 
 class Progress:
-    """Counts the results of tasks; used in a `with` block and called with each result.
+    """Counts and shows the results of tasks. It is used in a `with` block and called with each result.
 
     Args:
         files: source files in all.
-        shards: tasks in all.
+        shards: shards in all.
         console: where it is shown.
     """
 

@@ -1,7 +1,7 @@
-"""What an unfinished data set keeps beside its shards: what is being built, and the key of its pseudonyms.
+"""What an unfinished data set keeps beside its shards, so that a later run can go on.
 
-`build.json` says what is being built, `records/` holds a file a finished shard, and `.pseudonym-key` a fresh key where
-none was given. All go after the manifest is written; a data set with a manifest needs none of them.
+`build.json` says what is being built. `records/` holds a record of each finished shard. `.pseudonym-key` holds a fresh
+key of the pseudonyms where none was given. All are deleted once the manifest is written.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ BUILD = "build.json"
 KEY_FILE = ".pseudonym-key"
 KEY_VARIABLE = "HEMODIST_PSEUDONYM_KEY"
 STALE_SECONDS = 600.0
-"""Age of a half-written file whose writer is dead for sure: a shard is written in seconds."""
+"""Age in seconds of a half-written file whose writer is surely dead: a shard is written in seconds."""
 
 MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
-"""Of the pseudonym key: 128 bits at least, and no more than blake2b takes."""
+"""Bytes of the pseudonym key: 128 bits at least, and at most what blake2b takes."""
 
 
 def begin(output: Store, described: dict[str, Any], check: str) -> None:
-    """Write what is being built, or check that it is what was begun.
+    """Write what is being built, or check that an earlier run has begun the same build.
 
     Raises:
         ConfigError: another build was begun here, or the folder holds something else.
@@ -59,7 +59,7 @@ def begin(output: Store, described: dict[str, Any], check: str) -> None:
 
 
 def sweep(output: Store) -> None:
-    """Remove files that killed writers left half-written; recent ones may belong to a writer that is still at work."""
+    """Remove half-written files of killed writers. Recent ones stay: their writers may still be at work."""
     if output.is_local:
         before = time.time() - STALE_SECONDS
         for path in output.local().rglob(f"*{PARTIAL_SUFFIX}"):
@@ -100,7 +100,9 @@ def _short(value: Any) -> str:
 
 
 def pseudonym_key(key_file: str | None, output: Store) -> bytes:
-    """The secret key: from a file, the environment, an earlier run, or made fresh and kept while it is needed.
+    """The secret key of the pseudonyms: from a file, the environment, or an earlier run; otherwise a fresh one.
+
+    A fresh key is kept in the data set until that is finished.
 
     Raises:
         ConfigError: it is missing or malformed.
@@ -164,12 +166,12 @@ def _key(text: str, where: str) -> bytes:
 
 
 def key_check(key: bytes) -> str:
-    """A short hash by which an unfinished data set knows its key again; it goes when the data set is finished."""
+    """A short hash of the key, by which an unfinished data set recognises it; deleted when the data set is finished."""
     return hashlib.blake2b(b"pseudonym key", key=key, digest_size=8).hexdigest()
 
 
 def clear(output: Store) -> None:
-    """Remove what only an unfinished data set needs, and what killed writers left."""
+    """Remove what only an unfinished data set needs, and half-written files of killed writers."""
     for name, _ in output.list(record.FOLDER):
         output.delete(name)
     output.delete(KEY_FILE)

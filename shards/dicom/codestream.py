@@ -1,6 +1,6 @@
-"""What a compressed image says about itself, read from its header before any decoder sees it.
+"""Size and format of a compressed image by the codestream's own header, read before any decoder sees it.
 
-A decoder allocates what the codestream asks for, whatever the DICOM header says; so the two are compared first.
+A decoder allocates what the codestream asks for, whatever the DICOM header says. So the two are compared first.
 Sources: ISO/IEC 15444-1 annex A (JPEG 2000), ISO/IEC 10918-1 annex B (JPEG), ISO/IEC 14495-1 annex C (JPEG-LS).
 """
 
@@ -18,7 +18,7 @@ _MAX_TILES = 1024  # tiles of one slice; real files have one or a few, an attack
 
 
 @dataclass(frozen=True)
-class Header:
+class CodestreamHeader:
     """Size and sample format of a codestream.
 
     Attributes:
@@ -40,7 +40,7 @@ class CodestreamError(ValueError):
     """The bytes hold no readable header of a JPEG, JPEG-LS or JPEG 2000 codestream."""
 
 
-def header(frame: bytes) -> Header:
+def read_header(frame: bytes) -> CodestreamHeader:
     """Read the header of a JPEG, JPEG-LS or JPEG 2000 frame (with or without the JP2 boxes).
 
     Raises:
@@ -58,7 +58,7 @@ def header(frame: bytes) -> Header:
     raise CodestreamError("no JPEG, JPEG-LS or JPEG 2000 codestream at the start of the frame")
 
 
-def _jpeg(frame: bytes) -> Header:
+def _jpeg(frame: bytes) -> CodestreamHeader:
     position = 2
     while True:
         if frame[position] != 0xFF:
@@ -70,14 +70,14 @@ def _jpeg(frame: bytes) -> Header:
             position += 2
         elif marker in _JPEG_FRAMES:
             precision, rows, columns, components = struct.unpack_from(">BHHB", frame, position + 4)
-            return Header(rows, columns, components, precision, signed=False)
+            return CodestreamHeader(rows, columns, components, precision, signed=False)
         elif marker in (0xD9, 0xDA):
             raise CodestreamError("the codestream has no frame header")
         else:
             position += 2 + max(2, struct.unpack_from(">H", frame, position + 2)[0])
 
 
-def _jpeg_2000(frame: bytes, position: int) -> Header:
+def _jpeg_2000(frame: bytes, position: int) -> CodestreamHeader:
     # Lsiz, Rsiz, then image size and offset, tile size and offset, components (A.5.1).
     values = struct.unpack_from(">HHIIIIIIIIH", frame, position)
     width, height, left, top, tile_width, tile_height, tile_left, tile_top, components = values[2:]
@@ -88,4 +88,4 @@ def _jpeg_2000(frame: bytes, position: int) -> Header:
     tiles = -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height)
     if tiles > _MAX_TILES:
         raise CodestreamError(f"the codestream asks for {tiles} tiles, more than {_MAX_TILES}")
-    return Header(rows, columns, components, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
+    return CodestreamHeader(rows, columns, components, (depth & 0x7F) + 1, signed=bool(depth & 0x80))

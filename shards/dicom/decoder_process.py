@@ -1,8 +1,8 @@
-"""Decodes compressed frames in a process of its own, so that a damaged frame cannot take the run with it.
+"""Decodes compressed frames in a helper process, so that a damaged frame cannot end the run.
 
-The decoders are C, C++ and Rust; on damaged frames some of them abort the whole process, or ask for endless memory or
-time. Here that ends a small helper process, within its limits, and the frame is rejected. The helper is started with
-the first compressed frame, serves all following ones, and ends with the process that started it.
+The decoders are written in C, C++ and Rust. On damaged frames some of them abort the whole process, or ask for endless
+memory or time. Here that ends only the helper, within its limits, and the frame is rejected. The helper starts with the
+first compressed frame, decodes all following ones, and ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DecodeError(RuntimeError):
 
 
 class Decoder:
-    """A helper process; `decode` starts another one after a crash."""
+    """Starts the helper process and sends it frames; after a crash, `decode` starts another helper."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,7 +49,7 @@ class Decoder:
 
         Args:
             syntax: UID of the transfer syntax.
-            content: of PixelData, encapsulated.
+            content: the bytes of PixelData, encapsulated.
             options: pydicom's decoding options (rows, columns, bits_allocated, ...).
 
         Returns:

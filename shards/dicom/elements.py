@@ -1,4 +1,4 @@
-"""Elements of a data set as plain Python values, whatever the file did to them."""
+"""Values of a DICOM data set's elements as plain Python values; a malformed value is a `Fault`, or a missing one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PLAIN = frozenset({"CS", "DS", "IS", "SS", "UI", "US"})
 """Value representations whose values depend on nothing but their bytes: no character set, no other element."""
 
 _MAX_PLAIN = 64
-"""Bytes of a value that is worth keeping."""
+"""Most bytes of a value whose conversion is remembered."""
 
 _MAX_VALUE = 2**16
-"""Bytes of a value that is taken apart: 100 MB of numbers or of sequence items would become many gigabytes."""
+"""Most bytes of a value that is taken apart: 100 MB of numbers or sequence items would become many gigabytes."""
 
 _BYTES = frozenset({None, "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
-"""Value representations that stay as they are in the file."""
+"""Value representations whose values stay the bytes that they are in the file; None where the file names none."""
 
 
 def raw(dataset: Dataset, keyword: str) -> Any:
@@ -48,7 +48,7 @@ def raw(dataset: Dataset, keyword: str) -> Any:
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
-    """What `dataset.get(keyword)` gives; the slices of a series share most values, so each is converted once."""
+    """As `dataset.get(keyword)`, but a value that many slices share is converted only once."""
     item: Any = dataset.get_item(_tag(keyword))
     if isinstance(item, RawDataElement):
         length = len(item.value or b"")

@@ -1,9 +1,9 @@
-"""The short way through a plain file: one pass over its elements, no object for those that nobody asks for.
+"""The fast way from a file's bytes to its elements: one pass, which makes no object for an element that nobody wants.
 
-Reading with pydicom takes as long as encoding the sample. Most files of CT need none of what it can do: a prefix, file
-meta information, little endian elements in rising order that end with the file. Here such a file gives the bytes of
-the elements that matter, and everything else gives None: `shards.dicom.read` then goes the whole way, which also names
-faults. What both ways make of a file is the same; tests hold them against each other on damaged files too.
+Reading with pydicom takes as long as encoding the picture, and most CT files are plain and need little of what pydicom
+can do. A plain file has a prefix, file meta information, and little endian elements in rising order that end with the
+file. For such a file `scan` gives the bytes of the elements that matter. For any other file it gives None, and
+`shards.dicom.read` goes the full way, which also names the fault. Tests compare both ways, on damaged files too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SYNTAXES = {name.encode(): UID(name) for name in (ImplicitVRLittleEndian, Expli
 _META, _SYNTAX, _CHARACTER_SET, _PIXELS = 0x0002, 0x00020010, 0x00080005, 0x7FE00010
 _ASCII_SETS = frozenset({b"", b"ISO_IR 6", b"ISO_IR 100", b"ISO_IR 192"})  # in which ASCII means itself
 _MAX_VALUE = 256  # bytes of a value that is worth remembering or taking apart
-_MAX_ELEMENTS = 10_000  # A slice has some hundred; the whole way says how many are too many.
+_MAX_ELEMENTS = 10_000  # A slice has some hundred; the full way says how many are too many.
 _DECIMAL = b"0123456789+-.eE \\"
 
 _IMAGE = ("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated")
@@ -50,23 +50,24 @@ TAGS = (*_TAGS.values(), Tag(_PIXELS))
 """Every element that is used, by either way."""
 
 _WANTED = {int(tag): frozenset(dictionary_VR(tag).encode().split(b" or ")) for tag in _TAGS.values()}
-"""The value representations that PS3.6 gives an element, by tag; another one is read the whole way."""
+"""The value representations that PS3.6 gives an element, by tag; an element with another one needs the full way."""
 
 
 class OddError(ValueError):
-    """A value that the short way does not understand; the whole way may."""
+    """A value that the fast way does not understand; the full way may."""
 
 
 @dataclass(frozen=True)
-class Plain:
+class PlainFile:
     """What a plain file holds.
 
     Attributes:
         syntax: transfer syntax, one of two.
-        common: the elements that say how the image is to be read, by rising tags; hashable, for a memory of them.
-        own: values of the other elements by keyword, those that are there.
-        start: of the pixels, in bytes from the beginning of the file.
-        length: of the pixels, in bytes.
+        common: the elements that say how the image is to be read, by rising tags;
+            hashable, so that what they mean can be remembered.
+        own: values by keyword of the slice's own elements, those that are there.
+        start: where the pixels begin, in bytes from the beginning of the file.
+        length: bytes of the pixels.
     """
 
     syntax: UID
@@ -76,7 +77,7 @@ class Plain:
     length: int
 
 
-def scan(content: bytes) -> Plain | None:
+def scan(content: bytes) -> PlainFile | None:
     """Find the elements of a plain file; None for files of any other kind."""
     if content[_PREFIX] != b"DICM":
         return None
@@ -125,7 +126,9 @@ def scan(content: bytes) -> Plain | None:
         ):
             return None
         position += size
-    return None if position != end or start < 0 or syntax is None else Plain(syntax, tuple(common), own, start, length)
+    return (
+        None if position != end or start < 0 or syntax is None else PlainFile(syntax, tuple(common), own, start, length)
+    )
 
 
 def dataset(common: tuple[Element, ...], syntax: UID) -> Dataset:

@@ -1,4 +1,7 @@
-"""From a file's bytes to its data set by way of pydicom: prefix, file meta information, inflating."""
+"""The full way from a file's bytes to its elements: pydicom's parser, with limits that it does not have itself.
+
+It deals with what the fast way leaves: a missing preamble, deflated files, odd elements, damage.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,27 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from shards.dicom import elements
-from shards.dicom import fast_header as plain
+from shards.dicom import elements, fast_header
 from shards.dicom.reasons import Fault, Reason
 
 MAX_INFLATED = 256 * 2**20
-"""Bytes that a deflated data set may grow to."""
+"""Most bytes that a deflated data set may grow to."""
 
 MAX_READS = 200_000
-"""Reads of an element's head or value, nested ones included; a slice has some hundred elements of two reads each.
+"""Most reads of an element's head or value, nested ones included. A slice has some hundred elements, two reads each.
 
 pydicom takes 3 us and up to 2 kB for one of them, and 32 million of them fit into the largest file.
 """
 
 MAX_HEADER_BYTES = 4 * 2**20
-"""Bytes that are read beside the pixels. Large values that nobody asks for are passed over and do not count.
+"""Most bytes that are read beside the pixels. Large values that nobody asks for are skipped and do not count.
 
-Of two bytes pydicom may make 140, where a nested data set names millions of character sets.
+The limit is low because two bytes in a file may become 140 in memory: a nested data set can name millions of character
+sets.
 """
 
 MAX_VALUE_BYTES = 2**16
-"""Bytes of the one value that pydicom takes apart while it reads, the character sets."""
+"""Most bytes of a list of character sets, the one value that pydicom takes apart while it reads."""
 
 _CHARACTER_SET, _PIXELS = 0x00080005, 0x7FE00010
 _PREFIX = slice(128, 132)
@@ -58,7 +61,7 @@ def parse(content: bytes) -> tuple[Dataset, UID | None]:
         raise Fault(Reason.NOT_DICOM, f"{len(content)} bytes")
     source = _Bounded(_inflated(content))
     try:
-        dataset = read_partial(source, source.at_element, force=True, specific_tags=list(plain.TAGS))
+        dataset = read_partial(source, source.at_element, force=True, specific_tags=list(fast_header.TAGS))
     except (Fault, MemoryError):
         raise
     except Exception as error:
@@ -72,7 +75,7 @@ def parse(content: bytes) -> tuple[Dataset, UID | None]:
 
 
 class _Bounded(BytesIO):
-    """A file that gives only so much: pydicom reads elements one by one, and has no limit of its own."""
+    """A file that ends the reading with a `Fault` after so many reads or bytes: pydicom has no such limit."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
@@ -97,7 +100,7 @@ class _Bounded(BytesIO):
             raise Fault(Reason.UNREADABLE, f"more than {MAX_HEADER_BYTES} bytes of elements beside the pixels")
 
     def at_element(self, tag: BaseTag, _: str | None, length: int) -> bool:
-        """Called before the value of each element that is not nested; whether to stop there."""
+        """Whether to stop before this element's value; pydicom asks for each element that is not nested."""
         if tag == _PIXELS:
             self._allowed = MAX_HEADER_BYTES + self._length
         if tag == _CHARACTER_SET and length > MAX_VALUE_BYTES:
@@ -129,5 +132,5 @@ def _inflated(content: bytes) -> bytes:
         raise Fault(Reason.UNREADABLE, "the deflated data set is damaged") from error
     if inflater.unconsumed_tail:
         raise Fault(Reason.ABSURD_SIZE, f"the deflated data set is larger than {MAX_INFLATED} bytes")
-    plain = ExplicitVRLittleEndian.encode().ljust(len(deflated), b"\0")
-    return content[:start].replace(deflated, plain) + body
+    explicit = ExplicitVRLittleEndian.encode().ljust(len(deflated), b"\0")
+    return content[:start].replace(deflated, explicit) + body

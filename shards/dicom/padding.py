@@ -1,4 +1,7 @@
-"""Pixels that show nothing: what surrounds a round reconstruction in its square image (PS3.3 C.7.5.1.1.2)."""
+"""Padding: pixels outside a round reconstruction, which fill up the square image and show nothing.
+
+Pixel Padding Value and Range Limit (PS3.3 C.7.5.1.1.2) say which stored values they have.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from shards.dicom import elements
-from shards.dicom.stored_values import Format, Stored
+from shards.dicom.stored_values import PixelFormat, Stored
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -19,19 +22,19 @@ class Padding:
     """Which values are padding (PS3.3 C.7.5.1.1.2): Pixel Padding Value (0028,0120) and Range Limit (0028,0121).
 
     Attributes:
-        value: as the bits of one cell.
-        limit: likewise; None where there is none.
+        value: Pixel Padding Value, as the bits of one cell.
+        limit: Pixel Padding Range Limit, as the bits of one cell; None where there is none.
     """
 
     value: int
     limit: int | None
 
 
-def find(dataset: Dataset, form: Format) -> Padding | None:
-    """Which values are padding; None where the file does not say.
+def find(dataset: Dataset, form: PixelFormat) -> Padding | None:
+    """Which stored values are padding; None where the file does not say.
 
     Raises:
-        Fault: it says so with something that is no number.
+        Fault: an element of it is no number.
     """
     if elements.raw(dataset, "PixelPaddingValue") is None:
         return None
@@ -41,19 +44,21 @@ def find(dataset: Dataset, form: Format) -> Padding | None:
 
 
 def mask(
-    padding: Padding, cells: npt.NDArray[np.integer], values: Stored, form: Format, bounds: tuple[int, int]
+    padding: Padding, cells: npt.NDArray[np.integer], values: Stored, form: PixelFormat, bounds: tuple[int, int]
 ) -> tuple[_Mask, bool] | None:
-    """Which pixels are padding, found by value or, beyond BitsStored, by the cell's whole bits; None for none.
+    """Which pixels are padding; None where no pixel is.
+
+    A padding value that BitsStored can hold is compared with the stored values, another one with all bits of a cell.
 
     Args:
         padding: what the header says.
-        cells: [rows, columns].
-        values: of the cells.
+        cells: the cells [rows, columns].
+        values: the stored values in the cells [rows, columns].
         form: the format that the cells really have.
-        bounds: of the values.
+        bounds: no value is below the first or above the second.
 
     Returns:
-        bool [rows, columns], and whether all values under it are one.
+        bool [rows, columns], and whether all pixels under it have one value.
     """
     first = _signed(padding.value, form)
     low, high = sorted((first, first if padding.limit is None else _signed(padding.limit, form)))
@@ -68,13 +73,13 @@ def mask(
 
 
 def replaced(stored: Stored, mask: _Mask, value: int, *, single: bool) -> Stored:
-    """The stored values with those under the mask replaced, in a wider type where need be.
+    """The stored values with those under the mask replaced, in a wider type where the new value needs one.
 
     Args:
         stored: integers of 32 bits or fewer [rows, columns].
-        mask: bool [rows, columns], somewhere true.
-        value: the new one.
-        single: those under the mask are all one value.
+        mask: bool [rows, columns], true somewhere.
+        value: the new value.
+        single: whether the values under the mask are all the same.
     """
     bounds = np.iinfo(stored.dtype)
     if single and stored.dtype == np.int16 and bounds.min <= value <= bounds.max:
@@ -89,12 +94,12 @@ def replaced(stored: Stored, mask: _Mask, value: int, *, single: bool) -> Stored
     return other
 
 
-def _cell(dataset: Dataset, keyword: str, form: Format) -> int:
+def _cell(dataset: Dataset, keyword: str, form: PixelFormat) -> int:
     """The element as the bits of one cell; files write it signed or unsigned as they like."""
     value = elements.raw(dataset, keyword)
     number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else elements.integer(dataset, keyword)
     return number & ((1 << form.allocated) - 1)
 
 
-def _signed(pattern: int, form: Format) -> int:
+def _signed(pattern: int, form: PixelFormat) -> int:
     return pattern - (1 << form.allocated) if form.signed and pattern >> (form.allocated - 1) else pattern

@@ -1,4 +1,4 @@
-"""Stored values of one image: decoded, masked, sign-extended, with known faults undone."""
+"""From PixelData to the stored values of one image: how they are packed, decoding, masks and signs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-from shards.dicom import elements, hounsfield
-from shards.dicom.codestream import CodestreamError, Header, header
+from shards.dicom import codestream, elements
 from shards.dicom.decoder_process import SHARED, DecodeError
 from shards.dicom.reasons import Fault, Reason
 
 MAX_PIXELS = 4096 * 4096
-"""Pixels that are looked at at all, the square around each frame filled up with air: 64 times a 512 x 512 slice.
+"""Most pixels of an image, counted in the smallest squares that hold its frames: 64 times a 512 x 512 slice.
 
 That square is what `picture.geometry.cut` allocates, 64 MB as int32, and no later step makes an image larger than it:
 pixels that are not square are averaged in their finer direction, and the square around a head lies within.
@@ -29,21 +28,12 @@ MAX_FRAGMENTS = 100_000
 _ITEM = b"\xfe\xff\x00\xe0"
 """Item (FFFE,E000), which begins a fragment."""
 
-RSNA_MODULUS = 4096
-"""2 to the 12: the values of RSNA's faulty files wrapped around when they were written."""
-
-RSNA_SHIFT = 1000
-"""HU; what was added before the wrap (`HU = ((raw + 1000) mod 4096) - 1000`)."""
-
-RSNA_INTERCEPT = -100
-"""HU; files with an intercept above it hold HU already, which an unsigned format cannot, hence the wrap."""
-
 Stored = npt.NDArray[np.integer]
 """Stored values: integers of 32 bits or fewer."""
 
 
 @dataclass(frozen=True)
-class Format:
+class PixelFormat:
     """The Image Pixel module (PS3.3 C.7.6.3), as far as one monochrome frame needs it.
 
     Attributes:
@@ -79,7 +69,7 @@ def image_size(dataset: Dataset) -> tuple[int, int, int]:
     return rows, columns, frames
 
 
-def pixel_format(dataset: Dataset, rows: int, columns: int) -> Format:
+def pixel_format(dataset: Dataset, rows: int, columns: int) -> PixelFormat:
     """The sample format.
 
     Raises:
@@ -93,7 +83,7 @@ def pixel_format(dataset: Dataset, rows: int, columns: int) -> Format:
         raise Fault(Reason.UNSUPPORTED_BITS, f"{allocated} bits allocated, {stored} stored, high bit {high}")
     if signed not in (0, 1):
         raise Fault(Reason.BAD_VALUE, f"PixelRepresentation is {signed}, not 0 or 1")
-    return Format(rows, columns, allocated, stored, high, bool(signed))
+    return PixelFormat(rows, columns, allocated, stored, high, bool(signed))
 
 
 def check_length(dataset: Dataset, rows: int, columns: int, given: int) -> None:
@@ -124,18 +114,18 @@ def find_decoder(syntax: UID) -> Decoder:
 
 
 def native(
-    content: bytes, form: Format, *, start: int = 0, little: bool = True
+    content: bytes, form: PixelFormat, *, start: int = 0, little: bool = True
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """The cells of an uncompressed frame [rows, columns], without a copy where they are little endian.
+    """The cells of an uncompressed frame [rows, columns], a view of `content` where they are little endian.
 
     Args:
         content: bytes that hold the frame.
         form: the sample format by the DICOM header.
-        start: of the frame in them.
-        little: the byte order.
+        start: where the frame begins in `content`.
+        little: whether the least significant byte comes first.
 
     Raises:
-        Fault: there are too few.
+        Fault: there are too few bytes.
     """
     count = form.rows * form.columns
     if form.allocated == 16:
@@ -150,8 +140,10 @@ def native(
     return even[:count].reshape(form.rows, form.columns)
 
 
-def stored_values(cells: npt.NDArray[np.integer], form: Format) -> tuple[Stored, tuple[int, int]]:
-    """The values that the cells of 8 or 16 bits hold, in as many bits; the cells themselves where they hold no more.
+def from_cells(cells: npt.NDArray[np.integer], form: PixelFormat) -> tuple[Stored, tuple[int, int]]:
+    """The stored values in the cells of 8 or 16 bits, in as many bits: without the bits that are no part of them.
+
+    Where the cells hold nothing else, they are returned as they are.
 
     Returns:
         Integers [rows, columns], and the smallest and the largest of them.
@@ -179,56 +171,12 @@ def extremes(values: Stored) -> tuple[int, int]:
     return int(np.minimum.reduce(values, axis=None)), int(np.maximum.reduce(values, axis=None))
 
 
-def undo_rsna_fault(stored: Stored, form: Format, slope: float, intercept: float) -> tuple[Stored, float, float]:
-    """Unwrap the values of RSNA's faulty 12-bit files; others pass through.
-
-    Their values are HU that were written into 12 unsigned bits, with a rescale that does not say so. The fault is
-    recognised by PixelRepresentation 0, BitsStored 12 and an intercept above -100 HU. BitsStored is the header's: the
-    precision of a codestream says how it was packed, and often is 16 for 12.
-
-    Returns:
-        Stored values, slope and intercept such that `HU = stored * slope + intercept`.
-    """
-    if form.signed or form.stored != 12 or intercept <= RSNA_INTERCEPT:
-        return stored, slope, intercept
-    values = stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
-    unwrapped: Stored = values + np.int16(RSNA_SHIFT)
-    unwrapped &= RSNA_MODULUS - 1  # the remainder by a power of two, also of negative numbers
-    unwrapped -= RSNA_SHIFT
-    return unwrapped, 1.0, 0.0
-
-
-def undo_inversion(stored: Stored, form: Format, slope: float, intercept: float) -> Stored:
-    """The values of a MONOCHROME1 image, turned round where they were stored inverted.
-
-    By PS3.3 C.7.6.3.1.2 MONOCHROME1 concerns the display only, and the rescale gives HU all the same. But files exist
-    whose values are inverted within BitsStored as well. What surrounds a head decides: it is air. Values beyond
-    BitsStored, of a codestream with more bits, were not inverted within it, and stay.
-    """
-    low, high = (
-        (-(1 << (form.stored - 1)), (1 << (form.stored - 1)) - 1) if form.signed else (0, (1 << form.stored) - 1)
-    )
-    bounds = extremes(stored)
-    if bounds[0] < low or bounds[1] > high:
-        return stored
-    border = np.concatenate([stored[0], stored[-1], stored[1:-1, 0], stored[1:-1, -1]])
-    border.sort()
-    middle = (int(border[(border.size - 1) // 2]) + int(border[border.size // 2])) / 2
-    as_it_is = abs(middle * slope + intercept - hounsfield.AIR)
-    turned = abs((low + high - middle) * slope + intercept - hounsfield.AIR)
-    if turned >= as_it_is:
-        return stored
-    # A codestream of few bits gives values that may be turned beyond them.
-    wide: Stored = low + high - stored.astype(np.int32)
-    return wide.astype(np.int16 if form.signed else np.uint16)
-
-
-def decompress(content: bytes, decoder: Decoder, form: Format) -> tuple[npt.NDArray[np.integer], Format]:
+def decompress(content: bytes, decoder: Decoder, form: PixelFormat) -> tuple[npt.NDArray[np.integer], PixelFormat]:
     """The cells of an encapsulated frame [rows, columns], and the format that they really have.
 
     Args:
-        content: of PixelData, encapsulated.
-        decoder: of the transfer syntax.
+        content: the bytes of PixelData, encapsulated.
+        decoder: decoder of the transfer syntax.
         form: the sample format by the DICOM header.
 
     Raises:
@@ -240,7 +188,7 @@ def decompress(content: bytes, decoder: Decoder, form: Format) -> tuple[npt.NDAr
         if syntax in JPEG2000TransferSyntaxes:
             # A signed codestream gives signed values, whatever PixelRepresentation says. An unsigned one under
             # PixelRepresentation 1 holds two's complement of its own precision, which the decoder undoes.
-            form = Format(
+            form = PixelFormat(
                 form.rows, form.columns, form.allocated, own.precision, own.precision - 1, form.signed or own.signed
             )
     options: dict[str, str | int] = {
@@ -267,13 +215,13 @@ def decompress(content: bytes, decoder: Decoder, form: Format) -> tuple[npt.NDAr
     return np.ascontiguousarray(native), form
 
 
-def _check_codestream(content: bytes, form: Format) -> Header:
+def _check_codestream(content: bytes, form: PixelFormat) -> codestream.CodestreamHeader:
     fragments = content.count(_ITEM)  # Also by chance, but once in four billion bytes.
     if fragments > MAX_FRAGMENTS:
         raise Fault(Reason.UNDECODABLE_PIXELS, f"about {fragments} fragments, at most {MAX_FRAGMENTS} are joined")
     try:
-        own = header(get_frame(content, 0, number_of_frames=1))
-    except CodestreamError as error:
+        own = codestream.read_header(get_frame(content, 0, number_of_frames=1))
+    except codestream.CodestreamError as error:
         raise Fault(Reason.UNDECODABLE_PIXELS, str(error)) from error
     except Exception as error:
         raise Fault(

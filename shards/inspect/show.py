@@ -1,4 +1,4 @@
-"""What is in a data set, to look at: its summary, and a contact sheet of samples with their labels."""
+"""A picture of what a data set holds: a contact sheet of samples with their labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def contact_sheet(dataset: DataSet, count: int, columns: int = 6) -> bytes:
 
     Args:
         dataset: the data set.
-        count: samples at most.
+        count: most samples on the sheet.
         columns: samples in a row.
     """
     chosen = choose(dataset, count)

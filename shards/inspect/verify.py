@@ -1,4 +1,4 @@
-"""Checks a finished data set against itself: every digest, offset, checksum, image header, label and count."""
+"""Checks a finished data set: whether every digest, offset, checksum, image header, label and count is right."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ from hemodist.dataset.manifest import (
     shard_name,
 )
 from hemodist.storage.store import PARTIAL_SUFFIX, Store, StoreError
-from shards.building.index import label_counts, reason_counts
+from shards.building import unfinished
+from shards.building.finalise import label_counts, reason_counts
 from shards.dicom.reasons import Reason
-from shards.packing.tar import Member, TarError, index_file, read_members
-from shards.packing.task import index_name
+from shards.packing import record
+from shards.packing.tar import Member, TarError, index_file, index_name, read_members
 from shards.picture.encode import EXTENSIONS
 
 MAX_PROBLEMS = 1000
@@ -51,10 +52,10 @@ class Report:
     """What was checked and what is wrong.
 
     Attributes:
-        shards: tars checked.
+        shards: shards checked.
         samples: rows of the index checked.
-        bytes: of tars read.
-        problems: one line each; empty for a sound data set.
+        bytes: bytes of the tars that were read.
+        problems: a line for each problem; empty for a sound data set.
     """
 
     shards: int = 0
@@ -72,13 +73,13 @@ def verify(store: Store, *, quick: bool = False, tell: Callable[[int, int], None
     """Check a data set.
 
     Args:
-        store: its root.
-        quick: sizes, index and counts only; no shard is read.
-        tell: called with the shards done and in total.
+        store: the root of the data set.
+        quick: check sizes, index and counts only; no shard is read.
+        tell: called with the number of shards that are done, and of all.
 
     Raises:
-        DatasetError: there is no manifest, so nothing to check against.
-        StoreError: the store cannot be asked.
+        DatasetError: there is no manifest, so there is nothing to check against.
+        StoreError: the store does not answer.
     """
     report = Report()
     try:
@@ -143,9 +144,9 @@ def _check_index(index: pa.Table, manifest: Manifest, report: Report) -> None:
         report.add(f"{INDEX}: {len(index)} rows, the manifest says {manifest.samples} samples")
     if (counts := label_counts(index)) != manifest.label_counts:
         report.add(f"{INDEX}: label counts {counts}, the manifest says {manifest.label_counts}")
-    copies = int(pc.sum(index.column("duplicate")).as_py() or 0)
-    if copies != manifest.duplicates:
-        report.add(f"{INDEX}: {copies} duplicates, the manifest says {manifest.duplicates}")
+    duplicates = int(pc.sum(index.column("duplicate")).as_py() or 0)
+    if duplicates != manifest.duplicates:
+        report.add(f"{INDEX}: {duplicates} duplicates, the manifest says {manifest.duplicates}")
     for label in LABELS:
         if set(pc.unique(index.column(label)).to_pylist()) - {0, 1, None}:
             report.add(f"{INDEX}: {label} holds values other than 0, 1 and null")
@@ -178,11 +179,14 @@ def _check_files(store: Store, manifest: Manifest, report: Report) -> None:
     for name in sorted(index_name(tar) for tar in tars if index_name(tar) not in found):
         report.add(f"{name}: missing")
     for name in sorted(found - wanted):
-        if name.startswith((f"{SHARD_FOLDER}/", "records/")) or name in ("build.json", ".pseudonym-key"):
+        if name.startswith((f"{SHARD_FOLDER}/", f"{record.FOLDER}/")) or name in (
+            unfinished.BUILD,
+            unfinished.KEY_FILE,
+        ):
             report.add(f"{name}: {_FOREIGN}")
     if store.is_local:
         root = store.local()
-        for folder in (root, root / SHARD_FOLDER, root / "records"):
+        for folder in (root, root / SHARD_FOLDER, root / record.FOLDER):
             for path in sorted(folder.glob(f"*{PARTIAL_SUFFIX}")):
                 report.add(f"{path.relative_to(root).as_posix()}: {_FOREIGN}")
 

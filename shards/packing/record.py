@@ -1,6 +1,7 @@
-"""A shard's record: what became of each of its files. It is written last, and the whole index is made from records.
+"""A shard's record: what became of each of its source files.
 
-A record is a parquet file with the SHA-256 of its bytes behind it: parquet itself notices few damaged bytes.
+A record is written after its shard, so a shard with a record is complete. The index of the data set is made of all
+records. A record is a parquet file with the SHA-256 of its bytes at its end, since parquet notices few damaged bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import pyarrow.parquet as pq
 from hemodist.dataset.manifest import INDEX_SCHEMA, sha256, shard_name
 from hemodist.storage.store import Store, StoreError, shown
 from shards.packing.source_files import File
+from shards.packing.tar import index_name
 
 FOLDER = "records"
 """Below the data set, while it is unfinished."""
 
 MADE_LATER = frozenset({"group", "duplicate"})
-"""Columns of the index that need all records."""
+"""Columns of the index that can be filled only when all records are there."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -45,15 +47,15 @@ SOURCE = ("path", "source_size", "source_changed")
 
 
 @dataclass(frozen=True)
-class Record:
+class ShardRecord:
     """What a record says about its shard as a whole.
 
     Attributes:
-        number: of the shard.
-        samples: in the tar.
-        bytes: of the tar.
-        sha256: of the tar.
-        index_sha256: of its DALI index.
+        number: number of the shard.
+        samples: samples in the tar.
+        bytes: size of the tar.
+        sha256: SHA-256 of the tar, in hexadecimal digits.
+        index_sha256: SHA-256 of the tar's DALI index.
     """
 
     number: int
@@ -73,7 +75,7 @@ def name(number: int) -> str:
     return f"{FOLDER}/{number:06d}.record"
 
 
-def save(output: Store, record: Record, build_digest: str, table: pa.Table) -> None:
+def save(output: Store, record: ShardRecord, build_digest: str, table: pa.Table) -> None:
     """Write a record.
 
     Raises:
@@ -84,7 +86,7 @@ def save(output: Store, record: Record, build_digest: str, table: pa.Table) -> N
     output.write(name(record.number), content + hashlib.sha256(content).digest())
 
 
-def read(output: Store, number: int) -> tuple[Record, str, pa.Table]:
+def read(output: Store, number: int) -> tuple[ShardRecord, str, pa.Table]:
     """A record, the digest of the build that wrote it, and its table.
 
     Raises:
@@ -98,7 +100,7 @@ def read(output: Store, number: int) -> tuple[Record, str, pa.Table]:
         table = pq.read_table(io.BytesIO(content))
         meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         number, samples, size = (int(meta[key]) for key in ("number", "samples", "bytes"))
-        record = Record(number, samples, size, meta["sha256"], meta["index_sha256"])
+        record = ShardRecord(number, samples, size, meta["sha256"], meta["index_sha256"])
         return record, meta["build"], table.replace_schema_metadata(None).cast(SCHEMA)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # whole, but of other code
         raise StoreError(
@@ -106,8 +108,8 @@ def read(output: Store, number: int) -> tuple[Record, str, pa.Table]:
         ) from error
 
 
-def load(output: Store, number: int, build_digest: str, files: Sequence[File]) -> Record | None:
-    """The record of exactly these files under exactly this build; None where there is none."""
+def load(output: Store, number: int, build_digest: str, files: Sequence[File]) -> ShardRecord | None:
+    """The record of a shard; None where there is none of exactly these files and this build."""
     if output.size(name(number)) is None:
         return None
     try:
@@ -118,19 +120,19 @@ def load(output: Store, number: int, build_digest: str, files: Sequence[File]) -
     return record if same and build == build_digest and record.number == number else None
 
 
-def holds(output: Store, record: Record) -> bool:
-    """Whether the shard and its index are there, byte for byte as the record says."""
+def holds(output: Store, record: ShardRecord) -> bool:
+    """Whether the tar and its DALI index are there, byte for byte as the record says."""
     tar = shard_name(record.number)
     if output.size(tar) != record.bytes:
         return False
-    index = tar.removesuffix(".tar") + ".idx"
+    index = index_name(tar)
     if output.size(index) is None or sha256(output.read(index)) != record.index_sha256:
         return False
     return sha256(output.read(tar)) == record.sha256
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """Parquet with settings that are written down, so that equal tables are equal bytes."""
+    """The table as parquet, with every setting fixed, so that equal tables give equal bytes."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=2**17, version="2.6")
     return sink.getvalue()

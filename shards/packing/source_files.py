@@ -1,4 +1,4 @@
-"""Source files: their order, and their keys."""
+"""Source files: in which order they are cut into shards, and which keys their samples get."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MAX_KEY = 90
 """Characters of a key: with the longest extension it fits into a ustar name."""
 
 KeyStyle = Literal["stem", "path", "file"]
-"""Keys are file names without `.dcm`, or whole paths without it, or whole paths with all that the name ends in."""
+"""What a key is made of: the file name without `.dcm`, the path without `.dcm`, or the path as it is."""
 
 _SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_/-]")
 
 
 NO_FILE = -1
-"""Size of a name that stands for no readable bytes: a link to nothing, a pipe, a socket, a device."""
+"""Size of what holds no bytes to be read: a link to nothing, a pipe, a socket, a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,10 @@ class File:
     """A source file.
 
     Attributes:
-        path: below the source; bytes that are not UTF-8 are surrogates, as Python gives them.
-        size: in bytes, or `NO_FILE`.
-        changed: when, in ns since 1970, or 0. It decides no byte, only what a resumed run makes again.
+        path: path below the source; bytes that are not UTF-8 are surrogates, as Python gives them.
+        size: bytes, or `NO_FILE`.
+        changed: time of the last change in ns since 1970, or 0. It decides which shards a resumed run makes again, and
+            no byte.
     """
 
     path: str
@@ -47,7 +48,7 @@ def stem(path: str) -> str:
 
 
 def key_style(files: Iterable[File]) -> KeyStyle:
-    """Stems where they are unique (RSNA's are), else paths, and with their suffixes where `x` lies beside `x.dcm`."""
+    """`stem` where stems are unique (RSNA's are), else `path`, and `file` where `x` lies beside `x.dcm`."""
     paths = [file.path for file in files]
     if len({stem(path) for path in paths}) == len(paths):
         return "stem"
@@ -74,7 +75,7 @@ def key_of(path: str, style: KeyStyle) -> str:
 
 
 def keyed(text: str, key: str, purpose: bytes) -> bytes:
-    """A fixed random number for a text, 16 bytes: blake2b with a public key."""
+    """A number that looks random and is always the same for a text, 16 bytes: blake2b with a public key."""
     content = text.encode("utf-8", "surrogateescape")
     return hashlib.blake2b(content, digest_size=16, key=key.encode()[:64], person=purpose).digest()
 

@@ -1,4 +1,4 @@
-"""A WebDataset tar with its DALI index, the same bytes for the same members wherever and whenever it is written."""
+"""A WebDataset tar and its DALI index. The same members give the same bytes, wherever and whenever they are written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_NAME = 100
 
 _FIRST = 2**20  # bytes of a writer's buffer before it grows
 _SPARE: list[bytearray] = []
-"""Buffers of writers that are done, for the next ones: the kernel's fresh pages cost more than all that fills them."""
+"""Buffers of finished writers, for the next writers: fresh pages from the kernel cost more time than filling them."""
 
 _MAX_SIZE = 8**11 - 1
 
@@ -37,7 +37,9 @@ class Member:
 
 
 class TarWriter:
-    """Collects members in memory: a shard is written in one piece. A context manager, which gives its buffer back.
+    """Collects the members of a tar in memory, since a shard is written in one piece.
+
+    It is a context manager: at the end its buffer goes to the next writer.
 
     Attributes:
         members: what has been added, in order.
@@ -110,6 +112,15 @@ def index_file(members: list[Member]) -> bytes:
         samples.setdefault(key, []).append(f"{extension} {member.offset} {member.size} {member.name}")
     lines = [f"{INDEX_VERSION} {len(samples)}", *(" ".join(files) for files in samples.values())]
     return ("\n".join(lines) + "\n").encode()
+
+
+def index_name(tar_name: str) -> str:
+    """Name of a tar's DALI index, which lies beside the tar.
+
+    >>> index_name("shards/000000.tar")
+    'shards/000000.idx'
+    """
+    return tar_name.removesuffix(".tar") + ".idx"
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""One task: some source files in, one tar with its index and its record out. Everything a worker runs is here."""
+"""One task: some source files in, one tar with its DALI index and its record out. `run_task` is what a worker runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from hemodist.errors import UserError
 from hemodist.storage import store
 from hemodist.storage.early_writer import Ahead
 from hemodist.storage.store import Store, StoreError
-from shards.dicom import read
+from shards.dicom.read import Slice, read_slice
 from shards.dicom.reasons import Reason, Rejected
-from shards.packing import code_version as versions
-from shards.packing import record
+from shards.packing import record, versions
 from shards.packing.source_files import NO_FILE, File, KeyStyle, key_of
-from shards.packing.tar import TarWriter, index_file
+from shards.packing.tar import TarWriter, index_file, index_name
 from shards.picture import geometry
 from shards.picture.encode import EXTENSIONS, RenderConfig, encode, pixel_digest, render, with_square_pixels
 
@@ -46,7 +45,7 @@ class PackConfig(RenderConfig):
 
     Attributes:
         min_brain_fraction: reject slices with a smaller share of pixels in 0 to 80 HU.
-        key_style: what the keys are made of.
+        key_style: what a sample's key is made of.
     """
 
     min_brain_fraction: float
@@ -58,15 +57,15 @@ class Task:
     """The files of one shard, with all that a worker needs.
 
     Attributes:
-        number: of the shard.
+        number: number of the shard.
         source: path or URI of the source.
         output: path or URI of the data set.
-        files: in the order in which they go into the tar.
-        labels: int8 [files, 6] as bytes.
+        files: the source files, in the order in which they go into the tar.
+        labels: labels of the files, int8 [files, 6] as bytes.
         config: what decides the bytes of a sample.
-        build_digest: of the whole configuration; a record of another one is not taken over.
+        build_digest: digest of the whole build; records of another build are made again.
         pseudonym_key: secret key of the pseudonyms.
-        versions: of the driver's packages and code; empty where the node that runs it cannot be another one.
+        versions: versions of the driver's packages and code, which the worker must have too; empty for no check.
     """
 
     number: int
@@ -88,11 +87,11 @@ class TaskResult:
     """What a task did, for the progress bar.
 
     Attributes:
-        number: of the shard.
-        samples: in the tar.
+        number: number of the shard.
+        samples: samples in the tar.
         rejected: files that are no sample.
-        bytes: of the tar.
-        resumed: the shard was there already.
+        bytes: size of the tar.
+        resumed: whether an earlier run had written the shard.
     """
 
     number: int
@@ -112,10 +111,10 @@ class Sample:
 
 
 def run_task(task: Task) -> TaskResult:
-    """Write the tar, its DALI index and, last, its record; or find them there and whole.
+    """Write the tar, its DALI index and, last, its record; nothing is written where all three are there and whole.
 
     Raises:
-        StoreError: the source cannot be read or the output not written, also after some tries.
+        StoreError: the source cannot be read, or the output not written, after several tries.
         UserError: this node has other versions than the driver.
     """
     if task.versions:
@@ -145,7 +144,7 @@ def run_task(task: Task) -> TaskResult:
         index = index_file(tar.members)
         ahead.finish(whole)
         output.write(index_name(tar_name), index)
-        done = record.Record(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
+        done = record.ShardRecord(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
         record.save(output, done, task.build_digest, pa.Table.from_pylist(rows, record.SCHEMA))
     return TaskResult(task.number, done.samples, len(task.files) - done.samples, done.bytes, resumed=False)
 
@@ -158,9 +157,9 @@ def _read_and_make(source: Store, file: File, labels: npt.NDArray[np.int8], task
 
 @lru_cache(maxsize=1)
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next slice: the kernel's fresh pages cost as much time as all arithmetic.
+    """Let glibc keep freed memory for the next slice: fresh pages from the kernel cost as much time as all arithmetic.
 
-    An image is larger than what malloc keeps by default, so that each array would be mapped, cleared and unmapped.
+    By default malloc maps an array of an image's size anew each time, and the kernel clears it.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt, and other habits
         libc = ctypes.CDLL(None)
@@ -168,16 +167,11 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 128 * 2**20)
 
 
-def index_name(tar_name: str) -> str:
-    """Name of a tar's DALI index: beside it, ending in `.idx`."""
-    return tar_name.removesuffix(".tar") + ".idx"
-
-
 def read_source(source: Store, file: File) -> bytes | Rejected:
-    """The bytes of a source file; a fault of the file is a `Rejected`, one of the store is raised.
+    """The bytes of a source file. A fault of the file becomes a `Rejected`; a fault of the store is raised.
 
     Raises:
-        StoreError: it cannot be read, or is not what was listed.
+        StoreError: the file cannot be read, or its size is not the one that was listed.
     """
     if file.size == NO_FILE:
         return Rejected(Reason.NOT_A_FILE, "no bytes")
@@ -204,26 +198,26 @@ def make_sample(content: bytes, path: str, labels: npt.NDArray[np.int8], task: T
     """Make a sample of a file's bytes.
 
     Args:
-        content: of the file.
-        path: of the file, below the source.
+        content: bytes of the file.
+        path: the file's path below the source.
         labels: int8 [6], 0, 1 or `UNKNOWN`.
-        task: configuration and pseudonym key.
+        task: gives the configuration and the pseudonym key.
 
     Returns:
-        The sample, or why there is none. Only what the machine lacks is raised, memory first of all.
+        The sample, or why there is none. Only faults of the machine and of the store are raised.
     """
-    found = read.read(content)
+    found = read_slice(content)
     if isinstance(found, Rejected):
         return found
     try:
         return _sample_of(found, path, labels, task)
     except (MemoryError, OSError, UserError):  # What the machine or a store lacks is no fault of the file.
         raise
-    except Exception as error:  # As in `dicom.read`: one hostile file must not end the run, today and in every resume.
+    except Exception as error:  # As in `read_slice`: one hostile file must not end the run, today and in every resume.
         return Rejected(Reason.UNREADABLE, f"no sample can be made of it ({type(error).__name__})")
 
 
-def _sample_of(found: read.Slice, path: str, labels: npt.NDArray[np.int8], task: Task) -> Sample | Rejected:
+def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task) -> Sample | Rejected:
     config = task.config
     fraction = geometry.brain_fraction(found.stored, found.slope, found.intercept)
     if fraction < config.min_brain_fraction:
@@ -261,7 +255,7 @@ def _sample_of(found: read.Slice, path: str, labels: npt.NDArray[np.int8], task:
 
 
 def pseudonym(identifier: str | None, kind: str, key: bytes) -> str | None:
-    """A keyed name that tells nothing without the key, 32 hexadecimal digits; None stays None."""
+    """A keyed hash of an identifier, 32 hexadecimal digits, which tells nothing without the key; None stays None."""
     if identifier is None:
         return None
     content = identifier.encode("utf-8", "surrogatepass")

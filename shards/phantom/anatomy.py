@@ -1,6 +1,6 @@
-"""One slice of one synthetic patient in Hounsfield units, with its hemorrhage masks.
+"""A synthetic patient, and its slices in Hounsfield units with masks of the hemorrhages.
 
-`Subject` holds what is drawn once for a patient; `render` cuts a slice out of it.
+`draw_subject` draws everything about a patient once; `render` cuts one slice through it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from hemodist.dataset.manifest import LABELS
-from shards.phantom import brain as phantom_brain
 from shards.phantom import lesions
-from shards.phantom.brain import Brain, Points, Tissue
+from shards.phantom.brain import Brain, Points, Tissue, draw_brain, points_inside, tissue_at
 from shards.phantom.head import (
     AIR,
     Head,
@@ -41,7 +40,7 @@ _GEOMETRY, _TISSUE, _LESIONS, _MIMICS, _NOISE = 1, 2, 3, 4, 5
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One patient: the solid, its contents, and how it was scanned."""
+    """One patient: head, brain, hemorrhages, and how the scanner sees them."""
 
     patient: Patient
     seed: int
@@ -62,7 +61,7 @@ def draw_subject(patient: Patient, seed: int, size: int) -> Subject:
     scan = draw_scan(rng, patient.count, size)
     head = draw_head(rng, scan.tilt)
     rng = generator(seed, patient.number, _TISSUE)
-    brain = phantom_brain.draw_brain(rng)
+    brain = draw_brain(rng)
     noise, blur, offset, cupping = (float(rng.uniform(*r)) for r in ((3.0, 6.2), (0.6, 0.95), (-2.5, 2.5), (0.0, 5.0)))
     bleeds = lesions.draw_bleeds(generator(seed, patient.number, _LESIONS), patient.lesions, float(head.scale[2]))
     mimics = lesions.draw_mimics(generator(seed, patient.number, _MIMICS))
@@ -73,11 +72,11 @@ def draw_subject(patient: Patient, seed: int, size: int) -> Subject:
 def _opened(subject: Subject, k: int) -> tuple[Section, Points, Tissue, dict[str, Reals]]:
     """Slice `k` with the brain and what has bled into it."""
     section = cut(subject.head, subject.scan, k)
-    points = phantom_brain.inside(subject.head, subject.brain, section)
+    points = points_inside(subject.head, subject.brain, section)
     if not points.at.size:
         empty = np.zeros(0, np.float32)
         return section, points, Tissue(empty, empty, empty, empty), {}
-    tissue = phantom_brain.tissue(subject.head, subject.brain, points)
+    tissue = tissue_at(subject.head, subject.brain, points)
     lesions.mimic_into(subject.mimics, points, tissue.hu)
     bled = lesions.bleed_into(subject.bleeds, subject.head, subject.brain, points, tissue)
     return section, points, tissue, bled

@@ -1,4 +1,4 @@
-"""What is inside the synthetic skull: grey and white matter, sulci, ventricles, cisterns, falx, vessels.
+"""Inside the synthetic skull: grey and white matter, sulci, ventricles, cisterns, falx, vessels.
 
 Hounsfield units of the tissues are those of unenhanced CT: white matter about 28, grey 37, cerebrospinal fluid 4 to 10,
 blood in sinuses 45 to 60 (Osborn's Brain, 2nd ed., and common reporting practice).
@@ -81,7 +81,7 @@ class Tissue:
     ventricle: Reals  # signed distance to the ventricles, mm
 
 
-def inside(head: Head, brain: Brain, section: Section) -> Points:
+def points_inside(head: Head, brain: Brain, section: Section) -> Points:
     """The pixels inside the skull (and a little of its edge)."""
     at = np.flatnonzero(section.inner.ravel() < 2.0)
     x, y, z, wall = (a.ravel()[at] for a in (section.x, section.y, section.z, section.inner))
@@ -162,7 +162,7 @@ def _fissures(brain: Brain, p: Points, folds: Reals, high: float, low: float) ->
     return found, between
 
 
-def tissue(head: Head, brain: Brain, p: Points) -> Tissue:
+def tissue_at(head: Head, brain: Brain, p: Points) -> Tissue:
     """The brain's Hounsfield units at `p`, and its fluid spaces."""
     x, y, z, depth = p.x, p.y, p.z, p.depth
     side = np.abs(x)

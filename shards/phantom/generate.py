@@ -3,10 +3,10 @@
     OUT/stage_2_train/ID_<9 hex>.dcm
     OUT/stage_2_train.csv               six rows a slice, written last
 
-It lets everything run where RSNA's data is not, and gives tests a truth. It is for demonstrations and tests: a score on
-it says nothing about medicine. Plan, anatomy, hemorrhages and files are in the other `phantom_` modules; this one
-deals patients to processes. The bytes depend on (seed, slices, size) and the versions of numpy, scipy and pydicom on
-this machine, never on the number of processes.
+Everything can run on it without RSNA's data, and tests know the truth of every pixel. It is for demonstrations and
+tests only: no score on it says anything about medical performance. This module gives each patient to a process; the
+other modules of the room make plan, anatomy, hemorrhages and files. The bytes depend on (seed, slices, size) and on the
+versions of numpy, scipy and pydicom, never on the number of processes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PhantomSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _PatientTask:
     """What a process needs to write one patient."""
 
     out: str
@@ -137,7 +137,7 @@ def generate(
     _check_folder(out, {name.slice_id for of_patient in names for name in of_patient})
     store = Store.open(out)
     store.check_writable()
-    tasks = [_Task(str(out), seed, size, p, names[p.number], masks) for p in patients]
+    tasks = [_PatientTask(str(out), seed, size, p, names[p.number], masks) for p in patients]
     rows: list[Row] = []
     for written in _run(tasks, min(workers or _cores(), len(tasks))):
         rows += written
@@ -215,7 +215,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _run(tasks: list[_Task], workers: int) -> Iterator[list[Row]]:
+def _run(tasks: list[_PatientTask], workers: int) -> Iterator[list[Row]]:
     """Write the patients, in any order; the pool is gone when the iterator is, however it ends."""
     if workers == 1:
         yield from map(_write_patient, tasks)
@@ -234,7 +234,7 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _write_patient(task: _Task) -> list[Row]:
+def _write_patient(task: _PatientTask) -> list[Row]:
     """Write one patient's files and return identifier and labels of each slice."""
     store = Store.open(task.out)
     subject = draw_subject(task.patient, task.seed, task.size)

@@ -1,11 +1,11 @@
 """The synthetic head's outer geometry: pose, skull, scalp, skull base and face, headrest.
 
 Lengths are mm. World axes are DICOM's patient axes (PS3.3 C.7.6.2.1.1): x to the patient's left, y to the back, z to
-the crown. *Template* coordinates are those of one average head, origin at the third ventricle, same directions; a
-patient's pose and scale lead from the one to the other, so a head is the same solid in all its slices.
+the crown. *Template* coordinates are those of one average head, with the origin at the third ventricle and the same
+directions. A patient's pose and scale lead from one to the other, so a head is the same solid in all its slices.
 
-Shapes are signed distances, negative inside, turned into volume fractions by `fraction`. They are distances in the
-template and along convenient directions, not exact ones: good to a few per cent, which is all that looks ask for.
+Shapes are signed distances, negative inside; `fraction` turns them into volume fractions. The distances are measured in
+the template and along convenient directions. They are good to a few per cent, which is enough for the looks.
 """
 
 from __future__ import annotations

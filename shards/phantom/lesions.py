@@ -1,8 +1,9 @@
 """Hemorrhages and their mimics in the synthetic head.
 
-Every hemorrhage is a volume fraction over the points inside the skull: what medicine calls lentiform, crescent, along
-the sulci, dependent in the ventricles, round with a rim of oedema. Its mask is the fraction above one half, and its
-label is 1 where the mask covers at least `MIN_AREA` of a slice: less than that no reader would call.
+Every hemorrhage is a volume fraction at the points inside the skull. Its form depends on the subtype: a lens
+(epidural), a crescent (subdural), along the sulci (subarachnoid), a level in the ventricles (intraventricular), or
+round with a rim of edema (intraparenchymal). Its mask is where the fraction is above one half. Its label in a slice is
+1 where the mask covers at least `MIN_AREA`; a reader would not report less.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def bleed_into(bleeds: tuple[Bleed, ...], head: Head, brain: Brain, p: Points, t
 
 @dataclass(frozen=True, slots=True)
 class Mimics:
-    """What looks like blood and is none; sizes in mm, zero where the patient has it not. Values in HU."""
+    """What looks like blood and is none. Sizes are in mm, 0 where the patient does not have it; values are in HU."""
 
     choroid: float
     choroid_hu: float

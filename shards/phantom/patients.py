@@ -1,9 +1,9 @@
 """Who is in the synthetic data set: patients, their slices, and which hemorrhages each of them has.
 
-The plan is drawn for the whole data set at once, so that the rates come out near RSNA's even for forty patients: the
-scenarios are dealt by systematic sampling (one random start, equal steps), and the extents of all hemorrhages of one
-subtype are then scaled by one factor to meet that subtype's share of slices. Everything that belongs to one patient
-alone is drawn later from a generator keyed by (seed, patient), see `generator`.
+The plan is drawn for the whole data set at once, so that the rates come near RSNA's even with forty patients. Scenarios
+are dealt by systematic sampling (one random start, equal steps). Then the extents of all hemorrhages of a subtype are
+scaled by one factor, to meet that subtype's share of slices. What belongs to one patient alone is drawn later, from a
+generator keyed by (seed, patient); see `generator`.
 """
 
 from __future__ import annotations

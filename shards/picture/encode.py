@@ -1,6 +1,7 @@
-"""From a repaired slice to the encoded image of its sample: resampling, windows, JPEG or PNG; and the image's digest.
+"""From a repaired slice to the encoded picture of its sample: resampling, windows, then JPEG or PNG; and its digest.
 
-Pixels are kept in 16 bits each wherever they fit, and the windows are looked up in a table by the sum of the pixels.
+For speed, pixels are kept in 16 bits wherever they fit. Resampling gives sums of pixels, and a table gives the grey
+values of all windows for each sum.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ EXTENSIONS: dict[str, str] = {"jpeg": "jpg", "png": "png"}
 """Extension of the image in a tar, by encoding."""
 
 _TABLE_STEP = 4096
-"""Sums by which the bounds of a window table are rounded; a power of two."""
+"""The bounds of a window table are multiples of this many sums; a power of two."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class RenderConfig:
 
 
 def with_square_pixels(found: Slice) -> Slice:
-    """The slice with pixels as wide as high, where the file says that they are not."""
+    """The slice with square pixels: unchanged, unless the file says that its pixels are not square."""
     if found.spacing is None:
         return found
     stored = geometry.square_pixels(found.stored, found.spacing)
@@ -69,7 +70,7 @@ def render(found: Slice, narrow: npt.NDArray[np.int16] | None, config: RenderCon
 
     Args:
         found: the slice, its pixels as wide as high.
-        narrow: its stored values in 16 bits, where they fit (`clean.narrow`).
+        narrow: its stored values in 16 bits, where they fit (`geometry.narrow`).
         config: what is wanted.
     """
     if config.crop_head:
@@ -94,7 +95,7 @@ def render(found: Slice, narrow: npt.NDArray[np.int16] | None, config: RenderCon
 
 @lru_cache(maxsize=16)
 def sums_table(slope: float, intercept: float, windows: tuple[str, ...]) -> Picture:
-    """The channels by the 16 bits of the sum of four narrow values, [65536]."""
+    """The channels for every sum of four narrow values, [65536], by the 16 bits of the sum."""
     table = _window_table(-(2**15), 2**15 - 1, 4, slope, intercept, windows)
     return np.roll(table, 2**15)  # by two's complement: from 0 up, then from -32768 up
 
@@ -103,7 +104,7 @@ def sums_table(slope: float, intercept: float, windows: tuple[str, ...]) -> Pict
 def _window_table(
     low: int, high: int, divisor: int, slope: float, intercept: float, windows: tuple[str, ...]
 ) -> Picture:
-    """The channels of every sum from `low` to `high`: what `window.apply` gives for each."""
+    """The channels for every sum from `low` to `high`: what `windows.apply` gives for each."""
     hu = geometry.to_hu(np.arange(low, high + 1)[None], divisor, slope, intercept)
     table: Picture = _packed(apply(hu, [parse(text) for text in windows]))[0]
     return table
@@ -120,7 +121,7 @@ def _packed(image: npt.NDArray[np.uint8]) -> Picture:
 
 
 def channels(image: Picture) -> npt.NDArray[np.uint8]:
-    """The windows of a picture one by one, uint8 [size, size, channels]."""
+    """The grey values of a picture's windows, uint8 [size, size, channels]."""
     if image.dtype == np.uint8:
         return image[..., None].astype(np.uint8, copy=False)
     return np.ascontiguousarray(image).view(np.uint8).reshape(*image.shape, 4)[..., :3]
@@ -140,13 +141,14 @@ def encode(image: Picture, config: RenderConfig) -> bytes:
 
 
 def pixel_digest(found: Slice, narrow: npt.NDArray[np.int16] | None) -> bytes:
-    """16 bytes that name the image in HU before cleaning.
+    """16 bytes that name the repaired image in HU, before cropping and resampling.
 
-    Equal for equal HU under whole slopes and intercepts, the rule for CT, however the file stores them.
+    Where slope and intercept are whole numbers, as they mostly are in CT, images of equal HU have equal digests,
+    however their files store them.
 
-    The hash is XXH3 (128 bits), which reads at the speed of memory and is no cryptographic one: it tells images apart
-    that differ by chance, and there that is all. Somebody who forges two files with one digest joins the two patients'
-    groups, so that no split parts them; labels, pixels and checksums are untouched.
+    The hash is XXH3 (128 bits). It reads at the speed of memory and is not cryptographic: it tells apart images that
+    differ by chance, and no more is needed. Somebody who forges two files with one digest only joins two patients'
+    groups, so that no split divides them.
     """
     values = found.hu().astype(np.float32) if narrow is None else narrow
     unit = "HU" if narrow is None else f"{found.slope!r} {found.intercept!r}"

@@ -1,8 +1,8 @@
-"""From a repaired slice to the image that is stored: head crop, square, area resampling, brain fraction.
+"""Geometry of a slice: square pixels, the square around the head, resampling by area; and the share of brain.
 
-Everything up to the last step is integer arithmetic on the stored values, so that results depend on neither the CPU
-nor a linear-algebra library. Resampling by area is linear, so it may run on stored values: rescaling its result to HU
-gives what resampling the HU would give.
+All but the last step (`to_hu`) is integer arithmetic on stored values, so that no result depends on the CPU or on a
+linear-algebra library. Resampling by area is linear. So it may run on stored values: rescaling its result gives the
+same HU as resampling HU.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 NARROW = (-(2**13), 2**13 - 1)
-"""Values of a narrow image: as HU beyond titanium, and four of them add up in 16 bits."""
-
+"""Smallest and largest value of a narrow image. As HU they reach beyond titanium, and four add up in 16 bits."""
 
 BRAIN_RANGE = (0.0, 80.0)
 """HU counted as brain (Howard's selection: slices with under 2 % of their pixels in this range show no brain)."""
@@ -31,12 +30,11 @@ HEAD_STEP = 4
 HEAD_MARGIN = 0.02
 """Border around the found head, as a share of its longer side, so that no skin is lost to the coarse grid."""
 
-
 MAX_ASPECT_ERROR = 0.01
-"""Ratio of row and column spacing minus 1 that is let pass: two or three pixels over a head."""
+"""Pixels count as square up to this error of the ratio of their sides: two or three pixels over a head."""
 
 MAX_ASPECT = 4.0
-"""A larger ratio is a mistake in the header rather than the shape of a pixel, and is not acted upon."""
+"""A larger ratio is taken for a mistake in the header, and the pixels are left as they are."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,16 @@ def head_box(stored: npt.NDArray[np.integer], slope: float, intercept: float) ->
 
 
 def square_pixels(stored: npt.NDArray[np.integer], spacing: tuple[float, float]) -> npt.NDArray[np.integer]:
-    """The image with pixels as wide as high, so that no head is distorted; RSNA's slices are so and stay untouched.
+    """The image with square pixels, so that no head is distorted. RSNA's slices have such pixels and stay as they are.
 
-    The finer direction is averaged to the spacing of the coarser one: nothing is invented, and nothing grows.
+    The finer direction is averaged to the spacing of the coarser one: no pixel is invented, and no image grows.
 
     Args:
         stored: stored values [rows, columns].
         spacing: mm between rows and between columns (PS3.3 10.7.1.1).
 
     Returns:
-        Integers [rows, columns], one of the two smaller; means are rounded to whole stored units.
+        Integers [rows, columns], with fewer rows or fewer columns; means are rounded to whole stored units.
     """
     aspect = spacing[0] / spacing[1]
     if max(aspect, 1 / aspect) <= 1 + MAX_ASPECT_ERROR or max(aspect, 1 / aspect) > MAX_ASPECT:
@@ -109,7 +107,7 @@ def square_pixels(stored: npt.NDArray[np.integer], spacing: tuple[float, float])
 
 
 def cut(stored: npt.NDArray[np.integer], box: Box, air: int) -> npt.NDArray[np.integer]:
-    """The pixels of a box, `air` where it reaches beyond the image; integers [side, side]."""
+    """The pixels of a box, integers [side, side]; `air` where the box reaches beyond the image."""
     rows, columns = stored.shape
     if (box.top, box.left, box.side) == (0, 0, rows) and rows == columns:
         return stored
@@ -130,7 +128,7 @@ def resample(square: npt.NDArray[np.integer], size: int) -> tuple[npt.NDArray[np
         size: rows and columns of the result, above or below `side`.
 
     Returns:
-        Integers [size, size] and the divisor that makes means of them: exact sums, in the smallest whole units.
+        Exact sums, integers [size, size], and the number by which they are to be divided to give means.
     """
     side = square.shape[0]
     if side % size == 0:

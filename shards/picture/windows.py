@@ -1,4 +1,4 @@
-"""Windows: which Hounsfield units a channel shows, by DICOM PS3.3 C.11.2.1.2."""
+"""Windows: which Hounsfield units a channel shows as which grey values (DICOM PS3.3 C.11.2.1.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hemodist.errors import ConfigError
 
 MAX_CHANNELS = 3
-"""A JPEG or PNG holds one grey channel or three; two windows are refused rather than padded."""
+"""A JPEG or PNG holds one grey channel or three; two windows are refused rather than filled up."""
 
 
 class WindowError(ConfigError):

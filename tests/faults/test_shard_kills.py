@@ -25,7 +25,7 @@ def shard(source: str, output: str) -> None:
     """In a process of its own: go on where the last one was killed."""
     os.environ[unfinished.KEY_VARIABLE] = KEY
     todo = build.plan(ShardConfig(source, output, samples_per_shard=16, size=48))
-    if isinstance(todo, build.Plan):
+    if isinstance(todo, build.BuildPlan):
         build.run(todo)
 
 

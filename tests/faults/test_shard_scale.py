@@ -14,7 +14,8 @@ from hemodist.config.run import DataConfig
 from hemodist.dataset.manifest import LABELS, DataSet
 from hemodist.plan.prepare import divide
 from hemodist.storage.store import Store
-from shards.building import build, index, unfinished
+from shards.building import build, unfinished
+from shards.building.finalise import finalise
 from shards.building.options import ShardConfig
 from shards.packing import record
 from shards.packing.task import run_task
@@ -63,7 +64,7 @@ def write_records(folder: Path) -> None:
             "uid": [f"{row:032x}" for row in range(start, start + count)],
         }
         table = pa.table([pa.array(columns[name]) for name in record.SCHEMA.names], record.SCHEMA.names)
-        made = record.Record(number, count, count * 60_000, "0" * 64, "0" * 64)
+        made = record.ShardRecord(number, count, count * 60_000, "0" * 64, "0" * 64)
         record.save(output, made, "build", table.cast(record.SCHEMA))
         start += count
     assert start == ROWS
@@ -72,7 +73,7 @@ def write_records(folder: Path) -> None:
 def finalise_and_open(folder: str) -> tuple[float, float, int, int]:
     """In a process of its own: seconds to finalise and to open and split, peak bytes, samples in use."""
     start = time.perf_counter()
-    index.finalise(Store.open(folder), SHARDS, "build", {}, [])
+    finalise(Store.open(folder), SHARDS, "build", {}, [])
     finalised = time.perf_counter() - start
     start = time.perf_counter()
     parts = divide(DataConfig(dataset=folder), DataSet.open(folder))
@@ -96,7 +97,7 @@ def test_the_index_of_752803_rows_is_finalised_in_a_minute_and_2_gb_and_opened_i
 def peaks(source: str, output: str, per_shard: int) -> list[int]:
     """In a process of its own: peak resident bytes after each task."""
     todo = build.plan(ShardConfig(source, output, samples_per_shard=per_shard, workers=0))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     found = []
     for task in todo.tasks:
         run_task(task)

@@ -139,7 +139,7 @@ def test_a_data_set_made_through_a_failing_store_is_the_undisturbed_one(
         "s3": ("s3://faulty/data", "s3://faulty/out"),
     }.items():
         todo = build.plan(ShardConfig(*places, samples_per_shard=4, size=32))
-        assert isinstance(todo, build.Plan), where
+        assert isinstance(todo, build.BuildPlan), where
         build.run(todo)
     assert {fault for _, fault in proxy.failed} == set(FAULTS)
     proxy.begin(lambda method, path, number: None)
@@ -149,7 +149,7 @@ def test_a_data_set_made_through_a_failing_store_is_the_undisturbed_one(
 
 def local(source: Path, output: Path) -> None:
     todo = build.plan(ShardConfig(str(source), str(output), samples_per_shard=4, size=32))
-    if isinstance(todo, build.Plan):
+    if isinstance(todo, build.BuildPlan):
         build.run(todo)
 
 

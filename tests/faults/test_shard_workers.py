@@ -36,7 +36,7 @@ def kill_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slices: int, k
     monkeypatch.setenv(unfinished.KEY_VARIABLE, KEY)
     source = write_source(tmp_path / "data", slices, side=256, broken=2)
     todo = build.plan(ShardConfig(str(source), str(tmp_path / "whole"), samples_per_shard=PER_SHARD, size=256))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     build.run(todo)
     expected = content_of(tmp_path / "whole")
     draw, done, round_ = random.Random(seed), 0, 0

@@ -9,8 +9,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.pixels import apply_windowing
 
-from shards.dicom import read
-from shards.dicom.read import Slice
+from shards.dicom.read import Slice, read_slice
 from shards.picture import windows
 
 
@@ -27,7 +26,7 @@ def reference(hu: np.ndarray, center: float, width: float) -> np.ndarray:
 def test_every_named_window_equals_pydicoms_on_real_slices(shared_dicom: Path, name: str) -> None:
     chosen = windows.NAMED[name]
     for path in sorted((shared_dicom / "head_ct").glob("*.dcm"))[::3]:
-        found = read.read(path.read_bytes())
+        found = read_slice(path.read_bytes())
         assert isinstance(found, Slice)
         shown = windows.apply(found.hu(), [chosen])[..., 0]
         np.testing.assert_array_equal(shown, reference(found.hu(), chosen.center, chosen.width))

@@ -13,13 +13,13 @@ from shards.packing.task import PackConfig, Sample, Task, make_sample
 THREE = ("brain", "subdural", "soft_tissue")
 
 MAX_SECONDS = 5.0
-"""For one file, whatever it holds."""
+"""CPU time for one file, whatever it holds: a busy machine changes nothing."""
 
 MAX_BYTES = 2**30
-"""Likewise; beyond what the process has had before."""
+"""Memory for one file, beyond what the process has had before."""
 
 
-def task(**changes: object) -> Task:
+def task_with(**changes: object) -> Task:
     defaults: dict[str, object] = {
         "size": 32, "windows": THREE, "encoding": "jpeg", "quality": 95,
         "crop_head": False, "min_brain_fraction": 0.0, "key_style": "stem",
@@ -31,11 +31,11 @@ def task(**changes: object) -> Task:
 def assert_sample_or_rejection(content: bytes, where: object = None) -> None:
     """Make a sample with and without the crop to the head, soon and in little memory."""
     for crop_head in (False, True):
-        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-        made = make_sample(content, "a/ID_1.dcm", np.zeros(6, np.int8), task(crop_head=crop_head))
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        made = make_sample(content, "a/ID_1.dcm", np.zeros(6, np.int8), task_with(crop_head=crop_head))
         assert isinstance(made, Sample | Rejected), where
         # What nobody foresaw is a rejection for the user, and for us a fault to be looked at.
         assert not (isinstance(made, Rejected) and made.detail.startswith("no sample can be made")), (where, made)
-        assert time.perf_counter() - start < MAX_SECONDS, where
+        assert time.process_time() - start < MAX_SECONDS, where
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert grown * 1024 < MAX_BYTES, where

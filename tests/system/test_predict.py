@@ -22,7 +22,7 @@ from hemodist.dataset.manifest import LABELS, DataSet
 from hemodist.errors import ConfigError, UserError
 from hemodist.predict.new_slices import predict_dataset
 from jobs import predict, shard
-from shards.building.pictures import study_of
+from shards.building.for_prediction import study_of
 from shards.dicom.reasons import Reason
 from tests.support.checkpoints import SHARDING, make_checkpoint, run_of
 from tests.support.dataset import make_dataset

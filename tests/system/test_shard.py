@@ -31,7 +31,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 BUILDS = """
 import sys
 from hemodist.cluster.session import cluster, map_tasks
-from shards import build
+from shards.building import build
 from shards.building.options import ShardConfig
 
 source, output = sys.argv[1:]

@@ -21,7 +21,7 @@ BATCH = 8
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> Spec:
     folder = tmp_path_factory.mktemp("bench")
-    dataset = data.make(folder / "set", slices=3 * BATCH, copies=1, size=64, per_shard=BATCH)
+    dataset = data.make(folder / "set", slices=3 * BATCH, names=1, size=64, per_shard=BATCH)
     return loader.spec_of(dataset, folder, batch=BATCH, cores=2, workers=0, shuffle=False, warm=1, timed=1)
 
 

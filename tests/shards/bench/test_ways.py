@@ -9,8 +9,7 @@ from PIL import Image
 
 from hemodist.errors import ConfigError
 from shards.bench import ways
-from shards.dicom import read
-from shards.dicom.read import Slice
+from shards.dicom.read import Slice, read_slice
 from shards.picture import encode, geometry
 from tests.support.dicom_files import dicom_file, hu_image
 
@@ -27,7 +26,7 @@ def test_the_limit_makes_the_very_image_of_the_sharder(
     path.write_bytes(
         dicom_file(~stored if inverted else stored, RescaleSlope=slope, RescaleIntercept=intercept, **shown)
     )
-    found = read.read(path.read_bytes())
+    found = read_slice(path.read_bytes())
     assert isinstance(found, Slice)
     image, _ = encode.render(found, geometry.narrow(found.stored, found.bounds), ways._CONFIG)
     made = ways.limit_image(path.read_bytes(), ways._format(path))
@@ -38,7 +37,7 @@ def test_the_limit_makes_the_very_image_of_the_sharder(
 def test_a_bench_times_every_way_and_relates_the_medians(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.dcm").write_bytes(dicom_file(hu_image(512, seed=number)))
-    rates = ways.measure(tmp_path, rounds=1, processes=(1,), copies=2)
+    rates = ways.measure(tmp_path, rounds=1, processes=(1,), repeats=2)
     assert [rate.way for rate in rates] == ["hemodist", "limit", "kernels", "notebook", "webdataset"]
     assert all(len(rate.rounds) == 1 and rate.median > 0 for rate in rates)
     ours, *others = (rate.median for rate in rates)
@@ -46,8 +45,8 @@ def test_a_bench_times_every_way_and_relates_the_medians(tmp_path: Path) -> None
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
-    peers = [ways.Rate(way, 1, (10.0, 20.0, 100.0)) for way in ("limit", "kernels", "notebook", "webdataset")]
-    assert set(ways.ratios([ways.Rate("hemodist", 1, (20.0, 60.0, 100.0)), *peers]).values()) == {2.0}
+    peers = [ways.WayRate(way, 1, (10.0, 20.0, 100.0)) for way in ("limit", "kernels", "notebook", "webdataset")]
+    assert set(ways.ratios([ways.WayRate("hemodist", 1, (20.0, 60.0, 100.0)), *peers]).values()) == {2.0}
 
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:

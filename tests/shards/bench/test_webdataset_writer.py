@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from shards.bench import ways, webdataset_writer
-from shards.dicom import read
-from shards.dicom.read import Slice
+from shards.dicom.read import Slice, read_slice
 from shards.picture import encode, geometry
 from tests.support.dicom_files import dicom_file, hu_image
 
@@ -26,7 +25,7 @@ def test_the_peer_packs_the_sharders_pictures(tmp_path: Path) -> None:
     assert sorted(members) == sorted(f"{number:06d}.{kind}" for number in range(3) for kind in ("jpg", "json"))
     assert set(json.loads(members["000001.json"])["labels"].values()) == {None}
     for number, path in enumerate(paths):
-        found = read.read(path.read_bytes())
+        found = read_slice(path.read_bytes())
         assert isinstance(found, Slice)
         image, _ = encode.render(found, geometry.narrow(found.stored, found.bounds), ways._CONFIG)
         ours = np.asarray(Image.open(io.BytesIO(encode.encode(image, ways._CONFIG))), float)

@@ -62,8 +62,8 @@ def test_the_bytes_do_not_depend_on_processes_or_order(source: Path, tmp_path: P
 def test_the_order_is_fixed_and_mixes_the_files(source: Path, tmp_path: Path) -> None:
     todo = build.plan(config(source, tmp_path / "out"))
     other = build.plan(config(source, tmp_path / "other", order_key="another"))
-    assert isinstance(todo, build.Plan)
-    assert isinstance(other, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
+    assert isinstance(other, build.BuildPlan)
     order = [file.path for task in todo.tasks for file in task.files]
     assert sorted(order) != order
     assert order != [file.path for task in other.tasks for file in task.files]
@@ -72,7 +72,7 @@ def test_the_order_is_fixed_and_mixes_the_files(source: Path, tmp_path: Path) ->
 
 def test_labels_of_a_task_are_its_files_labels(source: Path, tmp_path: Path) -> None:
     todo = build.plan(config(source, tmp_path / "out"))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     for task in todo.tasks:
         values = np.frombuffer(task.labels, np.int8).reshape(-1, 6)
         assert len(values) == len(task.files) <= 8

@@ -9,7 +9,7 @@ from tests.support.dicom_files import content_of
 
 def test_a_dry_run_writes_nothing_and_tells_what_would_come_out(source: Path, tmp_path: Path) -> None:
     todo = build.plan(config(source, tmp_path / "out", dry_run=True))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     told = estimate.estimate(todo, cpus=4, count=25)
     assert not content_of(tmp_path)
     assert not (tmp_path / "out").exists()

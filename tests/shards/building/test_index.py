@@ -28,10 +28,10 @@ def test_a_slice_that_appears_twice_is_stored_twice_and_used_once(tmp_path: Path
     manifest = make(source, tmp_path / "out")
     index = DataSet.open(str(tmp_path / "out")).index
     assert manifest.duplicates == 1
-    copies = index.filter(pc.field("duplicate"))
-    assert copies.column("key").to_pylist()[0] in ("a", "b")
+    duplicates = index.filter(pc.field("duplicate"))
+    assert duplicates.column("key").to_pylist()[0] in ("a", "b")
     first = [key for key in index.column("key").to_pylist() if key in ("a", "b")]
-    assert copies.column("key").to_pylist() == first[1:]
+    assert duplicates.column("key").to_pylist() == first[1:]
 
 
 def test_of_a_slice_and_its_renamed_copy_the_labelled_one_is_used(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_different_images_of_one_identifier_are_all_used_and_counted(tmp_path: P
         changes = {"PatientID": f"p{number}", "StudyInstanceUID": f"2.25.{number}", "SOPInstanceUID": "2.25.7"}
         (source / f"{number}.dcm").write_bytes(dicom_file(hu_image(seed=number), **changes))
     todo = build.plan(config(source, tmp_path / "out"))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     manifest, shared = build.run(todo)
     assert (manifest.samples, manifest.duplicates) == (9, 0)
     assert shared is not None
@@ -94,7 +94,7 @@ def test_of_copies_the_one_with_most_labels_is_used_and_else_the_first() -> None
     index, shared = make_index(rows(entries, uids))
     used = [not duplicate for duplicate in index.column("duplicate").to_pylist()]
     assert used == [False, True, False, True, False, True, False, True, True, True]
-    assert (shared.conflicting_copies, shared.shared_identifiers) == (1, 1)
+    assert (shared.conflicting_duplicates, shared.shared_identifiers) == (1, 1)
     assert shared.conflicting == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hemodist.dataset.manifest import DataSet
 from hemodist.storage.store import Store, shown
-from shards.building import build, pictures
+from shards.building import build, for_prediction
 from shards.building.listing import list_files
 from shards.inspect.verify import verify
 from tests.support.builds import config, make
@@ -29,7 +29,7 @@ def test_names_that_are_not_utf_8_are_read_labelled_and_rejected_like_others(tmp
     (images / LATIN).mkdir()
     (images / LATIN / "a.dcm").write_bytes(dicom_file(hu_image(seed=8), SOPInstanceUID="2.25.8"))
     todo = build.plan(config(source, tmp_path / "out"))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     assert todo.facts["files without labels"] == 3
     manifest, _ = build.run(todo)
     assert (manifest.source_files, manifest.samples, manifest.rejected) == (6, 5, {"not_dicom": 1})
@@ -48,7 +48,7 @@ def test_names_that_are_not_utf_8_are_left_out_by_a_selection_and_known_on_resum
     assert "M\\xfcller.txt" in pq.read_table(tmp_path / "one" / "rejected.parquet").column("path").to_pylist()
     for resumed in (False, True):
         todo = build.plan(config(source, tmp_path / "out"))
-        assert isinstance(todo, build.Plan)
+        assert isinstance(todo, build.BuildPlan)
         assert [result.resumed for result in map(build.task.run_task, todo.tasks)] == [resumed]
 
 
@@ -56,7 +56,7 @@ def test_names_that_are_not_utf_8_are_predicted(tmp_path: Path) -> None:
     source = write_source(tmp_path / "data", 1)
     (source / f"{LATIN}.dcm").write_bytes(dicom_file())
     (source / f"{LATIN}.txt").write_text("note")
-    (draw,) = pictures.chunks(str(source))
+    (draw,) = for_prediction.chunks(str(source))
     windows = [{"name": "brain"}]
     drawn = draw({"size": 32, "windows": windows, "encoding": "png", "quality": None, "crop_head": False})
     assert {(one.path, bool(one.encoded)) for one in drawn} == {

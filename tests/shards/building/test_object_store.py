@@ -25,7 +25,7 @@ def bucket() -> Iterator[str]:
 
 def make(source: str, output: str) -> None:
     todo = build.plan(ShardConfig(source, output, samples_per_shard=4, size=32))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     build.run(todo)
 
 
@@ -56,10 +56,10 @@ def test_an_object_store_is_listed_labelled_and_gone_on_with_like_a_folder(
     label_file = f"{bucket}/second/mine.csv"
     flags = ShardConfig(f"{bucket}/second/", f"{bucket}/third", label_file, samples_per_shard=4, size=32)
     first = build.plan(flags)
-    assert isinstance(first, build.Plan)
+    assert isinstance(first, build.BuildPlan)
     assert not task.run_task(first.tasks[0]).resumed
     again = build.plan(flags)
-    assert isinstance(again, build.Plan)
+    assert isinstance(again, build.BuildPlan)
     assert again.build_digest == first.build_digest
     assert task.run_task(again.tasks[0]).resumed
     manifest, _ = build.run(again)

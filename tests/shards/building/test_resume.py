@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-import hemodist.dataset.manifest
 from hemodist.errors import ConfigError, UserError
 from hemodist.storage.store import Store, StoreError
 from shards.building import build, unfinished
 from shards.inspect.verify import verify
-from shards.packing import code_version, record
+from shards.packing import record, versions
 from shards.packing.task import TaskResult, run_task
 from tests.support.builds import config, make
 from tests.support.dicom_files import KEY, content_of, write_source
@@ -71,7 +70,7 @@ def test_a_run_killed_at_any_write_goes_on_to_the_same_bytes(
 def test_a_resumed_run_makes_only_what_is_missing_or_damaged(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     todo = build.plan(config(source, output))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     for task in todo.tasks:
         run_task(task)
     tar = output / "shards" / "000001.tar"
@@ -81,7 +80,7 @@ def test_a_resumed_run_makes_only_what_is_missing_or_damaged(source: Path, tmp_p
     (output / "records" / "000003.record").write_bytes(b"PAR1")
     results: list[TaskResult] = []
     again = build.plan(config(source, output))
-    assert isinstance(again, build.Plan)
+    assert isinstance(again, build.BuildPlan)
     build.run(again, None, results.append)
     assert [result.resumed for result in results] == [True, False, False, False]
     assert tar.read_bytes() == whole
@@ -90,7 +89,7 @@ def test_a_resumed_run_makes_only_what_is_missing_or_damaged(source: Path, tmp_p
 
 def test_a_damaged_record_is_no_record_whichever_byte_is_wrong(source: Path, tmp_path: Path) -> None:
     todo = build.plan(config(source, tmp_path / "out"))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     task = todo.tasks[0]
     run_task(task)
     path = tmp_path / "out" / record.name(0)
@@ -120,7 +119,7 @@ def test_a_changed_configuration_is_an_error_that_names_it(
     source: Path, tmp_path: Path, changes: dict[str, Any], named: str, finished: bool
 ) -> None:
     todo = build.plan(config(source, tmp_path / "out"))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     if finished:
         build.run(todo)
     before = content_of(tmp_path / "out")
@@ -144,7 +143,7 @@ def test_a_changed_source_or_key_is_an_error_that_names_it(tmp_path: Path, monke
 def test_a_task_is_made_again_when_a_source_file_has_changed_but_not_its_size(tmp_path: Path) -> None:
     source = write_source(tmp_path / "data", 20)
     todo = build.plan(config(source, tmp_path / "out"))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     for task in todo.tasks:
         run_task(task)
     path = source / todo.tasks[1].files[3].path
@@ -153,7 +152,7 @@ def test_a_task_is_made_again_when_a_source_file_has_changed_but_not_its_size(tm
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
     results: list[TaskResult] = []
     again = build.plan(config(source, tmp_path / "out"))
-    assert isinstance(again, build.Plan)
+    assert isinstance(again, build.BuildPlan)
     build.run(again, None, results.append)
     assert [result.resumed for result in results] == [True, False, True]
     os.utime(path, ns=(0, 0))
@@ -175,7 +174,7 @@ def test_other_library_versions_may_look_at_a_finished_data_set_but_not_go_on(
 ) -> None:
     make(source, tmp_path / "finished")
     build.plan(config(source, tmp_path / "begun"))
-    monkeypatch.setattr(code_version, "packages", lambda: {"pillow": "99.0"})
+    monkeypatch.setattr(versions, "packages", lambda: {"pillow": "99.0"})
     assert isinstance(build.plan(config(source, tmp_path / "finished")), build.Finished)
     with pytest.raises(ConfigError, match=r"versions\.pillow was .*, is \"99\.0\""):
         build.plan(config(source, tmp_path / "begun"))
@@ -186,14 +185,14 @@ def test_changed_code_may_look_at_a_finished_data_set_but_not_go_on(
 ) -> None:
     make(source, tmp_path / "finished")
     todo = build.plan(config(source, tmp_path / "begun"))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     assert not run_task(todo.tasks[0]).resumed
-    monkeypatch.setattr(code_version, "code", lambda: "another")
+    monkeypatch.setattr(versions, "code", lambda: "another")
     assert isinstance(build.plan(config(source, tmp_path / "finished")), build.Finished)
     with pytest.raises(ConfigError, match=r"versions\.code was .*, is \"another\"\. Go on with those, or delete it"):
         build.plan(config(source, tmp_path / "begun"))
     other = build.plan(config(source, tmp_path / "other"))
-    assert isinstance(other, build.Plan)
+    assert isinstance(other, build.BuildPlan)
     assert other.build_digest != todo.build_digest
     assert other.config == todo.config
 
@@ -202,42 +201,50 @@ def test_the_code_version_changes_with_every_file_that_a_build_runs_and_with_no_
     sharder, library = tmp_path / "shards", tmp_path / "hemodist"
     shutil.copytree(ROOT / "shards", sharder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "hemodist", library, ignore=shutil.ignore_patterns("__pycache__"))
-    before = code_version.digest(sharder, library)
-    assert before == code_version.code()
+    before = versions.code_digest(sharder, library)
+    assert before == versions.code()
     used = modules_of_a_build()
-    assert len(used) > 15
+    assert len(used) > 30
     for name in used:
         file = tmp_path / name
         content = file.read_bytes()
         file.write_bytes(content + b"\n")
-        assert code_version.digest(sharder, library) != before, name
+        assert versions.code_digest(sharder, library) != before, name
         file.write_bytes(content)
     (sharder / "new.py").touch()
-    assert code_version.digest(sharder, library) != before
+    assert versions.code_digest(sharder, library) != before
     (sharder / "new.py").unlink()
     for name in ("__main__.py", "phantom/head.py", "bench/new.py", "inspect/show.py", "building/estimate.py"):
         (sharder / name).write_text("other")
-    assert code_version.digest(sharder, library) == before
+    assert versions.code_digest(sharder, library) == before
+
+
+def test_what_is_said_to_decide_no_byte_exists_and_is_all_that_a_build_does_not_run() -> None:
+    left_out = [ROOT / "shards" / name for name in versions.NO_BYTES]
+    assert all(path.exists() for path in left_out)
+    files = (path for path in (ROOT / "shards").rglob("*.py") if not any(path.is_relative_to(it) for it in left_out))
+    used = {name for name in modules_of_a_build() if name.startswith("shards/")}
+    assert {path.relative_to(ROOT).as_posix() for path in files} == used
 
 
 def modules_of_a_build() -> list[str]:
     """The files of the sharder, and of the contract with the library, that a build imports or starts."""
     program = (
         "import sys, shards.building.build, shards.dicom.decoder_process; "
-        "print(*[module.__file__ for name, module in sys.modules.items() if name.startswith('shards.')])"
+        "rooms = [('shards',), ('hemodist', 'dataset')]; "
+        "names = [name for name in sys.modules for room in rooms if tuple(name.split('.')[:len(room)]) == room]; "
+        "print(*[sys.modules[name].__file__ for name in names])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    return [str(Path(file).relative_to(ROOT)) for file in found.stdout.split()] + [
-        str(Path(hemodist.dataset.manifest.__file__).relative_to(ROOT))
-    ]
+    return [Path(file).relative_to(ROOT).as_posix() for file in found.stdout.split()]
 
 
 def test_a_node_with_another_version_is_an_error_that_names_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     todo = build.plan(config(source, tmp_path / "out"))
-    assert isinstance(todo, build.Plan)
-    monkeypatch.setattr(code_version, "packages", lambda: todo.config["versions"] | {"pillow": "1.0"})
+    assert isinstance(todo, build.BuildPlan)
+    monkeypatch.setattr(versions, "packages", lambda: todo.config["versions"] | {"pillow": "1.0"})
     with pytest.raises(UserError, match=r"pillow is 1\.0 here, .* on the driver"):
         build.run(todo)
     assert not list((tmp_path / "out").rglob("*.tar"))
@@ -245,7 +252,7 @@ def test_a_node_with_another_version_is_an_error_that_names_it(
 
 def test_all_decoders_count() -> None:
     plugins = {"pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm"}
-    assert plugins < code_version.packages().keys()
+    assert plugins < versions.packages().keys()
 
 
 def test_a_fresh_key_is_kept_while_unfinished_and_gone_afterwards(
@@ -254,12 +261,12 @@ def test_a_fresh_key_is_kept_while_unfinished_and_gone_afterwards(
     monkeypatch.delenv(unfinished.KEY_VARIABLE)
     output = tmp_path / "out"
     todo = build.plan(config(source, output))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     fresh = (output / unfinished.KEY_FILE).read_text()
     assert stat.S_IMODE((output / unfinished.KEY_FILE).stat().st_mode) == 0o600
     run_task(todo.tasks[0])
     again = build.plan(config(source, output))
-    assert isinstance(again, build.Plan)
+    assert isinstance(again, build.BuildPlan)
     assert again.tasks[0] == todo.tasks[0]
     build.run(again)
     assert not any(fresh.encode() in content for content in content_of(output).values())
@@ -273,7 +280,7 @@ def test_two_drivers_that_begin_at_once_use_one_key(
 ) -> None:
     monkeypatch.delenv(unfinished.KEY_VARIABLE)
     output, drawn = tmp_path / "out", secrets.token_hex
-    other: list[build.Plan | build.Finished] = []
+    other: list[build.BuildPlan | build.Finished] = []
 
     def overtaken(count: int) -> str:
         """While this driver draws its key, another one begins."""
@@ -288,11 +295,11 @@ def test_two_drivers_that_begin_at_once_use_one_key(
         monkeypatch.setattr(Path, "hardlink_to", no_link)
     monkeypatch.setattr(secrets, "token_hex", overtaken)
     todo = build.plan(config(source, output))
-    assert isinstance(todo, build.Plan)
-    assert isinstance(other[0], build.Plan)
+    assert isinstance(todo, build.BuildPlan)
+    assert isinstance(other[0], build.BuildPlan)
     assert todo.tasks[0].pseudonym_key == other[0].tasks[0].pseudonym_key
     assert todo.build_digest == other[0].build_digest
-    assert isinstance(build.plan(config(source, output)), build.Plan)
+    assert isinstance(build.plan(config(source, output)), build.BuildPlan)
     assert sorted(content_of(output)) == [unfinished.KEY_FILE, unfinished.BUILD]
 
 
@@ -317,7 +324,7 @@ def test_a_fresh_key_is_never_readable_for_others(
 def test_a_data_set_that_another_driver_has_finished_meanwhile_is_finished(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     todo = build.plan(config(source, output))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
 
     def overtaken(result: TaskResult) -> None:
         if result.number == len(todo.tasks) - 1:
@@ -334,7 +341,7 @@ def test_a_half_written_shard_that_a_faster_driver_swept_away_is_no_fault(
 ) -> None:
     output = tmp_path / "out"
     todo = build.plan(config(source, output))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     write = Store.write
 
     def swept(self: Store, name: str, content: bytes | memoryview) -> None:

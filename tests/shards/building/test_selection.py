@@ -19,7 +19,7 @@ def test_a_list_takes_exactly_its_ids(source: Path, tmp_path: Path) -> None:
     ids = tmp_path / "ids.txt"
     ids.write_text("ID_000000003\n\nID_000000004\nID_missing\n")
     todo = build.plan(config(source, tmp_path / "out", selection="list", ids=str(ids)))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     assert todo.facts["listed ids without a file"] == 1
     build.run(todo)
     index = DataSet.open(str(tmp_path / "out")).index

@@ -27,13 +27,13 @@ from tests.support.samples import assert_sample_or_rejection
 
 
 def slice_of(content: bytes) -> Slice:
-    found = read.read(content)
+    found = read.read_slice(content)
     assert isinstance(found, Slice), found
     return found
 
 
 def reason_of(content: bytes) -> Reason:
-    found = read.read(content)
+    found = read.read_slice(content)
     assert isinstance(found, Rejected), found
     return found.reason
 
@@ -296,19 +296,19 @@ def test_a_codestream_of_another_size_is_rejected_before_it_is_decoded() -> None
 def test_a_decoder_that_panics_costs_the_file_and_not_the_run() -> None:
     good = dataset(hu_image())
     good.compress(RLELossless, generate_instance_uid=False)
-    assert isinstance(read.read(to_bytes(good)), Slice)
+    assert isinstance(read.read_slice(to_bytes(good)), Slice)
     segment = b"\x81\x05" * 40  # runs that go on beyond the frame
     head = struct.pack("<16I", 2, 64, 64 + len(segment), *[0] * 13)
     good.PixelData = encapsulate([head + segment * 2])
     assert reason_of(to_bytes(good)) == Reason.UNDECODABLE_PIXELS
     good.compress(RLELossless, hu_image(), generate_instance_uid=False)
-    assert isinstance(read.read(to_bytes(good)), Slice)
+    assert isinstance(read.read_slice(to_bytes(good)), Slice)
 
 
 def test_rsnas_truncated_slice_is_told_by_its_bytes() -> None:
     made = dataset(np.zeros((512, 512), np.int16))
     made.PixelData = bytes(153710)
-    found = read.read(to_bytes(made))
+    found = read.read_slice(to_bytes(made))
     assert found == Rejected(Reason.TRUNCATED_PIXELS, "153710 bytes of 524288")
 
 
@@ -317,7 +317,7 @@ def test_no_text_of_a_file_is_in_a_rejection() -> None:
     for keyword in ("Modality", "ImageType", "PhotometricInterpretation", "RescaleType", "NumberOfFrames"):
         made = dataset(hu_image())
         made.add_new(keyword, "LO", secret)
-        found = read.read(to_bytes(made))
+        found = read.read_slice(to_bytes(made))
         if isinstance(found, Rejected):
             assert "DOE" not in found.detail.upper()
 
@@ -359,7 +359,7 @@ def test_damaged_bytes_give_a_sample_or_a_rejection(seed: int, flips: list[tuple
     for position, value in flips:
         content[position % len(content)] = value
     damaged = bytes(content[: int(kept * len(content)) + 1])
-    assert isinstance(read.read(damaged), Slice | Rejected)
+    assert isinstance(read.read_slice(damaged), Slice | Rejected)
     assert_sample_or_rejection(damaged)
 
 
@@ -370,37 +370,37 @@ def test_a_real_file_cut_anywhere_gives_a_sample_or_a_rejection(shared_dicom: Pa
             assert_sample_or_rejection(content[:end])
 
 
-def whole_way(content: bytes) -> Slice | Rejected:
+def full_way(content: bytes) -> Slice | Rejected:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(read, "_read_plain", lambda content: None)
-        return read.read(content)
+        patch.setattr(read, "_read_fast", lambda content: None)
+        return read.read_slice(content)
 
 
 def assert_both_ways_agree(content: bytes) -> bool:
-    """Compare the ways, and say whether the short one was taken."""
-    short: Slice | Rejected | None
+    """Compare the ways, and say whether the fast one was taken."""
+    fast: Slice | Rejected | None
     try:
-        short = read._read_plain(content)
+        fast = read._read_fast(content)
     except Fault as fault:
-        short = fault.rejected
-    whole = whole_way(content)
-    if short is None:
+        fast = fault.rejected
+    full = full_way(content)
+    if fast is None:
         return False
-    if isinstance(short, Rejected):
-        assert whole == short
+    if isinstance(fast, Rejected):
+        assert full == fast
         return True
-    assert isinstance(whole, Slice), whole
+    assert isinstance(full, Slice), full
     for field in dataclasses.fields(Slice):
-        np.testing.assert_array_equal(getattr(short, field.name), getattr(whole, field.name), field.name)
+        np.testing.assert_array_equal(getattr(fast, field.name), getattr(full, field.name), field.name)
     return True
 
 
-def test_the_short_way_reads_what_the_whole_way_reads(shared_dicom: Path) -> None:
+def test_the_fast_way_reads_what_the_full_way_reads(shared_dicom: Path) -> None:
     taken = [assert_both_ways_agree(path.read_bytes()) for path in sorted(shared_dicom.rglob("*.dcm"))]
     assert sum(taken) > 28
 
 
-def test_the_short_way_is_taken_by_phantoms_and_plain_files_and_by_no_others() -> None:
+def test_the_fast_way_is_taken_by_phantoms_and_plain_files_and_by_no_others() -> None:
     implicit = dataset(hu_image())
     implicit.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     odd = dataset(hu_image())
@@ -413,7 +413,7 @@ def test_the_short_way_is_taken_by_phantoms_and_plain_files_and_by_no_others() -
         assert assert_both_ways_agree(content)
     for content in (to_bytes(odd), to_bytes(nested), dicom_file(PixelSpacing=["1", "1", "1"]), dicom_file()[:-1]):
         assert not assert_both_ways_agree(content)
-        assert isinstance(read.read(content), Slice | Rejected)
+        assert isinstance(read.read_slice(content), Slice | Rejected)
 
 
 @settings(max_examples=500, deadline=None)
@@ -492,7 +492,7 @@ CROWDS = {
 def test_a_file_of_very_many_elements_is_unreadable_soon_and_in_little_memory(crowd: Callable[[], bytes]) -> None:
     content = crowd()
     assert_sample_or_rejection(content)
-    found = read.read(content)
+    found = read.read_slice(content)
     assert isinstance(found, Rejected)
     assert found.reason == Reason.UNREADABLE
 
@@ -505,7 +505,7 @@ def test_a_value_of_megabytes_is_not_taken_apart(keyword: str, one: bytes) -> No
     end = start + 8 + int.from_bytes(content[start + 4 : start + 8], "little")
     huge = content[: start + 4] + (2**21).to_bytes(4, "little") + one * 2**20 + content[end:]
     assert_sample_or_rejection(huge)
-    found = read.read(huge)
+    found = read.read_slice(huge)
     if keyword == "Rows":
         assert found == Rejected(Reason.BAD_VALUE, f"Rows holds {2**21} bytes, at most {2**16} are read")
     else:

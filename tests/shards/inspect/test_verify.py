@@ -29,7 +29,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(unfinished.KEY_VARIABLE, KEY)
         todo = build.plan(ShardConfig(str(folder / "data"), str(folder / "out"), samples_per_shard=5, size=32))
-        assert isinstance(todo, build.Plan)
+        assert isinstance(todo, build.BuildPlan)
         build.run(todo)
     return folder / "out"
 
@@ -154,7 +154,7 @@ def test_the_index_of_an_empty_shard_is_checked_too(tmp_path: Path) -> None:
     write_source(tmp_path / "data", 1, broken=3)
     (tmp_path / "data" / "stage_2_train" / f"ID_{0:09x}.dcm").unlink()
     todo = build.plan(ShardConfig(str(tmp_path / "data"), str(tmp_path / "out"), size=32))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     build.run(todo)
     assert verify(Store.open(tmp_path / "out")).problems == []
     (tmp_path / "out" / "shards" / "000000.idx").write_text("v1.2 7\n")
@@ -223,7 +223,7 @@ def test_the_sheet_shows_the_stored_image(sound: Path) -> None:
 def test_the_phantom_command_writes_a_source_for_the_sharder(tmp_path: Path) -> None:
     assert main(["phantom", str(tmp_path / "data"), "--slices", "20", "--size", "64", "--workers", "1"]) == 0
     todo = build.plan(ShardConfig(str(tmp_path / "data"), str(tmp_path / "out"), size=32))
-    assert isinstance(todo, build.Plan)
+    assert isinstance(todo, build.BuildPlan)
     manifest, _ = build.run(todo)
     assert manifest.samples == 20
     assert manifest.label_counts["any"]["unknown"] == 0

@@ -13,15 +13,14 @@ from PIL import Image
 from hemodist.dataset.manifest import LABELS, UNKNOWN
 from hemodist.storage import store
 from hemodist.storage.store import Store, StoreError
-from shards.dicom import read as dicom
-from shards.dicom.read import Slice
+from shards.dicom.read import Slice, read_slice
 from shards.dicom.reasons import Reason, Rejected
-from shards.packing import task as pack
+from shards.packing import task
 from shards.packing.source_files import File, key_of, key_style, stem
 from shards.packing.task import PackConfig, Sample
 from shards.picture import encode, geometry
 from tests.support.dicom_files import dicom_file, hu_image
-from tests.support.samples import THREE, task
+from tests.support.samples import THREE, task_with
 
 
 def rendered(found: Slice, config: PackConfig) -> encode.Picture:
@@ -29,7 +28,7 @@ def rendered(found: Slice, config: PackConfig) -> encode.Picture:
 
 
 def sample(content: bytes, **changes: object) -> Sample:
-    made = pack.make_sample(content, "a/ID_1.dcm", np.array([1, 0, 0, UNKNOWN, 0, 1], np.int8), task(**changes))
+    made = task.make_sample(content, "a/ID_1.dcm", np.array([1, 0, 0, UNKNOWN, 0, 1], np.int8), task_with(**changes))
     assert isinstance(made, Sample), made
     return made
 
@@ -62,9 +61,9 @@ def test_one_window_is_stored_as_grey() -> None:
 
 def test_png_holds_the_windows_exactly() -> None:
     content = dicom_file()
-    found = dicom.read(content)
-    assert isinstance(found, dicom.Slice)
-    expected = encode.channels(rendered(found, task().config))
+    found = read_slice(content)
+    assert isinstance(found, Slice)
+    expected = encode.channels(rendered(found, task_with().config))
     with Image.open(io.BytesIO(sample(content, encoding="png").image)) as picture:
         np.testing.assert_array_equal(np.asarray(picture), expected)
 
@@ -96,7 +95,7 @@ def test_too_little_brain_is_a_rejection_on_request_only() -> None:
     content = dicom_file()
     fraction = float(np.count_nonzero((hu_image() >= 0) & (hu_image() <= 80)) / hu_image().size)
     assert sample(content, min_brain_fraction=fraction).row["brain_fraction"] == fraction
-    made = pack.make_sample(content, "x", np.zeros(6, np.int8), task(min_brain_fraction=fraction + 0.01))
+    made = task.make_sample(content, "x", np.zeros(6, np.int8), task_with(min_brain_fraction=fraction + 0.01))
     assert isinstance(made, Rejected)
     assert made.reason == Reason.LITTLE_BRAIN
 
@@ -112,10 +111,10 @@ def test_the_head_crop_is_recorded() -> None:
 
 
 def test_pseudonyms_need_the_key_and_differ_by_kind() -> None:
-    names = {pack.pseudonym("ID_1", kind, key) for kind in ("patient", "study") for key in (b"a" * 16, b"b" * 16)}
+    names = {task.pseudonym("ID_1", kind, key) for kind in ("patient", "study") for key in (b"a" * 16, b"b" * 16)}
     assert len(names) == 4
-    assert pack.pseudonym("ID_1", "patient", b"a" * 16) in names
-    assert pack.pseudonym(None, "patient", b"a" * 16) is None
+    assert task.pseudonym("ID_1", "patient", b"a" * 16) in names
+    assert task.pseudonym(None, "patient", b"a" * 16) is None
 
 
 def test_keys_are_unique_and_hold_no_dot() -> None:
@@ -138,11 +137,11 @@ def test_a_source_that_changes_under_the_sharder_is_an_error(tmp_path: Path, mon
     monkeypatch.setattr(store, "WAITS", (0.0, 0.0, 0.0))
     (tmp_path / "a.dcm").write_bytes(b"123")
     source = Store.open(tmp_path)
-    assert pack.read_source(source, File("a.dcm", 3)) == b"123"
+    assert task.read_source(source, File("a.dcm", 3)) == b"123"
     with pytest.raises(StoreError, match="held 4 bytes when listed and gives 3"):
-        pack.read_source(source, File("a.dcm", 4))
+        task.read_source(source, File("a.dcm", 4))
     with pytest.raises(StoreError):
-        pack.read_source(source, File("gone.dcm", 3))
+        task.read_source(source, File("gone.dcm", 3))
 
 
 def test_a_passing_read_error_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,12 +155,12 @@ def test_a_passing_read_error_is_tried_again(tmp_path: Path, monkeypatch: pytest
         return read(path)
 
     monkeypatch.setattr(io, "FileIO", flaky)
-    assert pack.read_source(Store.open(tmp_path), File("a.dcm", 3)) == b"123"
+    assert task.read_source(Store.open(tmp_path), File("a.dcm", 3)) == b"123"
     assert not fails
 
 
 def test_a_huge_file_is_rejected_unread(tmp_path: Path) -> None:
-    found = pack.read_source(Store.open(tmp_path), File("never-there", pack.MAX_FILE_BYTES + 1))
+    found = task.read_source(Store.open(tmp_path), File("never-there", task.MAX_FILE_BYTES + 1))
     assert isinstance(found, Rejected)
     assert found.reason == Reason.ABSURD_SIZE
 
@@ -213,13 +212,13 @@ def fail(error: Exception) -> None:
 
 
 def test_an_error_that_nobody_foresaw_costs_the_file_and_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "render", lambda *_: fail(ZeroDivisionError("secret")))
-    made = pack.make_sample(dicom_file(), "x", np.zeros(6, np.int8), task())
+    monkeypatch.setattr(task, "render", lambda *_: fail(ZeroDivisionError("secret")))
+    made = task.make_sample(dicom_file(), "x", np.zeros(6, np.int8), task_with())
     assert made == Rejected(Reason.UNREADABLE, "no sample can be made of it (ZeroDivisionError)")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "too many files"), StoreError("gone")])
 def test_what_the_machine_lacks_is_no_fault_of_the_file(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "render", lambda *_: fail(error))
+    monkeypatch.setattr(task, "render", lambda *_: fail(error))
     with pytest.raises(type(error)):
-        pack.make_sample(dicom_file(), "x", np.zeros(6, np.int8), task())
+        task.make_sample(dicom_file(), "x", np.zeros(6, np.int8), task_with())

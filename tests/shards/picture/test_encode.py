@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.dicom import hounsfield
-from shards.dicom import read as dicom
-from shards.dicom.read import Slice
+from shards.dicom.read import Slice, read_slice
 from shards.picture import encode, geometry
 from shards.picture.windows import apply, parse
 from tests.support.dicom_files import dicom_file, hu_image
@@ -20,7 +19,7 @@ def config(size: int = 32, windows: tuple[str, ...] = WINDOWS) -> encode.RenderC
 
 
 def read(content: bytes) -> Slice:
-    found = dicom.read(content)
+    found = read_slice(content)
     assert isinstance(found, Slice), found
     return found
 

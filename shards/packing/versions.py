@@ -1,4 +1,4 @@
-"""What of this process decides the bytes of a data set: versions of packages, and the content of the code itself."""
+"""What decides the bytes of a data set beside its flags and source: versions of packages, and the code itself."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ PACKAGES = (
     "hemodist", "numpy", "pillow", "pyarrow", "pydicom", "scipy", "xxhash",
     "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm",
 )  # fmt: skip
-"""The manifest names their versions. The second line's decode: they decide pixels, and what is rejected."""
+"""Packages whose versions the manifest names. Those of the second line decode: they decide pixels and rejections."""
 
 NO_BYTES = (
     "__main__.py", "bench", "inspect", "phantom",
-    "building/estimate.py", "building/pictures.py", "building/progress.py",
+    "building/estimate.py", "building/for_prediction.py", "building/progress.py",
 )  # fmt: skip
-"""Files and folders of this package that decide no byte of a data set. What is new counts until it is named here."""
-
+"""Files and folders of this package that decide no byte of a data set. A new file counts until it is named here."""
 
 CONTRACT = "dataset"
 """Folder of the package `hemodist` that says what a data set consists of; all of it counts."""
@@ -38,11 +37,11 @@ def packages() -> dict[str, str]:
 @functools.cache
 def code() -> str:
     """Digest of the source files that decide bytes, 16 hexadecimal digits."""
-    return digest(Path(shards.__file__).parent, Path(hemodist.__file__).parent)
+    return code_digest(Path(shards.__file__).parent, Path(hemodist.__file__).parent)
 
 
-def digest(sharder: Path, library: Path) -> str:
-    """As `code`, of the packages `shards` and `hemodist` in these folders."""
+def code_digest(sharder: Path, library: Path) -> str:
+    """The digest that `code` gives, for the packages `shards` and `hemodist` in these folders."""
     found = {file.relative_to(sharder.parent) for file in sharder.rglob("*.py")}
     left_out = {file.relative_to(sharder.parent) for pattern in NO_BYTES for file in _files(sharder, pattern)}
     result = hashlib.sha256()
@@ -58,15 +57,16 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def all_versions() -> dict[str, str]:
-    """Those of the packages, and the digest as `code`: what an unfinished data set is gone on with.
+    """Versions of the packages, and the digest of the code under the name `code`.
 
-    The manifest holds no digest of the code: a comment that changes must not give equal data sets different names.
+    An unfinished data set can only be gone on with under the same ones. The manifest of a finished data set holds no
+    digest of the code: a changed comment must not give equal data sets different names.
     """
     return packages() | {"code": code()}
 
 
 def check(wanted: Mapping[str, str]) -> None:
-    """Check that this node's versions are the driver's.
+    """Check that this node has the versions of the driver.
 
     Raises:
         UserError: naming the differences.

@@ -1,7 +1,7 @@
-"""Files of a folder as the encoded pictures that a data set would hold, for prediction: the sharder's own path, no tar.
+"""For prediction: DICOM files to the encoded pictures that a data set would hold of them, without writing a data set.
 
-What decides how a picture looks is the record of the sharding that a checkpoint carries. What decides which slices are
-worth training on (`min_brain_fraction`, `selection`) is left out: every slice is predicted.
+A checkpoint carries the configuration of the data set that it was trained on, and that decides how a picture looks.
+Flags that only choose slices for training (`min_brain_fraction`, `selection`) are ignored: every slice is predicted.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from shards.packing.task import PackConfig, Task, make_sample, read_source
 _MAX_UID = 64  # characters (DICOM PS3.5 6.2)
 
 PER_CHUNK = 256
-"""Files that are drawn at once: seconds of work, and 20 MB of pictures."""
+"""Files of one chunk: seconds of work, and 20 MB of pictures."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class FilePicture:
     """A source file's picture, or why there is none.
 
     Attributes:
@@ -52,8 +52,10 @@ class Drawn:
     detail: str = ""
 
 
-def chunks(folder: str, per_chunk: int = PER_CHUNK) -> list[Callable[[Mapping[str, Any]], list[Drawn]]]:
-    """The files below a folder in parts: functions that draw their files by a sharding record, fit to be pickled.
+def chunks(folder: str, per_chunk: int = PER_CHUNK) -> list[Callable[[Mapping[str, Any]], list[FilePicture]]]:
+    """The files below a folder in chunks, each a function from a sharding configuration to the chunk's pictures.
+
+    The functions can be pickled, so that chunks can be spread over processes.
 
     Raises:
         ConfigError: there is no file.
@@ -63,10 +65,10 @@ def chunks(folder: str, per_chunk: int = PER_CHUNK) -> list[Callable[[Mapping[st
     files = listing.list_files(store, labels.find(store))  # RSNA's label file is no scan
     style = source_files.key_style(files)
     parts = [tuple(files[start : start + per_chunk]) for start in range(0, len(files), per_chunk)]
-    return [functools.partial(draw, store.uri, part, style) for part in parts]
+    return [functools.partial(pictures_of, store.uri, part, style) for part in parts]
 
 
-def draw(folder: str, files: Sequence[File], style: KeyStyle, sharding: Mapping[str, Any]) -> list[Drawn]:
+def pictures_of(folder: str, files: Sequence[File], style: KeyStyle, sharding: Mapping[str, Any]) -> list[FilePicture]:
     """The pictures of some files, or the reasons why not, in the order of the files.
 
     Args:
@@ -90,7 +92,7 @@ def draw(folder: str, files: Sequence[File], style: KeyStyle, sharding: Mapping[
     store = Store.open(folder)
     unlabelled = np.full(len(LABELS), UNKNOWN, np.int8)
     task = Task(0, store.uri, "", tuple(files), b"", config, "", bytes(16))
-    drawn = []
+    found = []
     for file in files:
         key = source_files.key_of(file.path, style)
         content = read_source(store, file)
@@ -98,14 +100,14 @@ def draw(folder: str, files: Sequence[File], style: KeyStyle, sharding: Mapping[
         if isinstance(content, Rejected) or isinstance(made, Rejected):
             why = content if isinstance(content, Rejected) else made
             assert isinstance(why, Rejected)
-            drawn.append(Drawn(shown(file.path), key, None, b"", why.reason.value, why.detail))
+            found.append(FilePicture(shown(file.path), key, None, b"", why.reason.value, why.detail))
         else:
-            drawn.append(Drawn(shown(file.path), key, study_of(content), made.image))
-    return drawn
+            found.append(FilePicture(shown(file.path), key, study_of(content), made.image))
+    return found
 
 
 def study_of(content: bytes) -> str | None:
-    """Study Instance UID (0020,000D) of a file that has been read already; None where it has none, or none that is."""
+    """Study Instance UID (0020,000D) of a readable file; None where it is missing or malformed."""
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")
         try:

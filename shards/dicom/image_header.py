@@ -1,0 +1,120 @@
+"""How an image is to be read, by its header: every check that needs no pixels, from the container inwards.
+
+The first fault that is found is the one that is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydicom import Dataset
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from shards.dicom import elements, padding, stored_values
+from shards.dicom.reasons import Fault, Reason
+
+CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+"""SOP class of CT images (PS3.4 B.5)."""
+
+_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+_LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW"})
+_DERIVED = frozenset(
+    {"REFORMATTED", "MPR", "MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "CURVED", "VOLUME", "VRT", "SSD"}
+    | {"AVERAGE", "SUBTRACTION", "CSA MPR", "CSA MIP", "CSA RESAMPLED", "SCREEN SAVE", "DOSE_INFO"}
+)
+_OTHER_UNITS = re.compile(r"OD|EDW?|Z_EFF|ZEFF|MGML|PCT|IODINE.*|.*MONO.*|HU_MOD")
+_MODALITIES = frozenset(
+    {"CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "RF", "RTDOSE", "RTIMAGE", "RTPLAN"}
+    | {"SC", "SEG", "SR", "US", "XA"}
+)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """How an image is to be read. Everything in it has been checked.
+
+    Attributes:
+        form: how the pixels are stored.
+        decoder: decoder of the transfer syntax; None where the pixels are not encapsulated.
+        inverted: whether the image is MONOCHROME1.
+        slope: HU a stored unit.
+        intercept: HU of stored value 0.
+        padding: which stored values are padding; None where the file does not say.
+    """
+
+    form: stored_values.PixelFormat
+    decoder: Decoder | None
+    inverted: bool
+    slope: float
+    intercept: float
+    padding: padding.Padding | None
+
+
+def check(dataset: Dataset, syntax: UID | None, pixel_bytes: Callable[[], int]) -> ImageHeader:
+    """Check how the image is to be read, from the container inwards.
+
+    Args:
+        dataset: the file's elements.
+        syntax: the transfer syntax; None for a file without file meta information.
+        pixel_bytes: gives the number of bytes of PixelData.
+
+    Raises:
+        Fault: the first thing that is wrong.
+    """
+    rows, columns, frames = stored_values.image_size(dataset)
+    samples = elements.integer(dataset, "SamplesPerPixel", 1)
+    photometric = (elements.words(dataset, "PhotometricInterpretation") or ("",))[0]
+    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        if samples == 1 and not photometric:
+            raise Fault(Reason.BAD_VALUE, "PhotometricInterpretation is missing")
+        raise Fault(Reason.COLOUR, f"{samples} samples a pixel")
+    if frames != 1:
+        raise Fault(Reason.MULTI_FRAME, f"{frames} frames")
+    decoder = None if syntax is None or syntax in _NATIVE else stored_values.find_decoder(syntax)
+    if decoder is None:
+        stored_values.check_length(dataset, rows, columns, pixel_bytes())
+    _check_kind(dataset)
+    form = stored_values.pixel_format(dataset, rows, columns)
+    slope, intercept = _rescale(dataset)
+    return ImageHeader(form, decoder, photometric == "MONOCHROME1", slope, intercept, padding.find(dataset, form))
+
+
+def _check_kind(dataset: Dataset) -> None:
+    """Accept reconstructed CT slices only.
+
+    Raises:
+        Fault: another modality, a localizer, or an image made from images.
+    """
+    modality = (elements.words(dataset, "Modality") or ("",))[0]
+    if modality != "CT" and (modality or elements.text(dataset, "SOPClassUID") != CT_IMAGE_STORAGE):
+        raise Fault(Reason.WRONG_MODALITY, modality if modality in _MODALITIES else "unknown or missing")
+    kind = elements.words(dataset, "ImageType")
+    if localizer := _LOCALIZERS.intersection(kind):
+        raise Fault(Reason.LOCALIZER, min(localizer))
+    # A slice that was compressed with loss says DERIVED\PRIMARY\AXIAL, and is still a slice.
+    if kind[:2] == ("DERIVED", "SECONDARY"):
+        raise Fault(Reason.DERIVED, "DERIVED, SECONDARY")
+    if derived := _DERIVED.intersection(kind[2:]):
+        raise Fault(Reason.DERIVED, min(derived))
+
+
+def _rescale(dataset: Dataset) -> tuple[float, float]:
+    slope, intercept = elements.number(dataset, "RescaleSlope"), elements.number(dataset, "RescaleIntercept")
+    if slope is None or intercept is None:
+        raise Fault(Reason.NOT_HOUNSFIELD, "RescaleSlope or RescaleIntercept is missing")
+    # Slopes of CT are 0.1 to 10; the limits keep every HU finite and every stored value of air an int32.
+    if not 1e-4 <= abs(slope) <= 1e4 or abs(intercept) > 1e5:
+        raise Fault(Reason.NOT_HOUNSFIELD, f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g}")
+    unit = (elements.words(dataset, "RescaleType") or ("HU",))[0]
+    if _OTHER_UNITS.fullmatch(unit):
+        raise Fault(Reason.NOT_HOUNSFIELD, "RescaleType is not HU")
+    return slope, intercept
