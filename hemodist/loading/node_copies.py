@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hemodist.errors import UserError
-from hemodist.storage.store import PARTIAL_SUFFIX
+from hemodist.storage.local_files import PARTIAL_SUFFIX
 
 FREE_SHARE = 0.9
 """Of the disk's free bytes (and the copies' own), what the copies may take where no bound is set."""
