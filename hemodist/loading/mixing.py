@@ -11,7 +11,7 @@ import torch
 from hemodist.plan.mix import Mix
 
 
-def apply(
+def mix_batch(
     images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, mix: Mix, mix_group: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mix images and targets.

@@ -22,7 +22,7 @@ from hemodist.config.run import (
 from hemodist.config.shares import share_bounds
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch, Loader, Request
-from hemodist.loading.mixing import apply
+from hemodist.loading.mixing import mix_batch
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.augmentation import in_pixels
@@ -92,7 +92,7 @@ class TrainingLoader:
         self._device, self._dtype, self._channels_last = device, dtype, channels_last
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is none of {world} ranks, which are 0 to {world - 1}")
-        reader.cache.check_holds(prepared.plan.windows(run.optim.epochs, run.data.prefetch))
+        reader.cache.check_holds(prepared.plan.shards_at_once(run.optim.epochs, run.data.prefetch))
 
     @classmethod
     def open(
@@ -206,12 +206,12 @@ class TrainingLoader:
 
     def _mixed(self, batch: Batch) -> Batch:
         mix, group = self.stream.mix_at(batch.number, self._rank, self._world), self.stream.plan.mix_group
-        images, targets, weights = apply(batch.images, batch.targets, batch.weights, mix, group)
+        images, targets, weights = mix_batch(batch.images, batch.targets, batch.weights, mix, group)
         return dataclasses.replace(batch, images=images, targets=targets, weights=weights)
 
     def _request_at(self, step: int) -> Request:
         stream, where = self.stream, (step, self._rank, self._world)
-        epoch, position = stream.standing(step)
+        epoch, position = stream.epoch_and_position(step)
         ahead = stream.plan.ahead(step, self._run.optim.epochs)
         if self._run.augment == AugmentConfig():  # nothing is drawn and no pixel is interpolated: 3 ms each on a CPU
             return Request(stream.plan.at(*where).rows, ahead=ahead, epoch=epoch, position=position)

@@ -23,7 +23,7 @@ from hemodist.loading import sample_reader as module
 from hemodist.loading.dali_pipeline import MEAN, STD, Loader, Request
 from hemodist.loading.sample_reader import CorruptSampleError, Reader
 from hemodist.loading.shard_cache import ShardCache
-from hemodist.plan.augmentation import draw, in_pixels
+from hemodist.plan.augmentation import draw_augmentation, in_pixels
 from hemodist.plan.order import Plan
 from tests.support.checkpoints import run_of
 from tests.support.dataset import make_dataset
@@ -77,7 +77,7 @@ def test_a_step_has_the_same_pixels_for_any_number_of_workers(folder, tmp_path):
     def images(rank, world):
         def request_at(step):
             share = plan.at(step, rank, world)
-            drawn = draw(STRONG, 1, share.epochs, share.rows)
+            drawn = draw_augmentation(STRONG, 1, share.epochs, share.rows)
             return Request(share.rows, in_pixels(drawn.affine, SIZE), drawn.brightness, drawn.contrast)
 
         loader = Loader(dataset, reader_of(dataset, tmp_path), request_at, start=1, stop=4, max_batch=48,
@@ -258,7 +258,7 @@ UPRIGHT = AugmentConfig(0.3, 0.5, 0.5, 0.0, 0.0, 0.1, 0.2)
 def test_decoding_the_part_that_is_shown_gives_the_pixels_of_the_whole(large, tmp_path, config, upright, size):
     dataset = DataSet.open(str(large))
     rows = np.arange(24)
-    drawn = draw(config, 5, np.zeros(24, np.int64), rows)
+    drawn = draw_augmentation(config, 5, np.zeros(24, np.int64), rows)
     request = Request(rows, in_pixels(drawn.affine, size), drawn.brightness, drawn.contrast)
     part, whole = (
         load(dataset, reader_of(dataset, tmp_path), [request], image_size=size, upright=upright, regions_only=only)[0]
@@ -277,7 +277,7 @@ def large(tmp_path_factory) -> Path:
 def test_an_upright_crop_is_the_map_of_it_where_nothing_is_made_smaller(large, tmp_path):
     dataset = DataSet.open(str(large))
     rows = np.arange(24)
-    drawn = draw(UPRIGHT, 5, np.zeros(24, np.int64), rows)
+    drawn = draw_augmentation(UPRIGHT, 5, np.zeros(24, np.int64), rows)
     request = Request(rows, in_pixels(drawn.affine, 96), drawn.brightness, drawn.contrast)
     crop, mapped = (
         load(dataset, reader_of(dataset, tmp_path), [request], image_size=96, upright=upright)[0]
