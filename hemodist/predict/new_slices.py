@@ -25,7 +25,7 @@ from hemodist.config.run import Run
 from hemodist.dataset.manifest import LABELS, REJECTED, DataSet
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch
-from hemodist.loading.evaluation_batches import memory_batches, pictures, stored_batches
+from hemodist.loading.evaluation_batches import grey_values, memory_batches, stored_batches
 from hemodist.metrics import scores
 from hemodist.models.trained import PICTURE, Trained, check_fits, mean_logits, open_trained, views
 from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
@@ -259,7 +259,7 @@ def _explain(
         for member, layer in zip(members, layers, strict=True):
             (batch,) = batches_of(member, part)
             maps.append(heat_maps(member.network, batch.images, "any", layer))
-            grey = grey if len(grey) else pictures(batch.images)
+            grey = grey if len(grey) else grey_values(batch.images)
         for picture, at, *heats in zip(grey, part.tolist(), *maps, strict=True):
             heat: Maps = np.stack([_scaled(one, grey.shape[1]) for one in heats]).mean(axis=0)
             store.write(f"{keys[at]}.png", explained(picture, heat, keys[at], probability[at]))

@@ -11,7 +11,8 @@ import torch
 
 from hemodist.config.run import AugmentConfig, MixConfig
 from hemodist.dataset.manifest import DataSet
-from hemodist.loading.dali_pipeline import Batch, Decoder, Loader, Request
+from hemodist.loading.dali_pipeline import Batch, DaliBatches, Request
+from hemodist.loading.decode_settings import Decoder, DecodeSettings
 from hemodist.loading.mixing import mix_batch
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
@@ -28,18 +29,26 @@ STRONG = AugmentConfig(0.5, 0.5, 0.5, 0.5, 20.0, 0.1, 0.2)
 ROWS = np.arange(40)
 
 
-def load(dataset: DataSet, tmp_path: Path, device: torch.device | str, decoder: Decoder, **options: object) -> Batch:
+def load(
+    dataset: DataSet,
+    tmp_path: Path,
+    device: torch.device | str,
+    decoder: Decoder,
+    *,
+    image_size: int = 64,
+    augment: AugmentConfig | None = None,
+    upright: bool = False,
+) -> Batch:
     """One batch of the data set's first samples, augmented where `augment` says so."""
-    size, augment = int(options.pop("image_size", 64)), options.pop("augment", None)  # type: ignore[call-overload]
     request = Request(ROWS)
     if augment is not None:
-        drawn = draw_augmentation(augment, 1, np.zeros_like(ROWS), ROWS)  # type: ignore[arg-type]
-        request = Request(ROWS, in_pixels(drawn.affine, size), drawn.brightness, drawn.contrast)
+        drawn = draw_augmentation(augment, 1, np.zeros_like(ROWS), ROWS)
+        request = Request(ROWS, in_pixels(drawn.affine, image_size), drawn.brightness, drawn.contrast)
     reader = Reader(dataset, ShardCache(dataset, str(tmp_path)))
-    loader = Loader(
-        dataset, reader, lambda number: request, start=0, stop=1, max_batch=len(ROWS), image_size=size, device=device,
-        decoder=decoder, **options,
-    )  # fmt: skip
+    settings = DecodeSettings(image_size, device, decoder=decoder)
+    loader = DaliBatches(
+        reader, lambda number: request, settings, start=0, stop=1, max_batch=len(ROWS), upright=upright
+    )
     (batch,) = loader
     return batch
 
@@ -158,8 +167,8 @@ def test_a_masked_sample_counts_nothing_on_the_device(device: torch.device, tmp_
     content[int(dataset.column("offset")[2]) + 100] ^= 255
     path.write_bytes(content)
     reader = Reader(dataset, ShardCache(dataset, str(tmp_path)), "mask")
-    loader = Loader(
-        dataset, reader, lambda number: Request(ROWS[:8]), start=0, stop=1, max_batch=8, image_size=64, device=device
+    loader = DaliBatches(
+        reader, lambda number: Request(ROWS[:8]), DecodeSettings(64, device), start=0, stop=1, max_batch=8
     )
     (batch,) = loader
     expected = [0.0 if row == 2 else 1.0 for row in range(8)]
