@@ -17,7 +17,7 @@ from hemodist.cluster.workers import RankFunction, check_room, run_in_process, r
 from hemodist.config.run import Run, ScalingConfig
 from hemodist.errors import ConfigError
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check as check_model
+from hemodist.models.network import check_model
 from hemodist.plan.prepare import check_resume, prepare
 from hemodist.reports.page import scores_table
 from hemodist.reports.terminal import TrainingView, console, facts_table

@@ -238,8 +238,8 @@ class CacheFiles:
         return kind(
             f"no room for a shard of {size} bytes in {self.root}: {taken} bytes of copies are in use or needed sooner, "
             f"{max(capacity, 0)} may be taken, the disk has {shutil.disk_usage(self.root).free} free; set "
-            "data.cache_gb higher, point data.cache to a larger disk, use a smaller batch.block_shards, or end other runs that use "
-            "the same folder"
+            "data.cache_gb higher, point data.cache to a larger disk, use a smaller batch.block_shards, or end other "
+            "runs that use the same folder"
         )
 
 

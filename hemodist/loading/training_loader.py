@@ -1,4 +1,4 @@
-"""The training data as an iterable of tensors, for the trainer and for anything else."""
+"""The training data as an iterable of batches, for training here and for any other PyTorch program."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class TrainingLoader:
     """One rank's shares of the global batches, augmented and mixed, from any step on.
 
     Each sample of the training split exactly once an epoch, in an order that depends on the seed alone; with W ranks,
-    rank r of W gets its part of the same global batches. All batches are of one size, so one that an epoch does not
-    fill goes on with the next epoch's first samples, the last batch of all too: `len(plan.rows) - batch.position` of a
-    global batch's samples, where that is less than its size, are of `batch.epoch`. Without the trainer:
+    rank r of W gets its part of the same global batches. All global batches are of one size, so one that an epoch does
+    not fill goes on with the next epoch's first samples, and so does the last one of all: where
+    `len(plan.rows) - batch.position` is less than the size, only so many of its samples are of `batch.epoch`. Without
+    hemodist's training:
 
     >>> from hemodist.loading.training_loader import TrainingLoader
     >>> loader = TrainingLoader.open("dataset", batch_size=64, seed=1, epochs=2)  # doctest: +SKIP
@@ -164,7 +165,7 @@ class TrainingLoader:
         return loader
 
     def state(self, step: int) -> dict[str, Any]:
-        """All that it takes to go on at global step `step`, on any number of ranks; what JSON gives back as it was."""
+        """All that is needed to go on at global step `step`, on any number of ranks; plain values that JSON can hold."""
         parts = {name: dataclasses.asdict(getattr(self._run, name)) for name in ("batch", "augment", "mix")}
         flat = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
         flat = {name: value for name, value in flat.items() if name not in FREE}

@@ -27,7 +27,7 @@ from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.evaluation_batches import grey_values, memory_batches, stored_batches
 from hemodist.metrics import scores
-from hemodist.models.trained import PICTURE, Trained, check_fits, mean_logits, open_trained, views
+from hemodist.models.trained import PICTURE_FIELDS, Trained, check_fits, mean_logits, open_trained, views
 from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
 from hemodist.scoring.run_network import logits_of, run_over_split
 from hemodist.scoring.worst_slices import strip
@@ -208,7 +208,7 @@ def _members(checkpoints: tuple[str, ...]) -> tuple[Trained, ...]:
 
 def _look(member: Trained) -> str:
     """What decides how the pictures of a checkpoint look, as text."""
-    return json.dumps([member.sharding.get(name) for name in PICTURE])
+    return json.dumps([member.sharding.get(name) for name in PICTURE_FIELDS])
 
 
 def _run(member: Trained, settings: Settings) -> Run:
