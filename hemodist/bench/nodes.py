@@ -89,10 +89,10 @@ def node_cost(nodes: int, samples: int, room: float, folder: Path, *, rank: int 
     opened: dict[int, BinaryIO] = {}
     needed: set[int] = set()
     for step in range(plan.steps(EPOCHS)):
-        ahead = plan.ahead(step, EPOCHS)
-        for shard in opened.keys() - set(ahead.now):
+        needs = plan.needed_shards(step, EPOCHS)
+        for shard in opened.keys() - set(needs.now):
             opened.pop(shard).close()
-        cache.follow(ahead.now, ahead.later)
+        cache.follow(needs.now, needs.later)
         for shard in np.unique(plan.at(step, rank, nodes).rows // PER_SHARD).tolist():
             if shard not in opened:
                 opened[shard] = cache.open(shard)

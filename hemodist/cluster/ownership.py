@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from hemodist.errors import ConfigError, UserError
-from hemodist.storage.store import WAITS, Store, StoreError
+from hemodist.storage.retries import WAITS
+from hemodist.storage.store import Store, StoreError
 from hemodist.world import World
 
 FILE = ".driver.json"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hemodist.config.run import BatchConfig, ModelConfig, Run
-from hemodist.loading.evaluation_batches import memory_batches, pictures
+from hemodist.loading.evaluation_batches import grey_values, memory_batches
 
 SIZE = 256
 BATCH = 32
@@ -42,7 +42,7 @@ def measure(device: str) -> tuple[float, int]:
         torch.cuda.synchronize(images.device)
     seconds = time.perf_counter() - start
     expected = np.stack([np.asarray(Image.open(io.BytesIO(content)), np.int16) for content in encoded])
-    return BATCH * (BATCHES - 1) / seconds, int(np.abs(pictures(images) - expected).max())
+    return BATCH * (BATCHES - 1) / seconds, int(np.abs(grey_values(images) - expected).max())
 
 
 def _jpeg(center: int) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.train import absolute
-from hemodist.models.network import check as check_model
+from hemodist.models.network import check_model
 from hemodist.plan.prepare import prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode

@@ -9,7 +9,7 @@ from hemodist.config.run import Run
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check as check_model
+from hemodist.models.network import check_model
 from hemodist.plan.prepare import check_resume, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode

@@ -34,7 +34,7 @@ class Mix:
     share: npt.NDArray[np.float64]
 
 
-def draw(config: MixConfig, seed: int, first_group: int, groups: int, *, mix_group: int, size: int) -> Mix:
+def draw_mix(config: MixConfig, seed: int, first_group: int, groups: int, *, mix_group: int, size: int) -> Mix:
     """Draw for consecutive groups of the stream.
 
     Args:

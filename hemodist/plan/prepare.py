@@ -152,7 +152,7 @@ def prepare(run: Run) -> Prepared:
     if not dataset.store.is_local and run.data.cache_bytes is not None:
         check_cache_holds(
             dataset.manifest.shards,
-            plan.windows(run.optim.epochs, run.data.prefetch),
+            plan.shards_at_once(run.optim.epochs, run.data.prefetch),
             run.data.cache_bytes,
             run.data.cache,
         )

@@ -25,9 +25,9 @@ from hemodist.config.run import Run
 from hemodist.dataset.manifest import LABELS, REJECTED, DataSet
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch
-from hemodist.loading.evaluation_batches import memory_batches, pictures, stored_batches
+from hemodist.loading.evaluation_batches import grey_values, memory_batches, stored_batches
 from hemodist.metrics.probabilities import probabilities, repair_any
-from hemodist.models.trained import PICTURE, Trained, check_fits, mean_logits, open_trained, views
+from hemodist.models.trained import PICTURE_FIELDS, Trained, check_fits, mean_logits, open_trained, views
 from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
 from hemodist.scoring.run_network import logits_of, run_over_split
 from hemodist.scoring.worst_slices import strip
@@ -45,7 +45,7 @@ HEAT_MAP_TILE = 256
 
 
 class DrawnFile(Protocol):
-    """A file's picture, or why there is none. `shards.building.for_prediction` makes them; this room must not import it."""
+    """A file's picture, or why there is none. `shards.building.for_prediction` makes them."""
 
     @property
     def path(self) -> str:
@@ -213,7 +213,7 @@ def _networks(checkpoints: tuple[str, ...]) -> tuple[Trained, ...]:
 
 def _picture_settings(member: Trained) -> str:
     """What decides how the pictures of a checkpoint look, as text."""
-    return json.dumps([member.sharding.get(name) for name in PICTURE])
+    return json.dumps([member.sharding.get(name) for name in PICTURE_FIELDS])
 
 
 def _run_of(member: Trained, settings: Settings) -> Run:
@@ -265,7 +265,7 @@ def _write_heat_maps(
         for member, layer in zip(members, layers, strict=True):
             (batch,) = batches_of(member, part)
             maps.append(heat_maps(member.network, batch.images, "any", layer))
-            grey = grey if len(grey) else pictures(batch.images)
+            grey = grey if len(grey) else grey_values(batch.images)
         for picture, at, *heats in zip(grey, part.tolist(), *maps, strict=True):
             heat: Maps = np.stack([_scaled(one, grey.shape[1]) for one in heats]).mean(axis=0)
             store.write(f"{keys[at]}.png", heat_map_png(picture, heat, keys[at], probability[at]))

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hemodist.dataset.manifest import LABELS, UNKNOWN, DataSet
-from hemodist.loading.evaluation_batches import pictures, stored_batches
+from hemodist.loading.evaluation_batches import grey_values, stored_batches
 from hemodist.metrics.probabilities import DECISION
 from hemodist.models.trained import Trained
 from hemodist.reports.contents import PointingGame, SliceFigure
@@ -110,7 +110,7 @@ def find_worst_slices(
     # One at a time: each may lie in another shard, and a small cache has no room for all of them.
     alone = replace(trained.run, batch=replace(trained.run.batch, eval_batch_size=1))
     for batch in stored_batches(dataset, rows[chosen], alone, device):
-        maps, grey = heat_maps(trained.network, batch.images, "any", layer), pictures(batch.images)
+        maps, grey = heat_maps(trained.network, batch.images, "any", layer), grey_values(batch.images)
         for picture, heat in zip(grey, maps, strict=True):
             at = chosen[len(found)]
             key = keys[int(rows[at])].as_py()

@@ -19,7 +19,7 @@ from hemodist.config.run import ModelConfig, Run
 from hemodist.dataset.manifest import LABELS
 from hemodist.metrics.bootstrap import F64, resamples
 from hemodist.metrics.paired import resample_scores
-from hemodist.models.network import build
+from hemodist.models.network import build_network
 from hemodist.plan.prepare import Prepared
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
@@ -113,7 +113,7 @@ def parameters(config: ModelConfig) -> int:
     11179590
     """
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build(replace(config, weights="none")).parameters())
+        return sum(parameter.numel() for parameter in build_network(replace(config, weights="none")).parameters())
 
 
 def _predictions(store: Store, file: str, keys: pa.Array) -> F64:

@@ -12,7 +12,7 @@ from hemodist.config.run import DataConfig, Run, ScalingConfig, TrackingConfig, 
 from hemodist.errors import ConfigError, UserError
 from hemodist.launch.train import absolute
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check as check_model
+from hemodist.models.network import check_model
 from hemodist.plan.prepare import Prepared, check_resume, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode

@@ -22,7 +22,7 @@ from hemodist.loading.training_loader import TrainingLoader
 from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import build, has_dropout, load_pretrained, make_deterministic
+from hemodist.models.network import build_network, has_dropout, load_pretrained, make_deterministic
 from hemodist.plan.philox import Purpose, words
 from hemodist.plan.prepare import Prepared, check_resume, prepare
 from hemodist.plan.split import Rows
@@ -98,7 +98,7 @@ class Training:
         torch.manual_seed(run.seed)
         torch.use_deterministic_algorithms(run.scaling.deterministic)
 
-        network = build(replace(run.model, weights="none")).to(world.device)
+        network = build_network(replace(run.model, weights="none")).to(world.device)
         if run.scaling.deterministic and world.device.type == "cuda":
             make_deterministic(network)
         if run.model.sync_batch_norm and world.size > 1:
@@ -132,7 +132,7 @@ class Training:
         step = world.broadcast(newest["state"]["step"] if newest else None)
         if world.is_rank_0:
             world.check_still_owner()
-            self.checkpoints.go_on_from(step)
+            self.checkpoints.delete_leftovers(step)
         if step is not None:
             saved = newest or self.checkpoints.at(step)
             check_resume(saved, self.prepared, self.run, self.store.uri)
@@ -308,7 +308,7 @@ class Training:
         }
         saved = {"kind": "saved", "step": self.step}
         badness_of_step = badness(row, self.run.stop.score) if row else None
-        self.checkpoints.save_behind(content, self.step, badness_of_step, lambda: self.tell(saved))
+        self.checkpoints.save_in_background(content, self.step, badness_of_step, lambda: self.tell(saved))
         self.store.write(HISTORY, (json.dumps([plain_json(row) for row in self.history], indent=2) + "\n").encode())
 
     def finish(self) -> Results:

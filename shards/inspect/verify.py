@@ -31,7 +31,8 @@ from hemodist.dataset.manifest import (
     sha256,
     shard_name,
 )
-from hemodist.storage.store import PARTIAL_SUFFIX, Store, StoreError
+from hemodist.storage.local_files import PARTIAL_SUFFIX
+from hemodist.storage.store import Store, StoreError
 from shards.building import unfinished
 from shards.building.finalise import label_counts, reason_counts
 from shards.dicom.reasons import Reason

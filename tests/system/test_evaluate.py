@@ -18,7 +18,7 @@ from hemodist.config.run import ScalingConfig
 from hemodist.dataset.manifest import INDEX, LABELS, MANIFEST, DataSet, Manifest, sha256
 from hemodist.errors import UserError
 from hemodist.launch.evaluate import evaluate as launch
-from hemodist.loading import node_copies
+from hemodist.loading import cache_files
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import divide
 from hemodist.scoring.score_checkpoint import Options, ScoringRequest, check_request, score_checkpoint
@@ -251,7 +251,7 @@ def test_studies_and_patients_of_which_slices_were_left_out_are_said_to_be_incom
 
 
 def test_the_worst_slices_lie_in_many_shards_and_a_cache_of_few_is_enough(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(node_copies, "WAIT_FOR_ROOM", 0.5)
+    monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.5)
     trained = open_trained(str(folder / "run"))
     dataset = far(folder / "data", tmp_path / "log")
     room = sum(sorted(info.bytes for info in dataset.manifest.shards)[-3:])

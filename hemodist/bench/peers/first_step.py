@@ -41,10 +41,10 @@ def _tell(event: Mapping[str, Any]) -> None:
 def _limit(run: Any) -> None:
     import torch
 
-    from hemodist.models.network import build
+    from hemodist.models.network import build_network
     from hemodist.training import optimizer as optim
 
-    network = build(run.model)
+    network = build_network(run.model)
     optimizer = optim.build(network, run.optim)
     images = torch.randn(run.batch.global_batch_size, 3, run.model.image_size, run.model.image_size)
     network(images).square().mean().backward()

@@ -95,7 +95,7 @@ CONFIGS = {recipe().model.name: recipe().model for recipe in RECIPES}
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_forward_pass_agrees_with_torchvisions_own_network(name):
     size = 64 if name == "alexnet" else 32
-    ours = network.build(ModelConfig(name=name)).eval()
+    ours = network.build_network(ModelConfig(name=name)).eval()
     theirs = torchvision.models.get_model(name, weights=None, num_classes=6).eval()
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))

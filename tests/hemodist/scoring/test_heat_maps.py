@@ -8,7 +8,7 @@ from torch import nn
 from hemodist.config.run import ModelConfig
 from hemodist.dataset.manifest import LABELS
 from hemodist.errors import ConfigError
-from hemodist.models.network import build
+from hemodist.models.network import build_network
 from hemodist.scoring.heat_maps import Masks, heat_maps, on_mask, pixel_maps, pointing_game, region_maps, target_layer
 
 
@@ -77,7 +77,7 @@ def test_explaining_changes_neither_the_network_nor_its_gradients():
     ],
 )
 def test_the_layer_is_the_last_one_with_more_than_one_cell(name, size, layer):
-    network = build(ModelConfig(name=name, image_size=size))
+    network = build_network(ModelConfig(name=name, image_size=size))
     network.train()
     assert target_layer(network, size) == layer
     assert network.training
@@ -138,7 +138,7 @@ def test_masks_are_read_by_key_and_what_is_none_is_named(tmp_path):
 
 def test_maps_of_many_images_are_those_of_each_alone():
     torch.manual_seed(0)
-    network = build(ModelConfig(name="resnet18", image_size=64)).eval()
+    network = build_network(ModelConfig(name="resnet18", image_size=64)).eval()
     images, layer = torch.randn(6, 3, 64, 64), target_layer(network, 64)
     together = heat_maps(network, images, "any", layer)
     alone = np.concatenate([heat_maps(network, image[None], "any", layer) for image in images])
