@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray._private.state import available_resources_per_node, state
 
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 
 _PATIENCE_SECONDS = 20.0
 """Without workers, after which the terminal says what is waited for."""

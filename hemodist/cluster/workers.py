@@ -28,7 +28,7 @@ from hemodist.cluster.ownership import claim
 from hemodist.cluster.prometheus import Observed
 from hemodist.cluster.session import ClusterInfo
 from hemodist.cluster.worker_slots import Growth, Waiting, most_now
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError, UserError
 from hemodist.world import LeavingError, Tell, World
 

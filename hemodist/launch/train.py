@@ -14,7 +14,8 @@ import torch
 
 from hemodist.cluster.session import ClusterInfo, cluster, fills_up, look, no_process_left_behind
 from hemodist.cluster.workers import RankFunction, check_room, run_in_process, run_on_workers, uses_gpu, waits_for_nodes
-from hemodist.config.run import Run, ScalingConfig
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.models.checkpoints import Checkpoints
 from hemodist.models.network import check as check_model

@@ -16,7 +16,9 @@ import numpy.typing as npt
 import torch
 from nvidia.dali import fn, pipeline_def, types
 
-from hemodist.dataset.manifest import UNKNOWN, DataSet, DatasetError
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import UNKNOWN
+from hemodist.dataset.manifest import DatasetError
 from hemodist.errors import ConfigError
 from hemodist.loading.regions import crops, regions
 from hemodist.loading.sample_reader import Reader

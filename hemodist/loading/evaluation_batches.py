@@ -11,7 +11,9 @@ import pyarrow as pa
 import torch
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import LABELS, SCHEMA_VERSION, DataSet, Manifest
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import SCHEMA_VERSION, Manifest
 from hemodist.loading.dali_pipeline import MEAN, STD, Batch, Loader, Request
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
@@ -55,7 +57,7 @@ def batches(
         image_size=run.model.image_size,
         device=device,
         threads=run.data.decode_threads,
-        prefetch=run.data.prefetch or (2 if device.type == "cuda" else 1),
+        prefetch=run.data.batches_ahead(device.type),
         decoder=run.data.decoder if device.type == "cuda" else "cpu",
     )
     try:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
-from hemodist.config.run import MixConfig
+from hemodist.config.data import MixConfig
 from hemodist.plan.philox import Purpose, uniform, words
 
 

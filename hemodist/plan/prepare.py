@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.config.run import BatchConfig, DataConfig, Run, check
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.fields import DecidesResult, values_marked
+from hemodist.config.run import Run, check
 from hemodist.config.shares import share_bounds
-from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.plan import sampling_weights
 from hemodist.plan.cache_need import check_cache_holds
@@ -32,7 +35,7 @@ class Prepared:
         split: which rows train and validate.
         plan: the order of training.
         total_steps: optimizer updates of the whole run.
-        train_prevalence: float64 [6], see `prevalence`, of the training split.
+        train_prevalence: float64 [6], the `prevalence` of each label in the training split.
     """
 
     dataset: DataSet
@@ -152,7 +155,7 @@ def prepare(run: Run) -> Prepared:
     if not dataset.store.is_local and run.data.cache_bytes is not None:
         check_cache_holds(
             dataset.manifest.shards,
-            plan.windows(run.optim.epochs, run.data.prefetch),
+            plan.windows(run.optim.epochs, run.data.prefetch or 0),
             run.data.cache_bytes,
             run.data.cache,
         )
@@ -200,13 +203,6 @@ def _weights(batch: BatchConfig, labels: npt.NDArray[np.int8]) -> npt.NDArray[np
     return None
 
 
-DECIDES = ("seed", "batch", "augment", "mix", "model", "optim", "stop")
-"""What a run computes; the rest says where and how fast it runs, and may change when it goes on."""
-
-FREE = frozenset({"batch.eval_batch_size", "batch.accumulate", "model.compile", "model.weights"})
-"""Fields of `DECIDES` that change no result beyond rounding, or that a checkpoint has replaced."""
-
-
 def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str) -> None:
     """Check that a checkpoint is of this very run: the same samples in the same order, the same network and optimizer.
 
@@ -220,7 +216,7 @@ def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str
         ConfigError: naming what differs.
     """
     # Through `Run`, so that fields that are younger than the checkpoint have their defaults.
-    before, now = _decisive(Run.from_dict(saved["run"]).to_dict()), _decisive(run.to_dict())
+    before, now = (values_marked(one, DecidesResult) for one in (Run.from_dict(saved["run"]), run))
     before |= {"dataset": saved["state"]["dataset"], "split": saved["state"]["split"]}
     now |= {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
@@ -229,11 +225,3 @@ def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str
         raise ConfigError(
             f"{where} holds a run that cannot go on: {'; '.join(differing)}; use another name, or what it had"
         )
-
-
-def _decisive(run: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for part in DECIDES:
-        value = run.get(part)
-        flat |= {f"{part}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {part: value}
-    return {name: value for name, value in flat.items() if name not in FREE}

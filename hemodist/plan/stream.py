@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hemodist.config.run import AugmentConfig, MixConfig
+from hemodist.config.data import AugmentConfig, MixConfig
 from hemodist.config.shares import share_bounds
 from hemodist.plan import mix as cutmix
 from hemodist.plan.augmentation import Augmentation, draw

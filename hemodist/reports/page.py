@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rich.console import Group
 from rich.table import Table
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics import ranking
 from hemodist.metrics.bootstrap import F64, Estimate
 from hemodist.metrics.pooling import PooledScores

@@ -31,8 +31,8 @@ import torch
 import wandb
 
 import hemodist
-from hemodist.config.run import TrackingConfig
-from hemodist.dataset.manifest import sha256
+from hemodist.config.operation import TrackingConfig
+from hemodist.dataset.digest import sha256
 from hemodist.reports.shown_slices import Panel
 
 FINISH_SECONDS = 120.0

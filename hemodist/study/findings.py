@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import UNKNOWN
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics import scores
 from hemodist.metrics.bootstrap import LEVEL, Estimate
 from hemodist.metrics.paired import AUC, LOG_LOSS, SCORES, Answers, Difference, difference, holm

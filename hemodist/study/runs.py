@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from hemodist.cluster.mailbox import Mailbox, Posted
 from hemodist.cluster.session import ClusterInfo, cluster, no_process_left_behind
 from hemodist.cluster.workers import RankFunction, run_in_process, run_on_workers, uses_gpu
-from hemodist.config.run import Run, ScalingConfig
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run
 from hemodist.errors import UserError
 from hemodist.launch.train import room
 from hemodist.plan.prepare import prepare

@@ -13,22 +13,10 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hemodist.dataset.manifest import (
-    INDEX,
-    INDEX_SCHEMA,
-    LABELS,
-    MANIFEST,
-    REJECTED,
-    REJECTED_SCHEMA,
-    SCHEMA_VERSION,
-    UNKNOWN,
-    Manifest,
-    ShardInfo,
-    config_digest,
-    labels_of,
-    sha256,
-    shard_name,
-)
+from hemodist.dataset.digest import config_digest, sha256
+from hemodist.dataset.index import INDEX_SCHEMA, REJECTED_SCHEMA, labels_of
+from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.manifest import INDEX, MANIFEST, REJECTED, SCHEMA_VERSION, Manifest, ShardInfo, shard_name
 from hemodist.storage.store import Store, StoreError
 from shards.dicom.reasons import Reason
 from shards.packing import record

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from hemodist.storage.store import PARTIAL_SUFFIX, Store
 from shards.phantom.anatomy import SUBTYPES, draw_subject, masks_of, render

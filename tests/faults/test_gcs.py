@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.storage.store import Store
 from tests.support.dataset import make_dataset
 

@@ -13,7 +13,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics import bootstrap, ranking, scores
 
 PREVALENCE = np.array([0.144, 0.004, 0.048, 0.035, 0.048, 0.063])

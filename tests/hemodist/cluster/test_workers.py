@@ -12,7 +12,9 @@ from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from hemodist.cluster import session
 from hemodist.cluster.session import ClusterInfo
 from hemodist.cluster.workers import check_cpus, check_room, uses_gpu, waits_for_nodes
-from hemodist.config.run import BatchConfig, DataConfig, Run, ScalingConfig, check
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run, check
 from hemodist.errors import ConfigError
 from hemodist.launch import train
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hemodist.config.run import DataConfig
+from hemodist.config.data import DataConfig
 from hemodist.metrics import scores
 from hemodist.metrics.predictions import Predictions
 from hemodist.plan.prepare import prepare
