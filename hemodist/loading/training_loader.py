@@ -87,7 +87,7 @@ class TrainingLoader:
         self._device, self._dtype, self._channels_last = device, dtype, channels_last
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is none of {world} ranks, which are 0 to {world - 1}")
-        reader.cache.check_holds(prepared.plan.windows(run.optim.epochs, run.data.prefetch or 0))
+        reader.cache.check_holds(prepared.plan.shards_at_once(run.optim.epochs, run.data.prefetch or 0))
 
     @classmethod
     def open(

@@ -1,4 +1,4 @@
-"""What is known of a run before any worker starts: data set, split, plan, and the numbers that follow.
+"""Everything about a run that is known before any worker starts: data set, split, plan, number of steps.
 
 The driver calls this to find mistakes early and to print the numbers; every worker calls it again and gets the same,
 since all of it is a pure function of the configuration and the data set.
@@ -35,7 +35,7 @@ class Prepared:
         split: which rows train and validate.
         plan: the order of training.
         total_steps: optimizer updates of the whole run.
-        train_prevalence: float64 [6], the `prevalence` of each label in the training split.
+        train_prevalence: float64 [6], the `constant_answer` of the training split.
     """
 
     dataset: DataSet
@@ -113,7 +113,7 @@ def divide(config: DataConfig, dataset: DataSet) -> Split:
 
 
 def selected(config: DataConfig, labels: npt.NDArray[np.int8], usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """What `data.selection` leaves of the usable, bool [samples]; balanced leaves out where `any` is unknown.
+    """Which usable samples `data.selection` takes, bool [samples]; balanced takes none where `any` is unknown.
 
     Args:
         config: the selection.
@@ -155,7 +155,7 @@ def prepare(run: Run) -> Prepared:
     if not dataset.store.is_local and run.data.cache_bytes is not None:
         check_cache_holds(
             dataset.manifest.shards,
-            plan.windows(run.optim.epochs, run.data.prefetch or 0),
+            plan.shards_at_once(run.optim.epochs, run.data.prefetch or 0),
             run.data.cache_bytes,
             run.data.cache,
         )
@@ -165,16 +165,17 @@ def prepare(run: Run) -> Prepared:
             f"optim.warmup_steps {run.optim.warmup_steps} would last longer than the run's {total} steps, which would "
             "never learn at its full rate; use fewer, or none for a tenth of the run"
         )
-    return Prepared(dataset, labels, parts, plan, total, prevalence(labels[parts.train]))
+    return Prepared(dataset, labels, parts, plan, total, constant_answer(labels[parts.train]))
 
 
-def prevalence(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
-    """Share of positives among the known, float64 [6]: the constant answer that a network has to beat.
+def constant_answer(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """The best constant probability for each label, float64 [6], which a network has to beat: the share of positives.
 
-    A label that every known slice has, or none, counts half a slice of the other kind (Krichevsky and Trofimov 1981),
-    since a constant 0 or 1 is infinitely wrong about the first exception; one that is known nowhere is 1/2.
+    Slices where the label is unknown do not count. Where all slices are positive, or none is, half a slice of the other
+    kind is added (Krichevsky and Trofimov 1981), since a constant 0 or 1 is infinitely wrong about the first exception.
+    A label that is known nowhere gets 1/2.
 
-    >>> prevalence(np.array([[1, 0, -1], [0, 0, -1]], np.int8)).round(3).tolist()
+    >>> constant_answer(np.array([[1, 0, -1], [0, 0, -1]], np.int8)).round(3).tolist()
     [0.5, 0.167, 0.5]
     """
     known, positive = (labels != UNKNOWN).sum(axis=0), (labels == 1).sum(axis=0)

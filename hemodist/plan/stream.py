@@ -1,4 +1,7 @@
-"""What the network sees at a global step, down to the last draw; a pure function of step, rank and world size."""
+"""Which samples a rank reads at a global step, and how each is augmented and mixed. Pure.
+
+All of it is a function of step, rank and world size, so a batch can be worked out again anywhere and at any time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from hemodist.plan.order import Plan, Share
 
 @dataclass(frozen=True)
 class Stream:
-    """The endless stream of a run.
+    """The training samples of a run, step by step, without an end.
 
     Attributes:
         plan: which sample is read where.
@@ -33,7 +36,7 @@ class Stream:
         return share, draw(self.augment, self.plan.seed, share.epochs, share.rows, share.copies)
 
     def mix_at(self, step: int, rank: int = 0, world: int = 1) -> cutmix.Mix:
-        """How the mix groups of that share are mixed."""
+        """How the mix groups of that same share are mixed with CutMix or mixup."""
         groups = self.plan.global_batch_size // self.plan.mix_group
         start, stop = share_bounds(groups, 1, rank, world)
         return cutmix.draw(

@@ -114,7 +114,7 @@ def test_ahead_of_the_border_of_two_epochs_lies_the_next_one():
 
 def test_shards_in_use_on_a_node_are_never_more_than_the_windows_say():
     plan = plan_of(1000, per_shard=50, block=4, batch=16, mix=8)
-    largest = max(len(window) for window in plan.windows(2))
+    largest = max(len(window) for window in plan.shards_at_once(2))
     for step in range(2 * 62):
         in_use = {shard for other in range(step, step + 3) for shard in plan.ahead(other).now}
         assert len(in_use) <= largest
@@ -130,7 +130,7 @@ def test_what_the_windows_ask_for_is_enough_in_every_epoch_of_the_run(seed):
         block_shards=4,
     )  # fmt: skip
     bytes_of = rng.integers(900, 1100, 24)
-    bound = max(bytes_of[window].sum() for window in plan.windows(9))
+    bound = max(bytes_of[window].sum() for window in plan.shards_at_once(9))
     for step in range(plan.steps(9)):
         in_use = {shard for other in range(step, step + 3) for shard in plan.ahead(other).now}
         assert bytes_of[sorted(in_use)].sum() <= bound
@@ -138,7 +138,7 @@ def test_what_the_windows_ask_for_is_enough_in_every_epoch_of_the_run(seed):
 
 def test_the_deeper_ranks_prefetch_the_more_shards_they_read_at_a_time():
     plan = plan_of(1000, per_shard=50, block=1, batch=16, mix=8)
-    few, many = (max(len(window) for window in plan.windows(2, prefetch)) for prefetch in (0, 20))
+    few, many = (max(len(window) for window in plan.shards_at_once(2, prefetch)) for prefetch in (0, 20))
     assert many > few + 4
 
 
