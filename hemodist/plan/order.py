@@ -38,11 +38,10 @@ KEPT_CHUNKS = 4
 """Chunks that are kept in memory. Two neighbours are in use at a time; the others spare working them out again."""
 
 IN_FLIGHT = 4
-"""Global batches that the ranks together may be reading at a time. It is small, since they wait for each other at each
-step."""
+"""Global batches that ranks may be reading at a time: they wait for each other at each step."""
 
 LOOKED_AT = 50
-"""Epochs of a run that `Plan.shards_at_once` looks at; more would cost time and hardly ever show a larger set."""
+"""Epochs of a run in which `Plan.shards_at_once` looks for the most shards that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class Ahead:
     """The shards that are needed from one batch on.
 
     Attributes:
-        now: shards of this batch; files of all others may be closed.
-        later: shards that the following batches need as well, the soonest first; each once.
+        now: shards in use; all others may be closed.
+        later: those needed after them, the soonest first; each once.
     """
 
     now: tuple[int, ...]
@@ -204,11 +203,10 @@ class Plan:
         return self._aheads[key]
 
     def shards_at_once(self, epochs: int, prefetch: int = 0) -> Iterator[list[int]]:
-        """Sets of shards that the ranks of one node read at the same time, one set for the end of each block of a run.
+        """The shards that ranks on one node read at a time, seen from the end of each block of a run.
 
         Args:
-            epochs: of the run; the epoch after them is looked at too, since the last batch is filled from it. At most
-                `LOOKED_AT` are looked at.
+            epochs: of the run; what its last batch reads of another one is seen too. Only `LOOKED_AT` are looked at.
             prefetch: batches that a rank prepares ahead.
         """
         samples = max(IN_FLIGHT, prefetch + 2) * self.global_batch_size

@@ -35,7 +35,7 @@ class Prepared:
         split: which rows train and validate.
         plan: the order of training.
         total_steps: optimizer updates of the whole run.
-        train_prevalence: float64 [6], the `constant_answer` of the training split.
+        train_prevalence: float64 [6], the `prevalence` of the training split.
     """
 
     dataset: DataSet
@@ -165,17 +165,17 @@ def prepare(run: Run) -> Prepared:
             f"optim.warmup_steps {run.optim.warmup_steps} would last longer than the run's {total} steps, which would "
             "never learn at its full rate; use fewer, or none for a tenth of the run"
         )
-    return Prepared(dataset, labels, parts, plan, total, constant_answer(labels[parts.train]))
+    return Prepared(dataset, labels, parts, plan, total, prevalence(labels[parts.train]))
 
 
-def constant_answer(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+def prevalence(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
     """The best constant probability for each label, float64 [6], which a network has to beat: the share of positives.
 
     Slices where the label is unknown do not count. Where all slices are positive, or none is, half a slice of the other
     kind is added (Krichevsky and Trofimov 1981), since a constant 0 or 1 is infinitely wrong about the first exception.
     A label that is known nowhere gets 1/2.
 
-    >>> constant_answer(np.array([[1, 0, -1], [0, 0, -1]], np.int8)).round(3).tolist()
+    >>> prevalence(np.array([[1, 0, -1], [0, 0, -1]], np.int8)).round(3).tolist()
     [0.5, 0.167, 0.5]
     """
     known, positive = (labels != UNKNOWN).sum(axis=0), (labels == 1).sum(axis=0)

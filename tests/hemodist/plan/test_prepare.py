@@ -17,7 +17,7 @@ from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.metrics import scores
-from hemodist.plan.prepare import check_resume, constant_answer, fold_runs, prepare, selected
+from hemodist.plan.prepare import check_resume, fold_runs, prepare, prevalence, selected
 from tests.support.dataset import make_dataset
 
 
@@ -115,7 +115,7 @@ def test_the_constant_answer_of_a_label_that_training_never_saw_is_no_infinite_e
     labels = np.zeros((300, 6), np.int8)
     labels[:60, 0] = 1
     labels[:, 5] = UNKNOWN
-    constant = constant_answer(labels)
+    constant = prevalence(labels)
     assert constant[0] == 0.2  # where both kinds occur it is the share
     assert (constant[1:5] == 0.5 / 301).all()
     assert constant[5] == 0.5
