@@ -10,7 +10,8 @@ from __future__ import annotations
 import tyro
 
 from hemodist.cluster.session import cluster, map_tasks
-from hemodist.dataset.manifest import MANIFEST, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.manifest import MANIFEST
 from hemodist.predict import submission
 from hemodist.predict.new_slices import Chunk, PredictedSlices, check_settings, predict_chunk, predict_dataset
 from hemodist.predict.options import PredictConfig

@@ -15,7 +15,10 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow.fs as pafs
 
-from hemodist.dataset.manifest import INDEX_SCHEMA, SCHEMA_VERSION, DataSet, Manifest, ShardInfo, sha256, shard_name
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.index import INDEX_SCHEMA
+from hemodist.dataset.manifest import SCHEMA_VERSION, Manifest, ShardInfo, shard_name
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.order import Plan
 from hemodist.storage.store import Store

@@ -22,16 +22,10 @@ from hemodist.bench.folds import smallest_fold
 from hemodist.bench.ray_nodes import ray_nodes, training_workers
 from hemodist.bench.rounds import Lap, Outcome, Rate, plot
 from hemodist.cluster.workers import run_on_workers
-from hemodist.config.run import (
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    TrackingConfig,
-)
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.operation import CheckpointConfig, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.training.loop import train
 
 KILLED, LOST, LEFT = "a worker is killed", "a node is lost", "a node leaves with notice"

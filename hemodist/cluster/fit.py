@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hemodist.cluster.session import ClusterInfo
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from hemodist.cluster.ray_internals import free_resources, leaving_nodes
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 
 _PATIENCE_SECONDS = 20.0
 """A run without workers says after this long what it waits for."""

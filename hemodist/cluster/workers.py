@@ -22,7 +22,7 @@ from hemodist.cluster.ownership import claim
 from hemodist.cluster.rank import Left, RankFunction, run_rank
 from hemodist.cluster.ray_internals import START_TIMEOUT, pass_to_controller
 from hemodist.cluster.worker_slots import GrowthMonitor, WaitingForSlots, workers_to_ask_for
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.errors import UserError
 from hemodist.world import Tell
 

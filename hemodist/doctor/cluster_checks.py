@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hemodist.dataset.manifest import sha256
+from hemodist.dataset.digest import sha256
 from hemodist.doctor import all_reduce as ring
 from hemodist.doctor.finding import Finding, agree
 from hemodist.doctor.node_checks import Wanted, check_node

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hemodist.config.run import BatchConfig, ModelConfig, Run
+from hemodist.config.data import BatchConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
 from hemodist.loading.evaluation_batches import grey_values, memory_batches
 
 SIZE = 256

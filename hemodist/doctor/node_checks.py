@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from hemodist.dataset.manifest import sha256
+from hemodist.dataset.digest import sha256
 from hemodist.doctor import decode
 from hemodist.doctor.finding import Finding
 from hemodist.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
 from hemodist.scoring.score_checkpoint import ScoringRequest, check_request, score_checkpoint

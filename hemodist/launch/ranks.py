@@ -15,7 +15,7 @@ from hemodist.cluster.fit import check_slots, uses_gpu, waiting_for_nodes
 from hemodist.cluster.rank import RankFunction
 from hemodist.cluster.session import ClusterInfo, cluster, fills_up, look, no_process_left_behind
 from hemodist.cluster.workers import run_in_process, run_on_workers
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError
 from hemodist.reports.terminal import TrainingView, console
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from nvidia.dali import fn, pipeline_def, types
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN, DatasetError
+from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.manifest import DatasetError
 from hemodist.errors import ConfigError
 from hemodist.loading.decode_settings import DecodeSettings
 from hemodist.loading.encoded_pictures import EncodedPictures

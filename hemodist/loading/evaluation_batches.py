@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.loading.dali_pipeline import MEAN, STD, Batch, DaliBatches, Request
 from hemodist.loading.decode_settings import DecodeSettings
 from hemodist.loading.encoded_pictures import EncodedPictures, PicturesInMemory

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import UserError
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.order import NeededShards

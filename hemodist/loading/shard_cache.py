@@ -15,7 +15,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from hemodist.dataset.manifest import DataSet, ShardInfo, sha256
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.manifest import ShardInfo
 from hemodist.loading.cache_files import CacheError, CacheFile, CacheFiles
 from hemodist.plan.cache_need import check_cache_holds
 from hemodist.storage.store import StoreError

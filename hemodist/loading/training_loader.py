@@ -9,17 +9,12 @@ from typing import Any
 
 import torch
 
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    DataConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-)
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.config.fields import DecidesSamples, values_marked
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run
 from hemodist.config.shares import share_bounds
+from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch, DaliBatches, Request
 from hemodist.loading.decode_settings import DecodeSettings
@@ -27,7 +22,7 @@ from hemodist.loading.mixing import mix_batch
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.augmentation import in_pixels
-from hemodist.plan.prepare import FREE, Prepared, prepare
+from hemodist.plan.prepare import Prepared, prepare
 from hemodist.plan.stream import Stream
 
 
@@ -94,7 +89,7 @@ class TrainingLoader:
         self._settings = DecodeSettings.of_run(run, device, dtype=dtype, channels_last=channels_last)
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is none of {world} ranks, which are 0 to {world - 1}")
-        reader.cache.check_holds(prepared.plan.shards_at_once(run.optim.epochs, run.data.prefetch))
+        reader.cache.check_holds(prepared.plan.shards_at_once(run.optim.epochs, run.data.prefetch or 0))
 
     @classmethod
     def open(
@@ -166,11 +161,9 @@ class TrainingLoader:
 
     def state(self, step: int) -> dict[str, Any]:
         """All that is needed to go on at global step `step`, on any number of ranks; plain values for JSON."""
-        parts = {name: dataclasses.asdict(getattr(self._run, name)) for name in ("batch", "augment", "mix")}
-        flat = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
-        flat = {name: value for name, value in flat.items() if name not in FREE}
         names = {"dataset": self._prepared.dataset.manifest.digest, "split": self._prepared.split.digest}
-        plain: dict[str, Any] = json.loads(json.dumps(names | flat | {"seed": self._run.seed, "step": step}))
+        values = names | values_marked(self._run, DecidesSamples) | {"step": step}
+        plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
 
     def _checked(self, state: Mapping[str, Any]) -> int:

@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import UNKNOWN
+from hemodist.dataset.labels import LOSS_WEIGHTS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, Bool, ratio
 
-WEIGHTS: F64 = np.array([2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
-"""Weight of each label in the log loss, `any` twice (RSNA Intracranial Hemorrhage Detection 2019, evaluation page)."""
 EPSILON = 1e-15
 """Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as the competition's evaluation did."""
 
 
 def weighted_log_loss(probability: F64, labels: npt.NDArray[np.integer[Any]]) -> float:
-    """The competition's score: binary cross-entropy averaged with `WEIGHTS` over all known label entries.
+    """The competition's score: binary cross-entropy averaged with `LOSS_WEIGHTS` over all known label entries.
 
     With every label known this is the mean over slices of the weighted mean over labels (weights sum to 7).
 
@@ -34,7 +32,7 @@ def weighted_log_loss(probability: F64, labels: npt.NDArray[np.integer[Any]]) ->
 
 def weighted_entropy(p: F64, labels: npt.NDArray[np.integer[Any]]) -> tuple[F64, F64]:
     """Weighted cross-entropy and weight of each slice's known labels, both [n]."""
-    weight = WEIGHTS * (labels != UNKNOWN)
+    weight = np.array(LOSS_WEIGHTS) * (labels != UNKNOWN)
     return (weight * entropy(p, labels == 1)).sum(axis=1), weight.sum(axis=1)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, LOSS_WEIGHTS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, LEVEL, Bool, Estimate, interval, ratio
-from hemodist.metrics.log_loss import WEIGHTS, weighted_log_loss
+from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.probabilities import DECISION
 
 LOG_LOSS, AUC, ACCURACY = "weighted_log_loss", "auc_any", "accuracy_multi"
@@ -112,7 +112,7 @@ def resample_scores(
     drawn = np.concatenate([np.ones((1, counts.shape[1])), counts])  # the split itself is the first row
     known = labels != UNKNOWN
     members = [np.flatnonzero(groups == group) for group in range(counts.shape[1])]
-    weight = np.array([(WEIGHTS * known[rows]).sum() for rows in members])
+    weight = np.array([(known[rows] * np.array(LOSS_WEIGHTS)).sum() for rows in members])
     losses = np.stack([_losses(p, labels, members, weight) for p in probability])
     right = ((probability > DECISION) == (labels == 1)) & known
     correct = np.stack([np.bincount(groups, r.sum(axis=1), minlength=counts.shape[1]) for r in right])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, Estimate, mean_estimate, resamples
 from hemodist.metrics.log_loss import weighted_entropy, weighted_log_loss
 from hemodist.metrics.scores import LabelScores, label_scores, share_of_positives

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 
 
 @dataclass(frozen=True)

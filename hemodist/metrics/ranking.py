@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import CHUNK, F64, I64, LEVEL, Bool, Estimate, interval, ratio
 from hemodist.metrics.probabilities import DECISION
 

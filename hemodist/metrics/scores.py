@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, auc_estimate, mean_estimate, ratio, resamples
 from hemodist.metrics.calibration import calibration_estimate
 from hemodist.metrics.log_loss import entropy, weighted_entropy, weighted_log_loss

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hemodist.dataset.manifest import sha256
+from hemodist.dataset.digest import sha256
 from hemodist.errors import UserError
 from hemodist.storage.store import Store, StoreError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hemodist.config.run import ModelConfig
+from hemodist.config.training import ModelConfig
 from hemodist.models.network import untrained_network
 
 PEAK_BF16_FLOPS = {

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
-from hemodist.config.run import ModelConfig
-from hemodist.dataset.manifest import LABELS
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hemodist.config.run import AugmentConfig, Run
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.config.data import AugmentConfig
+from hemodist.config.run import Run
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.models.checkpoints import CheckpointError, open_checkpoint
 from hemodist.models.network import build_network, last_linear

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.config.run import AugmentConfig
+from hemodist.config.data import AugmentConfig
 from hemodist.plan.philox import Purpose, uniform, words
 
 Floats = npt.NDArray[np.float32]

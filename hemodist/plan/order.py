@@ -35,7 +35,7 @@ CHUNK = 16_384
 """Samples that are ordered at a time, at least, where there are so many: some milliseconds of work."""
 
 KEPT_CHUNKS = 4
-"""Chunks that are remembered: two neighbours are in use at a time."""
+"""Chunks that are kept in memory. Two neighbours are in use at a time; the others spare working them out again."""
 
 IN_FLIGHT = 4
 """Global batches that ranks may be reading at a time: they wait for each other at each step."""

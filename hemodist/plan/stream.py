@@ -1,10 +1,13 @@
-"""What the network sees at a global step, down to the last draw; a pure function of step, rank and world size."""
+"""Which samples a rank reads at a global step, and how each is augmented and mixed. Pure.
+
+All of it is a function of step, rank and world size, so a batch can be worked out again anywhere and at any time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hemodist.config.run import AugmentConfig, MixConfig
+from hemodist.config.data import AugmentConfig, MixConfig
 from hemodist.config.shares import share_bounds
 from hemodist.plan.augmentation import Augmentation, draw_augmentation
 from hemodist.plan.mix import Mix, draw_mix
@@ -13,7 +16,7 @@ from hemodist.plan.order import Plan, Share
 
 @dataclass(frozen=True)
 class Stream:
-    """The endless stream of a run.
+    """The training samples of a run, step by step, without an end.
 
     Attributes:
         plan: which sample is read where.

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hemodist.dataset.manifest import LABELS, sha256
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.models.trained import PICTURE_FIELDS, Trained

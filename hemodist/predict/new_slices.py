@@ -22,7 +22,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import LABELS, REJECTED, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import REJECTED
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.evaluation_batches import grey_values, memory_batches, stored_batches
@@ -80,8 +82,8 @@ class Settings:
         checkpoints: whose probabilities are averaged.
         tta: average over the flips that each run was trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
-        explain: folder or URI for a PNG a slice with its windows and the heat map of `any`; none without one.
-        explain_above: only slices with P(any) above this get a PNG.
+        explain: folder or URI for a PNG a slice with its windows and the heat map of `any`; None for no pictures.
+        explain_above: only slices with P(any) above this get a PNG; None for all.
         eval_batch_size: slices at once; None for the run's own.
         device: `cpu` or `cuda`.
         cache: node-local folder for shards of a remote data set; None for the run's own.
@@ -139,7 +141,7 @@ def check_settings(settings: Settings) -> tuple[Trained, ...]:
     for member in members:
         if settings.tta:
             views(member.run.augment)
-        if settings.explain:
+        if settings.explain is not None:
             target_layer(member.network, member.run.model.image_size)
     return members
 
@@ -218,8 +220,9 @@ def _picture_settings(member: Trained) -> str:
 
 def _run_of(member: Trained, settings: Settings) -> Run:
     run = member.run
-    given = {name: value for name in ("cache", "cache_gb") if (value := getattr(settings, name))}
-    batch = replace(run.batch, eval_batch_size=settings.eval_batch_size or run.batch.eval_batch_size)
+    given = {name: value for name in ("cache", "cache_gb") if (value := getattr(settings, name)) is not None}
+    size = run.batch.eval_batch_size if settings.eval_batch_size is None else settings.eval_batch_size
+    batch = replace(run.batch, eval_batch_size=size)
     # A corrupt sample is a row of the rejected ones, whatever the training did with such.
     return replace(run, batch=batch, data=replace(run.data, on_corrupt="mask", **given))
 
@@ -252,7 +255,7 @@ def _write_heat_maps(
     """Write a PNG for each slice with P(any) above the bound: the mean of the networks' maps, each in [0, 1]."""
     above = -1.0 if settings.explain_above is None else settings.explain_above
     chosen = np.flatnonzero(probability[:, LABELS.index("any")] > above)
-    if not settings.explain or not len(chosen):
+    if settings.explain is None or not len(chosen):
         return
     store = Store.open(settings.explain)
     layers = [target_layer(member.network, member.run.model.image_size) for member in members]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.metrics.pooling import POOLINGS, Pooled, unit_names
 from hemodist.predict.new_slices import PredictedSlices

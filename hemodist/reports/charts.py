@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics import ranking
 from hemodist.metrics.bootstrap import F64, I64, LEVEL, Bool, ratio, resamples
 from hemodist.metrics.calibration import bin_sums, calibration_error, reliability

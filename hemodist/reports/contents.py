@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.metrics.bootstrap import F64, Estimate
 from hemodist.metrics.pooling import PooledScores
 from hemodist.metrics.scores import Scores

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.metrics import ranking

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group
 from rich.table import Table
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.pooling import PooledScores
 from hemodist.metrics.scores import Scores

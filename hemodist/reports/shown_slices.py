@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ import numpy.typing as npt
 import wandb
 
 import hemodist
-from hemodist.config.run import TrackingConfig
-from hemodist.dataset.manifest import sha256
+from hemodist.config.operation import TrackingConfig
+from hemodist.dataset.digest import sha256
 from hemodist.reports.shown_slices import Panel
 
 FINISH_SECONDS = 120.0

@@ -17,7 +17,7 @@ from captum.attr import LayerGradCam, Saliency
 from scipy import ndimage
 from torch import nn
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.metrics.bootstrap import mean_estimate, resamples

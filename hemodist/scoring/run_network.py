@@ -13,7 +13,8 @@ from torch import nn
 
 from hemodist.config.run import Run
 from hemodist.config.shares import eval_bounds
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
 from hemodist.metrics.predictions import Predictions

@@ -8,8 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from hemodist.config.fields import read_empty_as_none
 from hemodist.config.run import Run, check
-from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import Trained, check_fits, open_trained, views
@@ -35,32 +37,36 @@ class Options:
         tta: average over the flips that the run was trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
         worst: slices of either kind that the report shows; 0 for none.
-        masks: path or URI of truth masks (`python -m shards phantom --masks`), for the pointing game; empty for none.
-        cache: node-local folder for shards of a remote data set; empty for the run's own. Likewise the others.
-        cache_gb: GB that the copies there may take; 0 for the run's own.
-        eval_batch_size: samples a rank evaluates at once; 0 for the run's own.
-        decode_threads: DALI's CPU threads a worker; 0 for the run's own.
-        decoder: what decodes; empty for the run's own.
-        on_corrupt: stop at a sample that does not match its checksum, or mask it out; empty for the run's own.
+        masks: path or URI of truth masks (`python -m shards phantom --masks`), for the pointing game; None for none.
+        cache: node-local folder for shards of a remote data set; None, here and below, for the run's own.
+        cache_gb: GB that the copies there may take.
+        eval_batch_size: samples a rank evaluates at once.
+        decode_threads: DALI's CPU threads a worker.
+        decoder: what decodes; as `data.decoder` of the run.
+        on_corrupt: stop at a sample that does not match its checksum, or mask it out.
     """
 
     part: Literal["auto", "valid", "test", "all"] = "auto"
     tta: bool = False
     repair_any: bool = False
     worst: int = 6
-    masks: str = ""
-    cache: str = ""
-    cache_gb: float = 0.0
-    eval_batch_size: int = 0
-    decode_threads: int = 0
-    decoder: Literal["", "auto", "cpu", "mixed"] = ""
-    on_corrupt: Literal["", "stop", "mask"] = ""
+    masks: str | None = None
+    cache: str | None = None
+    cache_gb: float | None = None
+    eval_batch_size: int | None = None
+    decode_threads: int | None = None
+    decoder: Literal["auto", "cpu", "mixed"] | None = None
+    on_corrupt: Literal["stop", "mask"] | None = None
+
+    def __post_init__(self) -> None:
+        read_empty_as_none(self, "masks", "cache", "cache_gb", "eval_batch_size", "decode_threads")
 
     def applied(self, run: Run, dataset: str) -> Run:
         """The run's configuration with what is given here."""
         given = {name: getattr(self, name) for name in ("cache", "cache_gb", "decode_threads", "decoder", "on_corrupt")}
-        data = replace(run.data, dataset=dataset, **{name: value for name, value in given.items() if value})
-        batch = replace(run.batch, eval_batch_size=self.eval_batch_size or run.batch.eval_batch_size)
+        data = replace(run.data, dataset=dataset, **{k: value for k, value in given.items() if value is not None})
+        size = run.batch.eval_batch_size if self.eval_batch_size is None else self.eval_batch_size
+        batch = replace(run.batch, eval_batch_size=size)
         return replace(run, data=data, batch=batch)
 
 

@@ -14,7 +14,8 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import ndimage
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.loading.evaluation_batches import grey_values, stored_batches
 from hemodist.metrics.probabilities import DECISION
 from hemodist.models.trained import Trained

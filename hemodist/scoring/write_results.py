@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import DataSet, labels_of
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.index import labels_of
 from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.pooling import PooledScores, pooled_scores
 from hemodist.metrics.predictions import Predictions

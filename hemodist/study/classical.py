@@ -21,8 +21,11 @@ from sklearn.model_selection import GroupKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.preprocessing import StandardScaler
 
-from hemodist.config.run import BatchConfig, DataConfig, ModelConfig, Run
-from hemodist.dataset.manifest import LABELS, UNKNOWN, DataSet
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
 from hemodist.metrics.bootstrap import F64, Bool

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import UNKNOWN
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics.paired import LOG_LOSS, SCORES, Difference, adjusted_by_holm, difference
 from hemodist.metrics.plain_json import plain_json
 from hemodist.study.published import PUBLISHED, PUBLISHED_MAJORITY, PUBLISHED_NONE

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from hemodist.config.run import ModelConfig, Run
-from hemodist.dataset.manifest import LABELS
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.labels import LABELS
 from hemodist.metrics.bootstrap import F64, resamples
 from hemodist.metrics.paired import resample_scores
 from hemodist.models.network import build_network

@@ -20,7 +20,8 @@ from hemodist.cluster.mailbox import Mailbox, Posted
 from hemodist.cluster.rank import RankFunction
 from hemodist.cluster.session import ClusterInfo, cluster, no_process_left_behind
 from hemodist.cluster.workers import run_in_process, run_on_workers
-from hemodist.config.run import Run, ScalingConfig
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run
 from hemodist.errors import UserError
 from hemodist.launch.ranks import wait_for_slots
 from hemodist.plan.prepare import prepare

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hemodist.config.data import DataConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import RECIPES
-from hemodist.config.run import DataConfig, Run, ScalingConfig, TrackingConfig, check
+from hemodist.config.run import Run, check
 from hemodist.errors import ConfigError, UserError
 from hemodist.launch.train import absolute
 from hemodist.models.checkpoints import Checkpoints

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hemodist.config.run import StopConfig
+from hemodist.config.training import StopConfig
 
 
 def badness(row: Mapping[str, Any], score: str) -> float | None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from hemodist.config.run import Run, check_shares
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError, UserError
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.sample_reader import Reader

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN, sha256, shard_name
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.manifest import shard_name
 from hemodist.errors import UserError
 from hemodist.storage import retries
 from hemodist.storage.early_writer import EarlyWriter

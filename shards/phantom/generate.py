@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from hemodist.storage.local_files import PARTIAL_SUFFIX
 from hemodist.storage.store import Store

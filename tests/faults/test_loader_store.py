@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import AugmentConfig, BatchConfig, DataConfig, MixConfig, ModelConfig, Run
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import ConfigError
 from hemodist.loading.evaluation_batches import stored_batches
 from hemodist.loading.training_loader import TrainingLoader

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import AugmentConfig, MixConfig
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.data import AugmentConfig, MixConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.loading.dali_pipeline import Batch, DaliBatches, Request
 from hemodist.loading.decode_settings import Decoder, DecodeSettings
 from hemodist.loading.mixing import mix_batch

@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from hemodist.config.run import CheckpointConfig, ModelConfig, OptimConfig, Run, ScalingConfig
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.operation import CheckpointConfig, ScalingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.run_network import run_over_split

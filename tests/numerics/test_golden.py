@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from hemodist.config.data import BatchConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import alexnet_transpose, densenet121, resnet34_silu
-from hemodist.config.run import BatchConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
 from hemodist.training.loop import Training
 from hemodist.world import World
 from tests.support.dataset import make_dataset

@@ -13,7 +13,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics import bootstrap, ranking
 from hemodist.metrics.calibration import calibration_error
 from hemodist.metrics.log_loss import weighted_log_loss

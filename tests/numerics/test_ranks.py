@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    TrackingConfig,
-)
+from hemodist.config.data import AugmentConfig, BatchConfig, MixConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.errors import ConfigError
 from hemodist.training.loop import Training
 from hemodist.world import World

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
-from hemodist.config.run import AugmentConfig, BatchConfig, ModelConfig, Run, TrackingConfig
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.data import AugmentConfig, BatchConfig
+from hemodist.config.operation import TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.models.checkpoints import Checkpoints
 from hemodist.models.network import build_network, last_linear
 from hemodist.storage.store import Store

@@ -13,18 +13,10 @@ import pytest
 import torch
 
 from hemodist.bench.ray_nodes import training_workers
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    TrackingConfig,
-)
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.config.operation import CheckpointConfig, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.models.checkpoints import Checkpoints, open_checkpoint
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store

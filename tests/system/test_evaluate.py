@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from hemodist.cluster.ownership import FILE, OvertakenError, claim
-from hemodist.config.run import ScalingConfig
-from hemodist.dataset.manifest import INDEX, LABELS, MANIFEST, DataSet, Manifest, sha256
+from hemodist.config.operation import ScalingConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import INDEX, MANIFEST, Manifest
 from hemodist.errors import UserError
 from hemodist.launch.evaluate import evaluate as launch
 from hemodist.loading import cache_files

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.models.trained import open_trained
 from hemodist.scoring import score_checkpoint
 from hemodist.scoring.score_checkpoint import Options, ScoringRequest

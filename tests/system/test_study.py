@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hemodist.config.run import DataConfig, ScalingConfig, TrackingConfig
-from hemodist.dataset.manifest import LABELS
+from hemodist.config.data import DataConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.study.study import Study, conduct

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from hemodist.bench.peers.serve import Epoch, Spec, serve
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig
 from hemodist.config.recipes import resnet18
-from hemodist.config.run import AugmentConfig, BatchConfig, DataConfig, ModelConfig, OptimConfig, Run
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.loading.dali_pipeline import Batch, DaliBatches, Request
 from hemodist.loading.decode_settings import DecodeSettings
 from hemodist.loading.sample_reader import Reader

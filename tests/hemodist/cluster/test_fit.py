@@ -11,7 +11,9 @@ import pytest
 from hemodist.cluster import session
 from hemodist.cluster.fit import check_cpus, check_slots, uses_gpu, waiting_for_nodes
 from hemodist.cluster.session import ClusterInfo
-from hemodist.config.run import BatchConfig, DataConfig, Run, ScalingConfig, check
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run, check
 from hemodist.errors import ConfigError
 from hemodist.launch import ranks
 

@@ -13,7 +13,7 @@ from hemodist.cluster import ownership
 from hemodist.cluster.ownership import FILE, Claimed, OvertakenError, claim
 from hemodist.cluster.session import cluster
 from hemodist.cluster.workers import run_in_process, run_on_workers
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError
 from hemodist.storage.store import Store
 from hemodist.world import Tell, World

@@ -15,7 +15,7 @@ from hemodist.cluster import drain, ray_internals
 from hemodist.cluster.failures import WorkersLostError
 from hemodist.cluster.session import look, no_process_left_behind
 from hemodist.cluster.workers import run_on_workers
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.world import Tell, World
 
 import ray  # isort: skip - after what sets its variables

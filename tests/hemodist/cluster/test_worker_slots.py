@@ -4,7 +4,7 @@ import pytest
 
 from hemodist.cluster import worker_slots
 from hemodist.cluster.worker_slots import WaitingForSlots
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ import pytest
 import torch
 import torchvision
 
+from hemodist.config.data import BatchConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import RECIPES
-from hemodist.config.run import BatchConfig, ModelConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
 from hemodist.models import network
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join

@@ -15,8 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hemodist.config.run import AugmentConfig
-from hemodist.dataset.manifest import INDEX, LABELS, MANIFEST, DataSet, DatasetError, Manifest, sha256
+from hemodist.config.data import AugmentConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import INDEX, MANIFEST, DatasetError, Manifest
 from hemodist.errors import ConfigError
 from hemodist.loading import dali_pipeline, evaluation_batches
 from hemodist.loading import sample_reader as module

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import ConfigError
 from hemodist.loading import cache_files
 from hemodist.loading.cache_files import CacheError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hemodist.dataset.manifest import UNKNOWN
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics import paired
 from hemodist.metrics.bootstrap import resamples
 from hemodist.metrics.log_loss import weighted_log_loss

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from hemodist.dataset.manifest import UNKNOWN
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.pooling import Pooled, pooled_scores, unit_names

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from hemodist.config.run import ModelConfig
+from hemodist.config.training import ModelConfig
 from hemodist.errors import ConfigError
 from hemodist.models.network import (
     MatrixPool,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemodist.config.run import AugmentConfig
+from hemodist.config.data import AugmentConfig
 from hemodist.plan.augmentation import draw_augmentation, in_pixels
 
 STRONG = AugmentConfig(

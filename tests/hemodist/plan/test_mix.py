@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import MixConfig
+from hemodist.config.data import MixConfig
 from hemodist.loading.mixing import mix_batch
 from hemodist.plan.mix import draw_mix
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.plan.order import Plan
 from hemodist.plan.sampling_weights import balanced, classes, weighted

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemodist.config.run import AugmentConfig, MixConfig
+from hemodist.config.data import AugmentConfig, MixConfig
 from hemodist.plan.order import Plan
 from hemodist.plan.stream import Stream
 

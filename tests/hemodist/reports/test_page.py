@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.pooling import pooled_scores
 from hemodist.metrics.probabilities import probabilities

@@ -16,7 +16,10 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 
-from hemodist.config.run import BatchConfig, ModelConfig, OptimConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.data import BatchConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.plan.prepare import prepare
 from hemodist.reports import versions, wandb_run
 from hemodist.reports.run_log import RunLog

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from hemodist.config.run import ModelConfig
-from hemodist.dataset.manifest import LABELS
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.models.network import build_network
 from hemodist.scoring.heat_maps import Masks, heat_maps, on_mask, pixel_maps, pointing_game, region_maps, target_layer

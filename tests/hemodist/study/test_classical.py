@@ -7,8 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from hemodist.config.run import DataConfig
-from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.config.data import DataConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import UserError
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.metrics.log_loss import weighted_log_loss

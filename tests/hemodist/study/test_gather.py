@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hemodist.config.run import DataConfig
+from hemodist.config.data import DataConfig
 from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.predictions import Predictions
 from hemodist.metrics.probabilities import probabilities

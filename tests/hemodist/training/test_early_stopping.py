@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hemodist.config.run import StopConfig
+from hemodist.config.training import StopConfig
 from hemodist.training.early_stopping import badness, should_stop
 
 

@@ -13,19 +13,12 @@ import pytest
 import torch
 
 from hemodist.cluster.ownership import OvertakenError, claim
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    CheckpointConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    StopConfig,
-)
-from hemodist.config.run import TrackingConfig as Tracking
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.data import AugmentConfig, BatchConfig, MixConfig
+from hemodist.config.operation import CheckpointConfig, ScalingConfig
+from hemodist.config.operation import TrackingConfig as Tracking
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig, StopConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import ConfigError
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import prepare

@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from hemodist.config.data import BatchConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import alexnet
-from hemodist.config.run import BatchConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.plan.prepare import prepare
 from hemodist.training.found_lr import PLOT, RESULT, with_found_lr

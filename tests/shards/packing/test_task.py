@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.storage import retries
 from hemodist.storage.store import Store, StoreError
 from shards.dicom.read import Slice, read_slice
