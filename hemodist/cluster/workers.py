@@ -30,7 +30,8 @@ from hemodist.cluster.session import ClusterInfo
 from hemodist.cluster.worker_slots import Growth, Waiting, most_now
 from hemodist.config.run import ScalingConfig
 from hemodist.errors import ConfigError, UserError
-from hemodist.world import LeavingError, Tell, World
+from hemodist.events import AttemptStarted, Event, Failed, Note, Tell
+from hemodist.world import LeavingError, World
 
 logging.getLogger("ray.train").setLevel(logging.WARNING)  # the terminal says what happens
 
@@ -219,7 +220,7 @@ def run_on_workers(
             result = _fit(trainer, mailbox, losses, waiting, growth, tell)
             if not isinstance(result, Left):
                 return result
-            tell({"kind": "note", "text": f"{result.reason}: step {result.step} is saved, and the run starts again"})
+            tell(Note(f"{result.reason}: step {result.step} is saved, and the run starts again"))
             ray.get(mailbox.ask_to_leave.remote(False))
             waiting.begin()
     except BaseException:
@@ -245,16 +246,17 @@ def _fit(trainer: TorchTrainer, mailbox: Any, losses: Failures, waiting: Waiting
     while not ended:
         thread.join(_POLL_SECONDS)
         ended = not thread.is_alive()
-        for event in ray.get(mailbox.take.remote()):
-            if event["kind"] == "failed":  # a user's mistake stays one when the workers are started again
-                raise event["error"]
+        events: list[Event] = ray.get(mailbox.take.remote())
+        for event in events:
+            if isinstance(event, Failed):  # a user's mistake stays one when the workers are started again
+                raise event.error
             for note in (losses.hear(event), waiting.hear(event)):
                 if note:
-                    tell({"kind": "note", "text": note})
+                    tell(Note(note))
             growth.hear(event)
             tell(event)
         if note := waiting.look():
-            tell({"kind": "note", "text": note})
+            tell(Note(note))
         if growth.wanted():
             mailbox.ask_to_leave.remote(True)
     if isinstance(outcome[0], BaseException):
@@ -270,7 +272,7 @@ def _rank(config: dict[str, Any]) -> Any:
         if tell.is_closed():
             return None
         if context.get_world_rank() == 0:  # first of all, so that every loss is one of an attempt
-            tell({"kind": "attempt", "workers": context.get_world_size()})
+            tell(AttemptStarted(context.get_world_size()))
     device = torch.device("cuda", torch.cuda.current_device()) if config["gpu"] else torch.device("cpu")
     notice = _Notice(tell, is_rank_0=context.get_world_rank() == 0) if grouped else None
     world = World(
@@ -293,7 +295,7 @@ def _rank(config: dict[str, Any]) -> Any:
         return Left(leaving.step, notice.reason if notice else "")
     except UserError as error:
         if grouped and not error.transient:  # the same would happen again
-            tell({"kind": "failed", "error": error})
+            tell(Failed(error))
         raise
     except Exception as error:  # raised again, as it is
         error.add_note(traceback.format_exc())  # a note survives the way to the driver
@@ -315,7 +317,7 @@ class _Notice:
         return bool(self.reason)
 
 
-def _tell_nobody(event: Any) -> None:
+def _tell_nobody(event: Event) -> None:
     """The `tell` of all ranks but rank 0."""
 
 

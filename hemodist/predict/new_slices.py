@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 from hemodist.config.run import Run
 from hemodist.dataset.manifest import LABELS, REJECTED, DataSet
 from hemodist.errors import ConfigError
+from hemodist.events import Tell
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.evaluation_batches import memory_batches, pictures, stored_batches
 from hemodist.metrics import scores
@@ -32,7 +33,7 @@ from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
 from hemodist.scoring.run_network import logits_of, run_over_split
 from hemodist.scoring.worst_slices import strip
 from hemodist.storage.store import Store
-from hemodist.world import Tell, World
+from hemodist.world import World
 
 CORRUPT = "corrupt"
 """Reason of a data set's sample that does not match its checksum."""

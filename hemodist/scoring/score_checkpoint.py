@@ -11,6 +11,7 @@ import numpy as np
 from hemodist.config.run import Run, check
 from hemodist.dataset.manifest import UNKNOWN, DataSet
 from hemodist.errors import ConfigError
+from hemodist.events import Note, Tell
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import Trained, check_fits, open_trained, views
 from hemodist.plan.prepare import divide
@@ -21,7 +22,7 @@ from hemodist.scoring.run_network import run_over_split
 from hemodist.scoring.worst_slices import card, play_pointing, show_worst
 from hemodist.scoring.write_results import Results, probability_of, write_results
 from hemodist.storage.store import Store
-from hemodist.world import Tell, World
+from hemodist.world import World
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def score_checkpoint(evaluation: ScoringRequest, world: World, tell: Tell) -> Re
     notes = [f"Scored: {evaluation.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
     if warning := _warning(trained, dataset, rows, part, parts):
         notes.append(warning)
-        tell({"kind": "note", "text": warning})
+        tell(Note(warning))
     if evaluation.options.tta:
         notes.append(f"Test-time augmentation: mean probability over {len(seen)} flips.")
     if evaluation.options.repair_any:
@@ -229,7 +230,7 @@ def _extras(
         if evaluation.options.masks:
             raise
         notes.append(f"No pictures of the worst slices: {error}.")
-        tell({"kind": "note", "text": notes[-1]})
+        tell(Note(notes[-1]))
         return NO_EXTRAS
     masks = Masks(evaluation.options.masks) if evaluation.options.masks else None
     probability = probability_of(predictions, evaluation.options.repair_any)

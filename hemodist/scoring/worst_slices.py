@@ -15,12 +15,12 @@ from PIL import Image
 from scipy import ndimage
 
 from hemodist.dataset.manifest import LABELS, UNKNOWN, DataSet
+from hemodist.events import EvaluationProgress, Tell
 from hemodist.loading.evaluation_batches import pictures, stored_batches
 from hemodist.metrics.scores import DECISION
 from hemodist.models.trained import Trained
 from hemodist.reports.contents import Card, Pointing
 from hemodist.scoring.heat_maps import Maps, Masks, factors, heat_maps, on_mask, pointing_of, target_layer
-from hemodist.world import Tell
 
 ANY = LABELS.index("any")
 TILE = 200
@@ -146,7 +146,7 @@ def play_pointing(
                 coarse.append(on_mask(region, mask))
                 covered.append(mask.mean())
                 group.append(groups[row])
-        tell({"kind": "evaluating", "done": min((batch.number + 1) * len(regions), len(true)), "total": len(true)})
+        tell(EvaluationProgress(done=min((batch.number + 1) * len(regions), len(true)), total=len(true)))
     if not hits:
         return None
     return pointing_of(np.array(hits), np.array(coarse), np.array(covered), np.array(group), layer)

@@ -15,7 +15,7 @@ from hemodist.dataset.manifest import UNKNOWN
 from hemodist.metrics import scores
 from hemodist.metrics.bootstrap import LEVEL, Estimate
 from hemodist.metrics.paired import AUC, LOG_LOSS, SCORES, Answers, Difference, difference, holm
-from hemodist.training.early_stopping import badness
+from hemodist.training.early_stopping import score_as_loss
 
 Kind = Literal["constant", "classical", "network"]
 Part = Literal["test", "validation"]
@@ -111,7 +111,7 @@ class System:
         """The row of each seed's history whose checkpoint was scored: the best by `chosen_by`."""
 
         def bad(row: Mapping[str, Any]) -> float:
-            value = None if row[self.chosen_by] is None else badness(row, self.chosen_by)
+            value = None if row[self.chosen_by] is None else score_as_loss(row, self.chosen_by)
             return math.inf if value is None else value
 
         return [min(history, key=bad) for history in self.histories]

@@ -25,7 +25,7 @@ from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
 from hemodist.study import classical as methods
 from hemodist.study.findings import Kind, System
-from hemodist.training.loop import HISTORY
+from hemodist.training.run_checkpoints import HISTORY
 
 _SEED_MARK = "-s"
 
