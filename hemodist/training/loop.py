@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 import torch
 
@@ -126,9 +126,11 @@ class Training:
         """The rank's shares of the remaining global batches, augmented and mixed; counts the time spent waiting."""
         if self.stopped():
             return
-        world = self.world
-        place = {"rank": world.rank, "world": world.size, "start": self.step}
-        batches = iter(TrainingLoader(self.prepared, self.run, self.reader, device=world.device, **place))
+        run, world = self.run, self.world
+        loader = TrainingLoader(
+            self.prepared, run, self.reader, rank=world.rank, world=world.size, start=self.step, device=world.device
+        )
+        batches = iter(loader)
         while True:
             with self._throughput.waiting():
                 batch = next(batches, None)
@@ -194,9 +196,7 @@ class Training:
         seconds_training = self.epoch.seconds()
         self._validated = validation.predict(learner.validated, self.step)
         scores = validation.scores(self._validated)
-        raw = {}
-        if learner.ema is not None:
-            raw = validation.scores(validation.predict(learner.network, self.step))
+        raw = validation.scores(validation.predict(learner.network, self.step)) if learner.ema is not None else {}
         images = (self.step - self.prepared.plan.steps(epoch)) * self.run.batch.global_batch_size
         loss_sum, weight = self.epoch.totals()
         row = {
@@ -230,10 +230,8 @@ class Training:
         self.checkpoints.count_anew()
         if self.run_log is None:  # rank 0 has one, and writes
             return
-        state = RunState(
-            dataset=self.prepared.dataset.manifest.digest,
-            split=self.prepared.split.digest,
-            seed=self.run.seed,
+        state = replace(
+            RunState.at_start(self.run, self.prepared),
             step=self.step,
             history=self.history,
             epoch_loss=epoch_loss,
@@ -265,6 +263,8 @@ class Training:
         self.world.check_still_owner()
         if test is not None:
             self._store.write(TEST_PREDICTIONS, test.to_parquet(self.prepared.dataset, probability_of(test)))
+        facts = self.prepared.facts(self.run) | {"corrupt training samples masked out": len(self._masked)}
+        facts["steps without an update"] = self.divergence.skipped
         results = write_results(
             self._store,
             self.prepared.dataset,
@@ -273,7 +273,7 @@ class Training:
             history=self.history,
             train_prevalence=self.prepared.train_prevalence,
             config=self.run.to_dict(),
-            facts=self._facts(),
+            facts=facts,
             notes=report_notes(self.history, best, self.step, self.total, stopped=self.stopped()),
             scored={"checkpoint": self._store.uri, "step": best, "part": "valid"},
         )
@@ -294,13 +294,6 @@ class Training:
             row = {"loss": loss, "lr": lr, "gradient_norm": norm, "skipped_steps": self.divergence.skipped}
             self.run_log.log(self.step, row | figures | {"corrupt_samples": corrupt})
         self._tell(StepDone(step=self.step, total=self.total, loss=loss, corrupt_samples=corrupt, **figures))
-
-    def _facts(self) -> dict[str, Any]:
-        """What the report says of data and run."""
-        return self.prepared.facts(self.run) | {
-            "corrupt training samples masked out": len(self._masked),
-            "steps without an update": self.divergence.skipped,
-        }
 
     def _note(self, text: str) -> None:
         self._tell(Note(text))
