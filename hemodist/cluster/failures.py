@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from ray.train import UserCallback
 
 from hemodist.cluster.ray_internals import is_dead_worker
 from hemodist.errors import UserError
+from hemodist.events import AttemptStarted, Event, Started, WorkersLost
 
 _APART_SECONDS = 5.0
 """Reports less than this apart are of one failure: Ray's controller repeats a report every second while it waits for
@@ -38,9 +38,7 @@ class FailureReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotat
             cause = "; ".join(f"worker {rank}: {type(e).__name__}: {e}" for rank, e in sorted(raised.items())[:1])
         details = [note for error in raised.values() for note in getattr(error, "__notes__", [])]
         known = [error for error in raised.values() if isinstance(error, UserError)]
-        self._mailbox.put.remote(
-            {"kind": "lost", "cause": cause, "detail": "".join(details[:1]), "error": known[0] if known else None}
-        )
+        self._mailbox.put.remote(WorkersLost(cause, "".join(details[:1]), known[0] if known else None))
 
 
 class Failures:
@@ -58,17 +56,17 @@ class Failures:
         self._counted = False  # the failure of the present attempt
         self._heard = -math.inf
 
-    def hear(self, event: Mapping[str, Any]) -> str | None:
+    def hear(self, event: Event) -> str | None:
         """Take an event into account; returns a note for the user, or None.
 
         Raises:
             UserError: the attempts are used up.
         """
-        if event["kind"] == "attempt":
+        if isinstance(event, AttemptStarted):
             self._counted = False
-        elif event["kind"] == "started" and event["step"] > self._step:  # there is a new checkpoint
-            self._step, self._failed = event["step"], 0
-        elif event["kind"] == "lost":
+        elif isinstance(event, Started) and event.step > self._step:  # there is a new checkpoint
+            self._step, self._failed = event.step, 0
+        elif isinstance(event, WorkersLost):
             now, before = time.monotonic(), self._heard
             self._heard = now
             # Workers that are lost before rank 0 has announced their attempt count as another attempt all the same.
@@ -77,13 +75,13 @@ class Failures:
             self._counted = True
             self._failed += 1
             if self._failed > self._most:
-                raise event["error"] or WorkersLostError(self._final(event))
-            return f"{event['cause'].splitlines()[0]}; starting again ({self._failed} of {self._most} without progress)"
+                raise event.error or WorkersLostError(self._final(event))
+            return f"{event.cause.splitlines()[0]}; starting again ({self._failed} of {self._most} without progress)"
         return None
 
-    def _final(self, event: Mapping[str, Any]) -> str:
+    def _final(self, event: WorkersLost) -> str:
         return (
             f"the workers failed {self._failed} times without a new checkpoint in between, the last time: "
-            f"{event['cause']}; look for what kills them (memory?), save more often with checkpoint.every_steps, or "
-            f"allow more with scaling.max_failures, which is {self._most}\n{event['detail']}"
+            f"{event.cause}; look for what kills them (memory?), save more often with checkpoint.every_steps, or "
+            f"allow more with scaling.max_failures, which is {self._most}\n{event.detail}"
         ).rstrip()

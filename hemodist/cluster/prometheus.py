@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import ray
 from ray.util.metrics import Gauge
 
-if TYPE_CHECKING:  # the sharder's job would import torch otherwise
-    from hemodist.world import Tell
+from hemodist.events import AttemptStarted, Event, Saved, Started, StepDone, Tell
 
 GAUGES: Mapping[str, tuple[str, str]] = {
     "step": ("hemodist_step", "Optimizer updates made."),
@@ -42,9 +42,6 @@ SHARDING: Mapping[str, tuple[str, str]] = {
 }
 """The sharder's figures: the name of each gauge, and what it means."""
 
-_KINDS = ("started", "step", "attempt")
-"""Events whose figures are shown. Texts are not: a label that changes makes a new series each time."""
-
 
 class Observed:
     """A `Tell` that shows the figures of events as gauges, and passes every event on."""
@@ -60,13 +57,13 @@ class Observed:
         self._tell = tell
         self._gauges = Gauges({"run": run, "rank": str(rank)})
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show an event's figures, and pass it on."""
-        if event["kind"] in _KINDS:
-            for name, (gauge, meaning) in GAUGES.items():
-                if name in event:
-                    self._gauges.set(gauge, meaning, event[name])
-        elif event["kind"] == "saved":
+    def __call__(self, event: Event) -> None:
+        """Show and pass on. Texts are not shown: a label that changes makes a new series each time."""
+        if isinstance(event, AttemptStarted | Started | StepDone):
+            for name, value in asdict(event).items():
+                if value is not None:
+                    self._gauges.set(*GAUGES[name], value)
+        elif isinstance(event, Saved):
             self._gauges.set(*CHECKPOINT, time.time())
         self._tell(event)
 

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from hemodist.cluster.mailbox import Posted
 from hemodist.cluster.prometheus import Observed
 from hemodist.errors import UserError
-from hemodist.world import LeavingError, Tell, World
+from hemodist.events import AttemptStarted, Event, Failed, Tell
+from hemodist.world import LeavingError, World
 
 RankFunction = Callable[[Any, World, Tell], Any]
 """What every rank runs: (argument, world, tell) -> result; defined in the library, so that workers can import it."""
@@ -55,7 +56,7 @@ def run_rank(config: dict[str, Any]) -> Any:
         if tell.is_closed():
             return None
         if context.get_world_rank() == 0:  # first of all, so that every failure is one of an attempt
-            tell({"kind": "attempt", "workers": context.get_world_size()})
+            tell(AttemptStarted(context.get_world_size()))
     device = torch.device("cuda", torch.cuda.current_device()) if config["gpu"] else torch.device("cpu")
     notice = LeavingNotice(tell, is_rank_0=context.get_world_rank() == 0) if grouped else None
     world = World(
@@ -78,7 +79,7 @@ def run_rank(config: dict[str, Any]) -> Any:
         return Left(leaving.step, notice.reason if notice else "")
     except UserError as error:
         if grouped and not error.transient:  # the same would happen again
-            tell({"kind": "failed", "error": error})
+            tell(Failed(error))
         raise
     except Exception as error:  # raised again, as it is
         error.add_note(traceback.format_exc())  # a note survives the way to the driver
@@ -105,5 +106,5 @@ class LeavingNotice:
         return bool(self.reason)
 
 
-def _tell_nobody(event: Any) -> None:
+def _tell_nobody(event: Event) -> None:
     """The `tell` of every rank but rank 0: the driver needs to hear each event once."""

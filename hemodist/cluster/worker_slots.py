@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import ray
 
 from hemodist.cluster.ray_internals import free_resources, leaving_nodes
 from hemodist.config.operation import ScalingConfig
+from hemodist.events import AttemptStarted, Event, WorkersLost
 
 _PATIENCE_SECONDS = 20.0
 """A run without workers says after this long what it waits for."""
@@ -48,14 +48,14 @@ class WaitingForSlots:
         """There are no workers from now on."""
         self._since: float | None = time.monotonic()
 
-    def hear(self, event: Mapping[str, Any]) -> str | None:
+    def hear(self, event: Event) -> str | None:
         """Take an event into account; returns a note for the user, or None."""
-        if event["kind"] == "lost":
+        if isinstance(event, WorkersLost):
             self.begin()
-        if event["kind"] != "attempt":
+        if not isinstance(event, AttemptStarted):
             return None
         self._since = None
-        before, self._workers = self._workers, event["workers"]
+        before, self._workers = self._workers, event.workers
         if self._workers == before:
             return None
         return f"going on with {self._workers} of {self._scaling.workers} workers"
@@ -90,11 +90,11 @@ class GrowthMonitor:
         self._next = 0.0
         self._since: float | None = None
 
-    def hear(self, event: Mapping[str, Any]) -> None:
+    def hear(self, event: Event) -> None:
         """Take an event into account."""
-        if event["kind"] == "attempt":
-            self._lacking, self._since = event["workers"] < self._scaling.workers, None
-        elif event["kind"] == "lost":
+        if isinstance(event, AttemptStarted):
+            self._lacking, self._since = event.workers < self._scaling.workers, None
+        elif isinstance(event, WorkersLost):
             self._lacking = False
 
     def wanted(self) -> bool:

@@ -24,7 +24,7 @@ from hemodist.cluster.ray_internals import START_TIMEOUT, pass_to_controller
 from hemodist.cluster.worker_slots import GrowthMonitor, WaitingForSlots, workers_to_ask_for
 from hemodist.config.operation import ScalingConfig
 from hemodist.errors import UserError
-from hemodist.world import Tell
+from hemodist.events import Event, Failed, Note, Tell
 
 logging.getLogger("ray.train").setLevel(logging.WARNING)  # the terminal says what happens
 
@@ -115,7 +115,7 @@ def run_on_workers(
             result = _fit(trainer, mailbox, failures, waiting, growth, tell)
             if not isinstance(result, Left):
                 return result
-            tell({"kind": "note", "text": f"{result.reason}: step {result.step} is saved, and the run starts again"})
+            tell(Note(f"{result.reason}: step {result.step} is saved, and the run starts again"))
             ray.get(mailbox.ask_to_leave.remote(False))
             waiting.begin()
     except BaseException:
@@ -143,16 +143,17 @@ def _fit(
     while not ended:
         thread.join(_POLL_SECONDS)
         ended = not thread.is_alive()
-        for event in ray.get(mailbox.take.remote()):
-            if event["kind"] == "failed":  # a user's mistake stays one when the workers are started again
-                raise event["error"]
+        events: list[Event] = ray.get(mailbox.take.remote())
+        for event in events:
+            if isinstance(event, Failed):  # a user's mistake stays one when the workers are started again
+                raise event.error
             for note in (failures.hear(event), waiting.hear(event)):
                 if note:
-                    tell({"kind": "note", "text": note})
+                    tell(Note(note))
             growth.hear(event)
             tell(event)
         if note := waiting.look():
-            tell({"kind": "note", "text": note})
+            tell(Note(note))
         if growth.wanted():
             mailbox.ask_to_leave.remote(True)
     if isinstance(outcome[0], BaseException):

@@ -26,6 +26,7 @@ from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import REJECTED
 from hemodist.errors import ConfigError
+from hemodist.events import Tell
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.evaluation_batches import grey_values, memory_batches, stored_batches
 from hemodist.metrics.probabilities import probabilities, repair_any
@@ -34,7 +35,7 @@ from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
 from hemodist.scoring.run_network import logits_of, run_over_split
 from hemodist.scoring.worst_slices import strip
 from hemodist.storage.store import Store
-from hemodist.world import Tell, World
+from hemodist.world import World
 
 CORRUPT = "corrupt"
 """Why a data set's sample has no prediction: it does not match its checksum."""

@@ -15,11 +15,12 @@ from hemodist.config.run import Run
 from hemodist.config.shares import eval_bounds
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
+from hemodist.events import EvaluationProgress, Note, Tell
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import View, mean_logits
-from hemodist.world import Tell, World
+from hemodist.world import World
 
 BLOOD_HU = (50.0, 80.0)
 """Attenuation of acute hemorrhage in HU: in a brain window it is bright, but not white."""
@@ -62,13 +63,13 @@ def run_over_split(
             kept.append(batch.rows[whole])
             logits.append(output.float().cpu().numpy()[whole])
             blood.append(blood_of(batch.images)[whole])
-            tell({"kind": "evaluating", "done": min((batch.number + 1) * size, len(own)), "total": len(own)})
+            tell(EvaluationProgress(done=min((batch.number + 1) * size, len(own)), total=len(own)))
     model.train(was_training)
     parts = world.gather((np.concatenate(kept), np.concatenate(logits), np.concatenate(blood)))
     predictions = Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     missing = len(rows) - len(predictions.rows)
     if missing:
-        tell({"kind": "note", "text": f"{missing} of {len(rows)} samples are corrupt and are not scored"})
+        tell(Note(f"{missing} of {len(rows)} samples are corrupt and are not scored"))
     return predictions
 
 

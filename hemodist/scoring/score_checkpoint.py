@@ -13,6 +13,7 @@ from hemodist.config.run import Run, check
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import ConfigError
+from hemodist.events import Note, Tell
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import Trained, check_fits, open_trained, views
 from hemodist.plan.prepare import divide
@@ -23,7 +24,7 @@ from hemodist.scoring.run_network import run_over_split
 from hemodist.scoring.worst_slices import figure_of, find_worst_slices, play_pointing_game
 from hemodist.scoring.write_results import Results, probability_of, write_results
 from hemodist.storage.store import Store
-from hemodist.world import Tell, World
+from hemodist.world import World
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
     notes = [f"Scored: {request.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
     if warning := _warning(trained, dataset, rows, part, parts):
         notes.append(warning)
-        tell({"kind": "note", "text": warning})
+        tell(Note(warning))
     if request.options.tta:
         notes.append(f"Test-time augmentation: mean probability over {len(seen)} flips.")
     if request.options.repair_any:
@@ -236,7 +237,7 @@ def _heat_maps(
         if request.options.masks:
             raise
         notes.append(f"No pictures of the worst slices: {error}.")
-        tell({"kind": "note", "text": notes[-1]})
+        tell(Note(notes[-1]))
         return NO_HEAT_MAPS
     masks = Masks(request.options.masks) if request.options.masks else None
     probability = probability_of(predictions, request.options.repair_any)

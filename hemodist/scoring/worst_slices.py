@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.events import EvaluationProgress, Tell
 from hemodist.loading.evaluation_batches import grey_values, stored_batches
 from hemodist.metrics.probabilities import DECISION
 from hemodist.models.trained import Trained
@@ -29,7 +30,6 @@ from hemodist.scoring.heat_maps import (
     region_and_pixel_maps,
     target_layer,
 )
-from hemodist.world import Tell
 
 ANY = LABELS.index("any")
 TILE = 200
@@ -155,7 +155,7 @@ def play_pointing_game(
                 coarse.append(on_mask(region, mask))
                 covered.append(mask.mean())
                 group.append(groups[row])
-        tell({"kind": "evaluating", "done": min((batch.number + 1) * len(regions), len(true)), "total": len(true)})
+        tell(EvaluationProgress(done=min((batch.number + 1) * len(regions), len(true)), total=len(true)))
     if not hits:
         return None
     return pointing_game(np.array(hits), np.array(coarse), np.array(covered), np.array(group), layer)

@@ -26,7 +26,7 @@ from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
 from hemodist.study.classical import fit_methods, statistics
 from hemodist.study.system import Kind, System
-from hemodist.training.loop import HISTORY
+from hemodist.training.run_checkpoints import HISTORY
 
 _SEED_MARK = "-s"
 

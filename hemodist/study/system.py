@@ -11,7 +11,7 @@ import numpy as np
 
 from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.paired import LOG_LOSS, ResampledScores
-from hemodist.training.early_stopping import badness
+from hemodist.training.early_stopping import score_as_loss
 
 Kind = Literal["constant", "classical", "network"]
 
@@ -59,7 +59,7 @@ class System:
         """The row of each seed's history whose checkpoint was scored: the best by `chosen_by`."""
 
         def bad(row: Mapping[str, Any]) -> float:
-            value = None if row[self.chosen_by] is None else badness(row, self.chosen_by)
+            value = None if row[self.chosen_by] is None else score_as_loss(row, self.chosen_by)
             return math.inf if value is None else value
 
         return [min(history, key=bad) for history in self.histories]

@@ -50,8 +50,7 @@ def reduced(run: Run, folder: Path) -> Run:
 def losses_of(run: Run) -> list[float]:
     """Mean loss of each of the first steps."""
     training = Training(run, World.alone(), lambda event: None)
-    training.resume()
-    training.network.double()
+    training.learner.network.double()
     losses = []
     for batch in training.batches():
         wide = {name: getattr(batch, name).double() for name in ("images", "targets", "weights")}

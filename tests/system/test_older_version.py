@@ -15,6 +15,7 @@ import pytest
 
 from hemodist.config.run import Run
 from hemodist.dataset.dataset import DataSet
+from hemodist.events import Note
 from hemodist.models.trained import open_trained
 from hemodist.scoring import score_checkpoint
 from hemodist.scoring.score_checkpoint import Options, ScoringRequest
@@ -65,7 +66,7 @@ def test_the_same_source_still_gives_the_same_bytes(left: Path, monkeypatch: pyt
 def test_a_run_goes_on_and_ends_as_it_would_have(left: Path) -> None:
     said: list[str] = []
     results = loop.train(
-        run_of(left), World.alone(), lambda event: said.append(event["text"]) if event["kind"] == "note" else None
+        run_of(left), World.alone(), lambda event: said.append(event.text) if isinstance(event, Note) else None
     )
     assert said == ["going on at step 5 of 10"]
     assert results.scores is not None

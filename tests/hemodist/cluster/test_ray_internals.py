@@ -16,7 +16,8 @@ from hemodist.cluster.failures import WorkersLostError
 from hemodist.cluster.session import look, no_process_left_behind
 from hemodist.cluster.workers import run_on_workers
 from hemodist.config.operation import ScalingConfig
-from hemodist.world import Tell, World
+from hemodist.events import Tell
+from hemodist.world import World
 
 import ray  # isort: skip - after what sets its variables
 from ray.cluster_utils import Cluster  # isort: skip

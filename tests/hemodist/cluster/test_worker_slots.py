@@ -5,6 +5,7 @@ import pytest
 from hemodist.cluster import worker_slots
 from hemodist.cluster.worker_slots import WaitingForSlots
 from hemodist.config.operation import ScalingConfig
+from hemodist.events import AttemptStarted
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_who_waits_for_workers_is_told_what_for_and_again_every_few_minutes(slot
     assert waiting.look() is None
     now += 101
     assert said in (waiting.look() or "")
-    assert waiting.hear({"kind": "attempt", "workers": 4}) is None
+    assert waiting.hear(AttemptStarted(4)) is None
     now += 1000
     assert waiting.look() is None
 

@@ -78,17 +78,18 @@ def test_every_system_has_its_recipe():
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
 def test_every_recipe_trains_an_epoch(recipe, folder):
     training = Training(reduced(recipe(), folder), World.alone(), lambda event: None)
-    before = [p.detach().clone() for p in training.network.parameters()]
-    training.resume()
+    before = [p.detach().clone() for p in training.learner.network.parameters()]
     for batch in training.batches():
         training.update(batch)
     assert training.step == training.total >= 2
-    assert training.skipped == 0
+    assert training.divergence.skipped == 0
     training.validate(training.epoch_ended())
     row = training.history[0]
     assert np.isfinite([row["train_loss"], row["valid_loss"], row["accuracy_multi"]]).all()
     assert ("raw_weighted_log_loss" in row) == (training.run.model.ema_decay > 0)
-    changed = [not torch.equal(old, new) for old, new in zip(before, training.network.parameters(), strict=True)]
+    changed = [
+        not torch.equal(old, new) for old, new in zip(before, training.learner.network.parameters(), strict=True)
+    ]
     assert sum(changed) > 0.9 * len(changed)
 
 

@@ -20,6 +20,7 @@ from hemodist.config.data import BatchConfig
 from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.events import EpochDone, Note, Started
 from hemodist.plan.prepare import prepare
 from hemodist.reports import versions, wandb_run
 from hemodist.reports.run_log import RunLog
@@ -85,13 +86,13 @@ def test_the_offline_log_of_a_run_that_was_killed_holds_every_row_once(tmp_path,
     assert killed.exitcode == -signal.SIGKILL
     said = []
     loop.train(run, World.alone(), said.append)
-    assert any("going on at step" in event.get("text", "") for event in said)
-    assert not any("W&B" in event.get("text", "") for event in said)
+    assert any("going on at step" in event.text for event in said if isinstance(event, Note))
+    assert not any("W&B" in event.text for event in said if isinstance(event, Note))
 
     (folder,) = (tmp_path / "runs/tracked/wandb").glob("offline-run-*")  # the first log is replaced
     config, history = read(folder)
-    total = next(event["total"] for event in said if event["kind"] == "started")
-    epochs = [row["step"] for event in said if event["kind"] == "epoch" for row in [event["row"]]]
+    total = next(event.total for event in said if isinstance(event, Started))
+    epochs = [event.row["step"] for event in said if isinstance(event, EpochDone)]
     steps = [row["_step"] for row in history]
     assert steps == sorted(set(steps))
     assert [row["step"] for row in history if "loss" in row] == sorted({*range(2, total + 1, 2), total})

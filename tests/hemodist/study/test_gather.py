@@ -17,7 +17,7 @@ from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
 from hemodist.study.gather import gather, parameters
 from hemodist.study.study import Study
-from hemodist.training.loop import HISTORY
+from hemodist.training.run_checkpoints import HISTORY
 from tests.support.dataset import make_dataset
 
 ROW = {"epoch": 1, "step": 3, "weighted_log_loss": 0.5, "auc_any": 0.7, "seconds": 10.0, "images_per_s": 40.0}
