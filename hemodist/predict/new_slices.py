@@ -45,7 +45,10 @@ EXPLAINED_TILE = 256
 
 
 class Drawn(Protocol):
-    """A file's picture, or why there is none: `shards.building.for_prediction.FilePicture`, which this package does not know."""
+    """A file's picture, or why there is none.
+
+    `shards.building.for_prediction.FilePicture` is one; this package does not know it.
+    """
 
     @property
     def path(self) -> str:
