@@ -1,4 +1,4 @@
-"""The signal that asks a process to end, and whether it has come."""
+"""SIGTERM, the signal that asks a job to end: its handler, and whether it has come."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _come: list[int] = []
 
 
 def terminated(signum: int, frame: object) -> None:
-    """Handler of SIGTERM: end as after Ctrl-C, cleaning up on the way."""
+    """Handle SIGTERM: end as after Ctrl-C, cleaning up on the way."""
     _come.append(signum)
     sys.exit(128 + signum)
 
 
 def was_terminated() -> bool:
-    """Whether the handler was called; the code of the exit does not tell, since a wait within Ray makes 1 of it."""
+    """Whether the handler was called. The exit code cannot tell: it becomes 1 where Ray was waiting for something."""
     return bool(_come)

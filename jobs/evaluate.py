@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from hemodist.config.run import ScalingConfig
-from hemodist.launch.train import evaluate
+from hemodist.config.operation import ScalingConfig
+from hemodist.launch.evaluate import evaluate
 from hemodist.models.trained import folder_of
 from hemodist.reports.terminal import run_job
 from hemodist.scoring.score_checkpoint import Options, ScoringRequest
@@ -20,7 +20,7 @@ def main(
     checkpoint: tyro.conf.Positional[str],
     dataset: tyro.conf.Positional[str],
     /,
-    output: str = "",
+    output: str | None = None,
     options: Annotated[Options, tyro.conf.OmitArgPrefixes] = Options(),  # noqa: B008 - frozen
     scaling: ScalingConfig = ScalingConfig(workers=0),  # noqa: B008 - frozen
 ) -> None:

@@ -13,7 +13,7 @@ from hemodist.predict.export import export
 from hemodist.reports.terminal import console, facts_table, run_job
 
 
-def main(checkpoint: tyro.conf.Positional[str], /, output: str = "") -> None:
+def main(checkpoint: tyro.conf.Positional[str], /, output: str | None = None) -> None:
     """Write model.pt2 (torch.export), model.onnx where onnxscript is installed, and model.json, which describes them.
 
     Args:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import tyro
 
 from hemodist.cluster.session import cluster, map_tasks
-from hemodist.dataset.manifest import MANIFEST, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.manifest import MANIFEST
 from hemodist.predict import submission
-from hemodist.predict.new_slices import Chunk, Outcome, check_settings, predict_chunk, predict_dataset
+from hemodist.predict.new_slices import Chunk, PredictedSlices, check_settings, predict_chunk, predict_dataset
 from hemodist.predict.options import PredictConfig
 from hemodist.reports.terminal import TrainingView, console, errors, facts_table, run_job
 from hemodist.storage.store import Store
@@ -47,7 +48,7 @@ def main() -> int:
     return 0
 
 
-def run(chunks: list[Chunk], workers: int) -> list[Outcome]:
+def run(chunks: list[Chunk], workers: int) -> list[PredictedSlices]:
     """Predict the chunks here, or over Ray."""
     if not workers:
         return [predict_chunk(chunk) for chunk in chunks]

@@ -13,7 +13,7 @@ import tyro
 
 from hemodist.cluster.prometheus import observed_shards
 from hemodist.cluster.session import cluster, cpus_now, largest_memory, map_tasks
-from hemodist.config.run import TrackingConfig
+from hemodist.config.operation import TrackingConfig
 from hemodist.dataset.manifest import Manifest
 from hemodist.reports.terminal import console, errors, facts_table, run_job
 from hemodist.storage.store import Store

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.plan.split import fold_of
 
 

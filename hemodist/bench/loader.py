@@ -22,7 +22,7 @@ import psutil
 from hemodist.bench.peers.serve import Spec
 from hemodist.bench.rounds import Lap, Rate, measure, ratio
 from hemodist.bench.utilisation import watched
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import UserError
 
 OURS = "hemodist"

@@ -15,7 +15,10 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow.fs as pafs
 
-from hemodist.dataset.manifest import INDEX_SCHEMA, SCHEMA_VERSION, DataSet, Manifest, ShardInfo, sha256, shard_name
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.index import INDEX_SCHEMA
+from hemodist.dataset.manifest import SCHEMA_VERSION, Manifest, ShardInfo, shard_name
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.order import Plan
 from hemodist.storage.store import Store
@@ -89,10 +92,10 @@ def node_cost(nodes: int, samples: int, room: float, folder: Path, *, rank: int 
     opened: dict[int, BinaryIO] = {}
     needed: set[int] = set()
     for step in range(plan.steps(EPOCHS)):
-        ahead = plan.ahead(step, EPOCHS)
-        for shard in opened.keys() - set(ahead.now):
+        needs = plan.needed_shards(step, EPOCHS)
+        for shard in opened.keys() - set(needs.now):
             opened.pop(shard).close()
-        cache.follow(ahead.now, ahead.later)
+        cache.follow(needs.now, needs.later)
         for shard in np.unique(plan.at(step, rank, nodes).rows // PER_SHARD).tolist():
             if shard not in opened:
                 opened[shard] = cache.open(shard)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from hemodist.bench.nodes import BATCH, NodeCost, node_cost, plan_of
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.order import Plan
 from hemodist.storage.store import Store

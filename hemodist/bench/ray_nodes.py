@@ -1,10 +1,8 @@
-"""Several Ray nodes on this machine, one CPU each, which are killed, drained and added while a run is on."""
+"""Several Ray nodes on this machine, one CPU each, to kill, drain and add while a run goes on."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,12 +10,9 @@ from hemodist.cluster.session import no_process_left_behind  # isort: skip - thi
 
 import psutil
 import ray
-from ray._private import ray_constants
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.cluster_utils import Cluster
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
-from hemodist.cluster.drain import WORKER
+from hemodist.cluster.ray_internals import announce_end, is_training_worker, on_loopback, raylet_pid
 
 _STORE_BYTES = 80_000_000
 
@@ -49,34 +44,34 @@ class Nodes:
         Raises:
             RuntimeError: the cluster does not accept it.
         """
-        deadline = int((time.time() + seconds) * 1000)
-        accepted, why = GcsClient(address=self.cluster.gcs_address).drain_node(
-            self._working().node_id, DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "spot", deadline
-        )
-        if not accepted:
-            raise RuntimeError(f"the cluster does not accept that a node goes: {why}")
+        if refusal := announce_end(self._working().node_id, self.cluster.gcs_address, seconds, "spot"):
+            raise RuntimeError(f"the cluster does not accept that a node goes: {refusal}")
 
     def _working(self) -> Any:
         for node in self.cluster.worker_nodes:
-            if training_workers(psutil.Process(node.all_processes["raylet"][0].process.pid)):
+            if training_workers(psutil.Process(raylet_pid(node))):
                 return node
         raise RuntimeError("no node has a training worker")
 
 
 def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
-    """The training workers that came out of a process."""
+    """The training workers among the descendants of a process."""
     workers = []
     for process in ancestor.children(recursive=True):
         with contextlib.suppress(psutil.Error):  # gone by now
-            if WORKER in " ".join(process.cmdline()):
+            if is_training_worker(process.cmdline()):
                 workers.append(process)
     return workers
 
 
 @contextlib.contextmanager
 def ray_nodes(count: int) -> Iterator[Nodes]:
-    """Nodes for the length of a `with` block, with this process as the driver."""
-    with no_process_left_behind(), _on_loopback():
+    """Nodes for the length of a `with` block, with this process as the driver.
+
+    The head is on 127.0.0.1. The other nodes have addresses of their own, or Ray would take them for one, and Ray opens
+    their ports on all interfaces of the machine.
+    """
+    with no_process_left_behind(), on_loopback():
         started = Nodes(count)
         try:
             ray.init(address=started.cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -84,18 +79,3 @@ def ray_nodes(count: int) -> Iterator[Nodes]:
         finally:
             ray.shutdown()
             started.cluster.shutdown()
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray listens on 127.0.0.0/8 only: its processes by a variable; this one, which has read it already, by hand."""
-    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    before = os.environ.get(variable), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[variable], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        os.environ.pop(variable)
-        if before[0] is not None:
-            os.environ[variable] = before[0]
-        ray_constants.ENABLE_RAY_CLUSTER = before[1]

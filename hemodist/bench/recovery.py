@@ -22,16 +22,11 @@ from hemodist.bench.folds import smallest_fold
 from hemodist.bench.ray_nodes import ray_nodes, training_workers
 from hemodist.bench.rounds import Lap, Outcome, Rate, plot
 from hemodist.cluster.workers import run_on_workers
-from hemodist.config.run import (
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    TrackingConfig,
-)
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.operation import CheckpointConfig, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.events import AttemptStarted, Event, Saved, Started, StepDone, WorkersLost
 from hemodist.training.loop import train
 
 KILLED, LOST, LEFT = "a worker is killed", "a node is lost", "a node leaves with notice"
@@ -83,15 +78,15 @@ class _Faults:
         self._before: tuple[int, float] = (0, 0.0)
         self.recoveries: dict[str, list[Recovery]] = {name: [] for name, _, _ in faults}
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        now, kind = time.monotonic(), event["kind"]
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
         if self._since:
             self._recover(event, now)
-        elif kind == "started":
+        elif isinstance(event, Started):
             self._left = _QUIET_STEPS
-        elif kind == "step":
+        elif isinstance(event, StepDone):
             self._left -= 1
-            self._step = event["step"]
+            self._step = event.step
             if self._left == 0:
                 _, prepare, do = self._faults[0]
                 prepare()
@@ -99,22 +94,25 @@ class _Faults:
                 self._since = {"fault": time.monotonic()}
                 do()
 
-    def _recover(self, event: Mapping[str, Any], now: float) -> None:
-        kind, since = event["kind"], self._since
-        if kind == "step" and "attempt" not in since:  # made before the fault took effect
-            self._before = (event["step"], now)
-        elif kind == "lost":
-            since.setdefault("lost", now)
-        elif kind == "saved" and "attempt" not in since:
-            since["saved"] = now
-        elif kind == "attempt":
-            since["attempt"] = now
-        elif kind == "started" and "attempt" in since:
-            since["started"], self._step = now, event["step"]
-        elif kind == "step" and event["step"] > self._before[0]:
-            since.setdefault("new", now)
-        elif kind == "saved" and event["step"] > self._before[0] and "new" in since:
-            self._note(now)
+    def _recover(self, event: Event, now: float) -> None:
+        since, again = self._since, "attempt" in self._since
+        match event:
+            case StepDone() if not again:  # made before the fault took effect
+                self._before = (event.step, now)
+            case WorkersLost():
+                since.setdefault("lost", now)
+            case Saved() if not again:
+                since["saved"] = now
+            case AttemptStarted():
+                since["attempt"] = now
+            case Started() if again:
+                since["started"], self._step = now, event.step
+            case StepDone() if event.step > self._before[0]:
+                since.setdefault("new", now)
+            case Saved() if event.step > self._before[0] and "new" in since:
+                self._note(now)
+            case _:
+                pass
 
     def _note(self, now: float) -> None:
         since, start = self._since, self._since["fault"]

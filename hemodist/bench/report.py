@@ -8,7 +8,7 @@ from pathlib import Path
 from hemodist.bench import loader, planning, starting
 from hemodist.bench.nodes import BATCH, EPOCHS, PER_SHARD
 from hemodist.bench.rounds import Outcome, plot, ratio
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 
 
 def bench_loader(

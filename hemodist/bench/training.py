@@ -17,15 +17,17 @@ from hemodist.bench import lightning_loop
 from hemodist.bench.folds import smallest_fold
 from hemodist.bench.rounds import Lap, Outcome, Rate, measure, plot, ratio
 from hemodist.bench.utilisation import Utilisation, watched
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import resnet101
-from hemodist.config.run import BatchConfig, DataConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.training_loader import TrainingLoader
 from hemodist.scoring.run_network import autocast_for
 from hemodist.training import loss
 from hemodist.training.gradient import clip
+from hemodist.training.learner import Learner
 from hemodist.training.loop import Training
-from hemodist.training.optimizer import build
 from hemodist.world import World
 
 LOOP, RESIDENT, DECODING = "hemodist: loop and loader", "same network, one resident batch", "the loader alone"
@@ -64,7 +66,7 @@ def bench_train(dataset: Path, work: Path, *, quick: bool, device: str = "cpu") 
     }
     absent = lightning_loop.missing()
     if absent is None:
-        network, optimizer = duel.training.network, duel.training.optimizer
+        network, optimizer = duel.training.learner.network, duel.training.learner.optimizer
         ways[LIGHTNING] = lambda: lightning_loop.lap(network, optimizer, run, world, duel.resident, steps)
     laps = measure(ways, rounds)
     rates = [Rate(way, values, {}) for way, values in laps.items()]
@@ -133,11 +135,11 @@ class Duel:
             world: one rank.
             steps: of a lap.
         """
-        self.training = _started(run, world)
+        self.training = Training(run, world, lambda event: None)
         self._world, self._steps, self._batch = world, steps, run.batch.global_batch_size
         self._stream = self.training.batches()
         self.resident = next(self._stream)
-        self._bare = bare_step(self.training.network, self.training.optimizer, run, world)
+        self._bare = bare_step(self.training.learner.network, self.training.learner.optimizer, run, world)
         self.use = Utilisation()
 
     def loop(self) -> Lap:
@@ -199,13 +201,12 @@ def overhead_ms(run: Run, world: World, *, rounds: int, steps: int) -> float:
     minus the bare step on the same resident batch, in CPU time of this thread, so that other processes do not count;
     the median of the rounds.
     """
-    run = replace(run, model=replace(run.model, name="squeezenet1_1"))
-    training = _started(run, world)
+    run = replace(run, model=replace(run.model, name="squeezenet1_1", weights="none"))
+    training = Training(run, world, lambda event: None)
     batch = next(training.batches())
     tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 6)).to(world.device)
-    training.network = training.wrapped = tiny
-    training.optimizer = build(tiny, run.optim)
-    bare = bare_step(tiny, training.optimizer, run, world)
+    training.learner = Learner(tiny, run, world, None)
+    bare = bare_step(tiny, training.learner.optimizer, run, world)
     counter = itertools.count()
 
     def loop_step() -> None:
@@ -239,13 +240,6 @@ def on_stored_images(run: Run, dataset: Path, work: Path, batch: int) -> Run:
         scaling=ScalingConfig(workers=0),
         tracking=TrackingConfig(mode="disabled"),
     )
-
-
-def _started(run: Run, world: World) -> Training:
-    training = Training(run, world, lambda event: None)
-    training.resume()
-    training.wrapped.train()
-    return training
 
 
 def _loader_alone(training: Training) -> TrainingLoader:

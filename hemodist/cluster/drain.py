@@ -1,38 +1,33 @@
 """Say that this node is about to be taken away, and wait until the training workers have saved and left it.
 
 Kubernetes runs `python -m hemodist.cluster.drain` in a worker's pod when the pod is about to be deleted (`preStop`).
-Ray tells the run, which saves the last step and goes on without the node. It ends when no training worker is left here,
-or when the time is over; either way the pod's end goes on.
+Ray tells the run, which saves the last step and goes on without the node. The command ends when no training worker is
+left on the node, or when the time is over; either way Kubernetes then deletes the pod.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import tyro
 
+from hemodist.cluster.ray_internals import announce_end, is_training_worker, raylet_flags
 from hemodist.errors import UserError
 from hemodist.reports.terminal import run_job
-
-WORKER = "ray::RayTrainWorker"
-"""How Ray names the processes of training workers."""
 
 _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Raylet:
-    """Ray's own process of a node.
+    """A raylet: Ray's own process on each node, which starts the workers there.
 
     Attributes:
         pid: of the process; the node's workers are its children.
         node: Ray's hexadecimal id of the node.
-        gcs: address of the cluster's control service.
+        gcs: address of the cluster's control service (GCS), which runs on the head.
     """
 
     pid: int
@@ -45,12 +40,11 @@ def raylets() -> list[Raylet]:
     found = []
     for process in psutil.process_iter():
         try:
-            program, *arguments = process.cmdline() or [""]
+            flags = raylet_flags(process.cmdline())
         except psutil.Error:  # gone by now, or another user's
             continue
-        if Path(program).name == "raylet":
-            flags = dict(each.removeprefix("--").split("=", 1) for each in arguments if "=" in each)
-            found.append(Raylet(process.pid, flags["node_id"], flags["gcs-address"]))
+        if flags is not None:
+            found.append(Raylet(process.pid, *flags))
     return found
 
 
@@ -59,7 +53,7 @@ def workers(raylet: Raylet) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.ppid() == raylet.pid and " ".join(process.cmdline()).startswith(WORKER):
+            if process.ppid() == raylet.pid and is_training_worker(process.cmdline()):
                 found.append(process.pid)
         except psutil.Error:
             continue
@@ -70,19 +64,15 @@ def drain(raylet: Raylet, seconds: float) -> None:
     """Announce the end of a node and wait for its training workers to leave.
 
     Args:
-        raylet: of the node.
+        raylet: the node's.
         seconds: until the node is taken away.
 
     Raises:
         UserError: the cluster did not accept the notice, or workers are still there when the time is over.
     """
     until = time.monotonic() + seconds
-    ray = str(Path(sys.executable).with_name("ray"))
-    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the pod is about to be deleted"]
-    notice += ["--deadline-remaining-seconds", str(int(seconds)), "--node-id", raylet.node, "--address", raylet.gcs]
-    asked = subprocess.run([ray, "drain-node", *notice], capture_output=True, text=True, check=False, timeout=seconds)
-    if asked.returncode != 0:
-        raise UserError(f"the cluster does not accept that node {raylet.node} goes: {asked.stderr.strip()[-300:]}")
+    if refusal := announce_end(raylet.node, raylet.gcs, seconds, "the pod is about to be deleted"):
+        raise UserError(f"the cluster does not accept that node {raylet.node} goes: {refusal[-300:]}")
     while left := workers(raylet):
         if time.monotonic() >= until:
             raise UserError(f"{len(left)} training workers are still here after {seconds:.0f} s; they are cut off")

@@ -1,18 +1,20 @@
-"""Lost workers: what is said of them, and when the driver gives up."""
+"""Workers that were lost or have raised: what the user is told, and when the driver gives up."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from ray.train import UserCallback
 
+from hemodist.cluster.ray_internals import is_dead_worker
 from hemodist.errors import UserError
+from hemodist.events import AttemptStarted, Event, Started, WorkersLost
 
 _APART_SECONDS = 5.0
-"""The controller tells of one loss again and again, every second while it waits for the others of its group to end."""
+"""Reports less than this apart are of one failure: Ray's controller repeats a report every second while it waits for
+the other workers of the group to end."""
 
 
 class WorkersLostError(UserError):
@@ -20,15 +22,15 @@ class WorkersLostError(UserError):
 
 
 class FailureReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotations of its own
-    """Runs in Ray's controller and posts which workers were lost, before the controller starts others."""
+    """Runs in Ray Train's controller and posts which workers were lost, before the controller starts others."""
 
     def __init__(self, mailbox: Any) -> None:
-        """Keep the actor's handle."""
+        """Keep the mailbox, a handle of the actor `Mailbox`."""
         self._mailbox = mailbox
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray's controller when it finds workers that are dead or have raised."""
-        gone = sorted(rank for rank, error in worker_exceptions.items() if hasattr(error, "health_check_failure"))
+        gone = sorted(rank for rank, error in worker_exceptions.items() if is_dead_worker(error))
         raised = {rank: error for rank, error in worker_exceptions.items() if rank not in gone}
         if gone:  # what the others raise is that they cannot reach those
             cause = "worker " + ", ".join(map(str, gone)) + " is gone (killed, out of memory, or its node is lost)"
@@ -36,52 +38,50 @@ class FailureReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotat
             cause = "; ".join(f"worker {rank}: {type(e).__name__}: {e}" for rank, e in sorted(raised.items())[:1])
         details = [note for error in raised.values() for note in getattr(error, "__notes__", [])]
         known = [error for error in raised.values() if isinstance(error, UserError)]
-        self._mailbox.put.remote(
-            {"kind": "lost", "cause": cause, "detail": "".join(details[:1]), "error": known[0] if known else None}
-        )
+        self._mailbox.put.remote(WorkersLost(cause, "".join(details[:1]), known[0] if known else None))
 
 
 class Failures:
-    """Counts attempts that were lost without a new checkpoint in between."""
+    """Counts failed attempts since the last new checkpoint. An attempt is one start of a group of workers."""
 
     def __init__(self, most: int) -> None:
         """Start counting.
 
         Args:
-            most: attempts that may be lost so.
+            most: attempts that may fail in a row without a new checkpoint in between.
         """
         self._most = most
-        self._lost = 0
+        self._failed = 0
         self._step = -1
-        self._counted = False
+        self._counted = False  # the failure of the present attempt
         self._heard = -math.inf
 
-    def hear(self, event: Mapping[str, Any]) -> str | None:
+    def hear(self, event: Event) -> str | None:
         """Take an event into account; returns a note for the user, or None.
 
         Raises:
             UserError: the attempts are used up.
         """
-        if event["kind"] == "attempt":
+        if isinstance(event, AttemptStarted):
             self._counted = False
-        elif event["kind"] == "started" and event["step"] > self._step:  # there is a new checkpoint
-            self._step, self._lost = event["step"], 0
-        elif event["kind"] == "lost":
+        elif isinstance(event, Started) and event.step > self._step:  # there is a new checkpoint
+            self._step, self._failed = event.step, 0
+        elif isinstance(event, WorkersLost):
             now, before = time.monotonic(), self._heard
             self._heard = now
-            # Workers that are lost before rank 0 could speak up are another attempt all the same.
+            # Workers that are lost before rank 0 has announced their attempt count as another attempt all the same.
             if self._counted and now - before < _APART_SECONDS:
                 return None
             self._counted = True
-            self._lost += 1
-            if self._lost > self._most:
-                raise event["error"] or WorkersLostError(self._final(event))
-            return f"{event['cause'].splitlines()[0]}; starting again ({self._lost} of {self._most} without progress)"
+            self._failed += 1
+            if self._failed > self._most:
+                raise event.error or WorkersLostError(self._final(event))
+            return f"{event.cause.splitlines()[0]}; starting again ({self._failed} of {self._most} without progress)"
         return None
 
-    def _final(self, event: Mapping[str, Any]) -> str:
+    def _final(self, event: WorkersLost) -> str:
         return (
-            f"the workers failed {self._lost} times without a new checkpoint in between, the last time: "
-            f"{event['cause']}; look for what kills them (memory?), save more often with checkpoint.every_steps, or "
-            f"allow more with scaling.max_failures, which is {self._most}\n{event['detail']}"
+            f"the workers failed {self._failed} times without a new checkpoint in between, the last time: "
+            f"{event.cause}; look for what kills them (memory?), save more often with checkpoint.every_steps, or "
+            f"allow more with scaling.max_failures, which is {self._most}\n{event.detail}"
         ).rstrip()

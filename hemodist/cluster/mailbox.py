@@ -1,27 +1,31 @@
-"""How ranks and Ray's controller tell the driver what happens. Imports little: an actor's process is made of it."""
+"""How ranks and Ray Train's controller tell the driver what happens. Imports little, so that the actor starts fast."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import ray
 
+from hemodist.events import Event, Failed
+
 
 class Mailbox:
-    """An actor that holds what is told until the driver asks for it."""
+    """An actor on the driver's node that keeps events until the driver takes them.
+
+    Events of one run as they are; of several runs, each with the name of its run.
+    """
 
     def __init__(self) -> None:
-        """Empty."""
-        self._events: list[Mapping[str, Any]] = []
+        """No events yet."""
+        self._events: list[Event | tuple[str, Event]] = []
         self._closed = False
         self._leave = False
 
-    def put(self, event: Mapping[str, Any]) -> None:
+    def put(self, event: Event | tuple[str, Event]) -> None:
         """Keep an event."""
         self._events.append(event)
 
-    def take(self) -> list[Mapping[str, Any]]:
+    def take(self) -> list[Event | tuple[str, Event]]:
         """All events since the last call."""
         taken, self._events = self._events, []
         return taken
@@ -44,16 +48,16 @@ class Mailbox:
 
 
 class Posted:
-    """A `Tell` that posts to a mailbox and never waits for it."""
+    """A `Tell` that posts events to a mailbox, and does not wait until they have arrived."""
 
     def __init__(self, mailbox: Any) -> None:
-        """Keep the actor's handle."""
+        """Keep the mailbox, a handle of the actor."""
         self._mailbox = mailbox
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Post an event; only a failure waits until it has arrived, since the worker ends after it."""
+    def __call__(self, event: Event) -> None:
+        """Post an event; only after a failure wait until it has arrived, since the worker ends then."""
         posted = self._mailbox.put.remote(event)
-        if event["kind"] == "failed":
+        if isinstance(event, Failed):
             ray.get(posted, timeout=30)
 
     def must_leave(self) -> bool:

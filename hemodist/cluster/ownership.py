@@ -1,7 +1,7 @@
-"""Who writes into a folder: the driver that was started last, through ranks that see the very folder it wrote to.
+"""Which driver a run's folder belongs to: the one that was started last. Only its ranks write into the folder.
 
-A driver leaves a random token in the folder and gives it to its ranks. Where a rank does not find it, the folder is a
-different one on the rank's node; where the token has become another, a second driver has taken the folder over.
+A driver leaves a random token in the folder and gives it to its ranks. A rank that does not find the token sees another
+folder, since the path leads elsewhere on its node. A rank that finds a newer one has been overtaken by a second driver.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from hemodist.errors import ConfigError, UserError
-from hemodist.storage.store import WAITS, Store, StoreError
+from hemodist.storage.retries import WAITS
+from hemodist.storage.store import Store, StoreError
 from hemodist.world import World
 
 FILE = ".driver.json"
@@ -27,10 +28,10 @@ class OvertakenError(UserError):
 
 @dataclass(frozen=True)
 class Claim:
-    """What a driver leaves in its folder.
+    """What a driver leaves in the folder that it takes.
 
     Attributes:
-        token: random, of this driver alone; its restarts of workers keep it.
+        token: random, another one for each driver; the same after the driver has started its workers again.
         since: when the driver took the folder, in seconds since 1970 by its own clock.
         host: the machine that the driver runs on.
     """
@@ -46,11 +47,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claimed:
-    """A folder in the hands of one driver, as its ranks know it.
+    """A folder that a driver has taken, as its ranks know it.
 
     Attributes:
         uri: of the folder.
-        claim: the driver's.
+        claim: what the driver has left there.
     """
 
     uri: str
@@ -58,7 +59,7 @@ class Claimed:
 
     @functools.cached_property
     def _store(self) -> Store:
-        """Opened by the rank, with its own node's settings, and once, since that may ask a store."""
+        """Opened once, by the rank, with the settings of its own node."""
         return Store.open(self.uri)
 
     def check_all_see_it(self, world: World) -> None:
@@ -114,7 +115,7 @@ class Claimed:
 
 
 def claim(uri: str) -> Claimed:
-    """Take a folder for a driver, from whoever had it.
+    """Take a folder for this driver, whoever had it before.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -126,7 +127,7 @@ def claim(uri: str) -> Claimed:
 
 
 def _read(store: Store) -> Claim | None:
-    """The claim in a folder; None where there is none that can be understood."""
+    """The claim in a folder; None where there is none, or none that can be read."""
     try:
         return Claim(**json.loads(store.read(FILE)))
     except (ValueError, TypeError):

@@ -1,20 +1,20 @@
-"""The run's figures for Prometheus: gauges that Ray's own endpoint shows beside its own metrics, as `ray_hemodist_...`.
+"""The run's figures for Prometheus: gauges on Ray's own endpoint, beside Ray's metrics, named `ray_hemodist_...`.
 
-Nothing here knows the loop and the loop knows nothing of this: a `Tell` is wrapped, and its events become gauges. A
-process that is in no Ray cluster shows nothing, since nobody would ask it.
+The training loop knows nothing of this: `Observed` wraps the `Tell` that the loop is given, and turns events into
+gauges. A process outside a Ray cluster shows nothing.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import ray
 from ray.util.metrics import Gauge
 
-if TYPE_CHECKING:  # the sharder's job would import torch otherwise
-    from hemodist.world import Tell
+from hemodist.events import AttemptStarted, Event, Saved, Started, StepDone, Tell
 
 GAUGES: Mapping[str, tuple[str, str]] = {
     "step": ("hemodist_step", "Optimizer updates made."),
@@ -27,10 +27,10 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "mfu": ("hemodist_mfu", "Share of the GPUs' peak arithmetic that the network uses, 0 to 1."),
     "workers": ("hemodist_workers", "Ranks of the run."),
 }
-"""Name and meaning of the gauge of each figure that an event may hold."""
+"""For each figure that an event may hold: the name of its gauge, and what it means."""
 
 CHECKPOINT = ("hemodist_checkpoint_time_s", "When the newest checkpoint was made, seconds since 1970.")
-"""A time, not an age: an age would stand still with the process that shows it. `time() - ...` is the age."""
+"""The time, since an age would stand still when the process hangs. In Prometheus, `time() - ...` gives the age."""
 
 SHARDING: Mapping[str, tuple[str, str]] = {
     "slices": ("hemodist_shard_slices", "Source files done, those found done included."),
@@ -40,17 +40,14 @@ SHARDING: Mapping[str, tuple[str, str]] = {
         "Source files done a second since the start.",
     ),
 }
-"""Of the sharder."""
-
-_KINDS = ("started", "step", "attempt")
-"""Events whose figures are shown. Texts are not: a label that changes makes a new series each time."""
+"""The sharder's figures: the name of each gauge, and what it means."""
 
 
 class Observed:
     """A `Tell` that shows the figures of events as gauges, and passes every event on."""
 
     def __init__(self, tell: Tell, run: str, rank: int) -> None:
-        """Make no gauge yet.
+        """Wrap a `Tell`.
 
         Args:
             tell: whom events are passed on to.
@@ -60,19 +57,19 @@ class Observed:
         self._tell = tell
         self._gauges = Gauges({"run": run, "rank": str(rank)})
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show and pass on."""
-        if event["kind"] in _KINDS:
-            for name, (gauge, meaning) in GAUGES.items():
-                if name in event:
-                    self._gauges.set(gauge, meaning, event[name])
-        elif event["kind"] == "saved":
+    def __call__(self, event: Event) -> None:
+        """Show and pass on. Texts are not shown: a label that changes makes a new series each time."""
+        if isinstance(event, AttemptStarted | Started | StepDone):
+            for name, value in asdict(event).items():
+                if value is not None:
+                    self._gauges.set(*GAUGES[name], value)
+        elif isinstance(event, Saved):
             self._gauges.set(*CHECKPOINT, time.time())
         self._tell(event)
 
 
 class Result(Protocol):
-    """What the sharder's tasks return, as far as it is shown: numbers of files, and whether the shard was there."""
+    """The part of a sharding task's result that is shown."""
 
     @property
     def samples(self) -> int:
@@ -80,18 +77,18 @@ class Result(Protocol):
 
     @property
     def rejected(self) -> int:
-        """Files that did not."""
+        """Files that did not become samples."""
 
     @property
     def resumed(self) -> bool:
-        """Whether an earlier run had done it."""
+        """Whether an earlier run had made this shard."""
 
 
 def observed_shards(progress: Callable[[Any], None], run: str) -> Callable[[Any], None]:
-    """The sharder's progress, shown as gauges too.
+    """Wrap the sharder's progress, so that its figures are shown as gauges too.
 
     Args:
-        progress: called with every result.
+        progress: called with the result of every task.
         run: label of the gauges.
     """
     gauges = Gauges({"run": run, "rank": "0"})
@@ -111,7 +108,7 @@ def observed_shards(progress: Callable[[Any], None], run: str) -> Callable[[Any]
 
 
 class Gauges:
-    """Gauges with the same labels, made when first set."""
+    """Gauges with the same labels; each is made when it is first set."""
 
     def __init__(self, labels: Mapping[str, str]) -> None:
         """Keep the labels."""
@@ -119,7 +116,7 @@ class Gauges:
         self._made: dict[str, Gauge] = {}
 
     def set(self, name: str, meaning: str, value: float) -> None:
-        """Set a gauge, in a process of a Ray cluster."""
+        """Set a gauge; does nothing outside a Ray cluster."""
         if not ray.is_initialized():
             return
         if name not in self._made:

@@ -1,4 +1,4 @@
-"""Ray, started or joined, with bounded work in flight; and no process left behind.
+"""Starts Ray or joins a cluster, says how large it is, runs tasks on it, and leaves no process behind.
 
 A job joins the cluster that `RAY_ADDRESS` names (set inside `ray job submit`), and otherwise starts one of its own on
 this machine, which listens on the loopback interface only and ends with the job.
@@ -17,23 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-# Before Ray is imported, which reads them then; whatever the user has set stays.
-for _name, _value in {
-    # Workers use the interpreter of the driver's environment, or of the image on a cluster: `uv run` has installed it,
-    # and Ray's own handling would upload the tree and install everything again for each worker.
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",  # a clinic's machines report to nobody
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise print() shows twice
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without a GPU keeps CUDA_VISIBLE_DEVICES as it is
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # seconds until a dead worker is noticed
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # seconds until the notice of a node's end is noticed
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # workers that hang in a collective are killed after so long
-}.items():
-    os.environ.setdefault(_name, _value)
+from hemodist.cluster import ray_internals
+
+ray_internals.set_variables()  # before Ray is imported
 
 import psutil  # noqa: E402
 import ray  # noqa: E402
-from ray._private.state import state  # noqa: E402
 from ray.exceptions import RayTaskError  # noqa: E402
 
 from hemodist.errors import UserError  # noqa: E402
@@ -45,23 +34,20 @@ OBJECT_STORE_BYTES = 200_000_000
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphaned descendants become this process's children, so that it can end them."""
 
-_KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
-"""Set in every pod of KubeRay: the command that has started Ray there."""
-
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class ClusterInfo:
-    """What there is to work with.
+    """How large a cluster is, and how much larger it may become.
 
     Attributes:
         cpus: CPUs of the cluster.
         gpus: GPUs of the cluster.
         joined: True where the cluster was there before, False where this job has started it.
         cpus_to_come: how many more CPUs may join; infinite where nobody knows.
-        gpus_to_come: the same of GPUs.
+        gpus_to_come: how many more GPUs may join, likewise.
     """
 
     cpus: int
@@ -84,7 +70,7 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
             if joined:
                 ray.init(address="auto", log_to_driver=True)
             else:
-                os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # every listener on 127.0.0.1 only
+                os.environ.setdefault(ray_internals.ON_LOOPBACK, "0")
                 ray.init(
                     address="local",  # never a cluster that a stale file names
                     num_cpus=cpus,
@@ -102,12 +88,16 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
 
 
 def look(*, joined: bool) -> ClusterInfo:
-    """What there is to work with at this moment."""
+    """How large the cluster is at this moment.
+
+    Args:
+        joined: whether the cluster was there before this job, so that it may grow.
+    """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if not joined:
         return ClusterInfo(cpus, gpus, joined)
-    more_cpus, more_gpus = to_come({"CPU": cpus, "GPU": gpus}, state.get_max_resources_from_cluster_config())
+    more_cpus, more_gpus = to_come({"CPU": cpus, "GPU": gpus}, ray_internals.largest_cluster())
     return ClusterInfo(cpus, gpus, joined, more_cpus, more_gpus)
 
 
@@ -116,7 +106,7 @@ def to_come(now: Mapping[str, int], most: Mapping[str, int] | None) -> tuple[flo
 
     Args:
         now: CPUs and GPUs that are there.
-        most: what the autoscaler's configuration allows; None where Ray does not know it.
+        most: what the autoscaler's configuration allows in all; None where Ray does not know it.
 
     Returns:
         More CPUs and more GPUs. Infinite means unknown: an autoscaler that does not say how far it goes, or a cluster
@@ -130,17 +120,16 @@ def to_come(now: Mapping[str, int], most: Mapping[str, int] | None) -> tuple[flo
 
 
 def fills_up(info: ClusterInfo) -> bool:
-    """Whether nodes of a cluster of fixed size may still be missing: KubeRay starts those again that a head lost."""
-    return info.joined and bool(os.environ.get(_KUBERAY)) and not _grows_by_itself()
+    """Whether a cluster of fixed size may still be filling up, as after KubeRay has started a lost head again."""
+    return info.joined and bool(ray_internals.kuberay_start_command()) and not _grows_by_itself()
 
 
 def _grows_by_itself() -> bool:
-    """Whether an autoscaler looks after the joined cluster. Ray's open autoscalers do not publish how far they go."""
-    started_by_kuberay = os.environ.get(_KUBERAY)
-    if started_by_kuberay:  # beside its autoscaler's container KubeRay starts the head without Ray's own monitor
+    """Whether an autoscaler may add nodes to the joined cluster; Ray does not always say how many."""
+    started_by_kuberay = ray_internals.kuberay_start_command()
+    if started_by_kuberay:  # KubeRay's autoscaler has a container of its own, and replaces Ray's monitor in the head
         return "--no-monitor" in started_by_kuberay
-    # `ray up` names the group of each node that it makes; nodes that somebody has started by hand have none.
-    return any("ray.io/node-group" in node.get("Labels", {}) for node in ray.nodes() if node["Alive"])
+    return any(ray_internals.made_by_autoscaler(node) for node in ray.nodes() if node["Alive"])
 
 
 def map_tasks(
@@ -156,7 +145,7 @@ def map_tasks(
     Args:
         function: of a module that the workers can import, not of a script.
         items: small arguments.
-        in_flight: largest number of tasks that are submitted and not finished; a function is asked again and again.
+        in_flight: most tasks that are submitted and not finished; a function is asked again before each is submitted.
         num_cpus: CPUs that a task reserves.
         memory: bytes of memory that a task reserves, or None.
 
@@ -171,8 +160,8 @@ def map_tasks(
     pending: dict[ray.ObjectRef, int] = {}
     remaining = iter(enumerate(items))
     while True:
-        room = in_flight() if callable(in_flight) else in_flight
-        while len(pending) < room and (following := next(remaining, None)) is not None:
+        most = in_flight() if callable(in_flight) else in_flight
+        while len(pending) < most and (following := next(remaining, None)) is not None:
             index, item = following
             pending[task.remote(item)] = index
         if not pending:
@@ -193,14 +182,14 @@ def cpus_now() -> int:
 
 
 def largest_memory() -> int | None:
-    """Most bytes of memory that a living node with CPUs gives to tasks; None where there is no such node yet."""
+    """The most memory, in bytes, that one node with CPUs offers to tasks; None where there is no such node yet."""
     given = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return max((int(one.get("memory", 0)) for one in given if one.get("CPU")), default=None)
 
 
 @contextlib.contextmanager
 def no_process_left_behind() -> Iterator[None]:
-    """On leaving, end every process that came out of this one, orphans included. A signal to end counts as Ctrl-C."""
+    """On leaving a `with` block, end all descendants of this process, orphans included. SIGTERM counts as Ctrl-C."""
     with contextlib.suppress(OSError):  # Linux only; elsewhere orphans are Ray's own to clean up
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = {process.pid for process in psutil.Process().children(recursive=True)}
@@ -229,7 +218,7 @@ def _end(processes: list[psutil.Process]) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """A second Ctrl-C while cleaning up would leave something behind."""
+    """Ignore Ctrl-C and SIGTERM in a `with` block that cleans up: a second one would leave something behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

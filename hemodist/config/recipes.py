@@ -9,18 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    DataConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    StopConfig,
-    TrackingConfig,
-)
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig, StopConfig
 
 _LIGHT = AugmentConfig(min_crop_area=0.7, flip_horizontal=0.5, rotation_degrees=15.0, brightness=0.05, contrast=0.1)
 

@@ -15,18 +15,18 @@ import torch.multiprocessing as mp
 from hemodist.doctor.finding import Finding
 
 MEBIBYTES = 64
-"""Of the tensor that is summed: about DenseNet-161's gradient, 106 MB, and large enough to show bandwidth alone."""
+"""Size of the tensor that is summed: about DenseNet-161's gradient, 106 MB, and so large that only bandwidth counts."""
 
 ROUNDS = 8
 MIN_NCCL = 1e9
-"""Bytes/s between GPUs below which the gradient takes longer than the backward pass hides: 106 MB in 0.2 s."""
+"""Bytes/s between GPUs below which the exchange of the gradient outlasts the backward pass: 106 MB take 0.2 s."""
 
 _TIMEOUT = datetime.timedelta(seconds=90)
 
 
 @dataclass(frozen=True)
 class Ring:
-    """What the ranks have measured.
+    """What the ranks have measured; they exchange their parts in a ring.
 
     Attributes:
         backend: nccl or gloo.
@@ -42,7 +42,7 @@ class Ring:
 
 
 def measure(rank: int, ranks: int, address: str, *, gpu: bool, mebibytes: int = MEBIBYTES) -> Ring:
-    """Join the group, sum tensors, leave.
+    """Join the group, sum tensors, leave; called on every rank at the same time.
 
     Args:
         rank: this rank.
@@ -83,7 +83,7 @@ def finding(ring: Ring) -> Finding:
 
 
 def on_this_machine(mebibytes: int = MEBIBYTES) -> Finding:
-    """Without Ray: a process a GPU, or two on the CPU."""
+    """The check on one machine without Ray: one process for each GPU, or two on the CPU."""
     gpus = torch.cuda.device_count()
     if gpus == 1:
         return Finding("all-reduce", "all", "not there", "one GPU", "nothing is exchanged on one rank")

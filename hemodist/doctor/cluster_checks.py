@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hemodist.dataset.manifest import sha256
+from hemodist.dataset.digest import sha256
 from hemodist.doctor import all_reduce as ring
 from hemodist.doctor.finding import Finding, agree
 from hemodist.doctor.node_checks import Wanted, check_node
@@ -20,22 +20,22 @@ from hemodist.errors import UserError
 from hemodist.storage.store import Store
 
 MAX_SKEW = 1.0
-"""Seconds between clocks: logs of nodes no longer fit together; an object store refuses requests at 15 minutes."""
+"""Seconds that clocks may differ. Beyond, logs of nodes no longer fit together; object stores refuse at 15 minutes."""
 
 _PINGS = 5
 PATIENCE = 180.0
-"""Seconds that a node has for its checks, and that the ranks have to meet."""
+"""Seconds that a node may take for its checks, and the ranks to find each other."""
 
 
 class Probe:
-    """An actor on a node."""
+    """An actor that runs the checks on one node, or one rank of the all-reduce."""
 
     def clock(self) -> float:
-        """Seconds since 1970 by this node."""
+        """Seconds since 1970 by this node's clock."""
         return time.time()
 
     def check(self, wanted: Wanted, node: str) -> list[Finding]:
-        """The checks of this node."""
+        """Make the checks of this node."""
         return check_node(wanted, node)
 
     def digest(self, storage: str, name: str) -> str:
@@ -46,20 +46,20 @@ class Probe:
             return ""
 
     def address(self) -> str:
-        """`host:port` at which the ranks can meet."""
+        """`host:port` of this node at which the ranks can find each other."""
         return f"{ray.util.get_node_ip_address()}:{ring.free_port()}"
 
     def ring(self, rank: int, ranks: int, address: str, gpu: bool, mebibytes: int) -> ring.Ring:
-        """This rank's part of the all-reduce."""
+        """Take part in the all-reduce as one rank."""
         return ring.measure(rank, ranks, address, gpu=gpu, mebibytes=mebibytes)
 
 
 def check_cluster(wanted: Wanted, mebibytes: int = ring.MEBIBYTES) -> list[Finding]:
-    """Every check on every node, clocks, and one all-reduce over all GPUs (or two ranks and more on CPUs).
+    """Check every node, storage and clocks between them, and an all-reduce over all GPUs, or over CPUs without any.
 
     Args:
         wanted: what to check on each node.
-        mebibytes: of the tensor of the all-reduce.
+        mebibytes: size of the tensor of the all-reduce.
     """
     nodes = {node["NodeManagerAddress"]: node for node in ray.nodes() if node["Alive"]}
     probe = ray.remote(num_cpus=0)(Probe)
@@ -103,7 +103,7 @@ def has_work(resources: Mapping[str, float]) -> bool:
 
 
 def shared_storage(uri: str, nodes: Iterable[str], digest: Callable[[str, str], str]) -> Finding:
-    """Whether all nodes see what the driver writes: each node's own folder at the same path would pass alone.
+    """Whether all nodes see what the driver writes, and not a folder of their own at the same path.
 
     Args:
         uri: of the storage.
@@ -135,7 +135,7 @@ def shared_storage(uri: str, nodes: Iterable[str], digest: Callable[[str, str], 
 
 
 def _clock(name: str, probe: Any) -> Finding:
-    """The offset of a node's clock from this one's, by the fastest of a few questions."""
+    """How far a node's clock is from this one's. It is asked a few times, and the fastest answer counts."""
     best = (float("inf"), 0.0)
     try:
         for _ in range(_PINGS):
@@ -149,12 +149,12 @@ def _clock(name: str, probe: Any) -> Finding:
 
 
 def judge_clock(name: str, offset: float, within: float) -> Finding:
-    """What an offset means.
+    """The finding for an offset between clocks.
 
     Args:
         name: of the node.
         offset: of its clock from the driver's, in seconds.
-        within: half the time that asking took, in seconds; the offset is known no better.
+        within: half the time that the answer took, in seconds: the offset is uncertain by as much.
     """
     found = f"{offset:+.3f} s from the driver's, give or take {within:.3f} s"
     if abs(offset) - within > MAX_SKEW:

@@ -1,4 +1,4 @@
-"""Decodes known pictures through the training pipeline, compares them with libjpeg's, and takes the time."""
+"""Decodes known pictures as training does, measures how fast, and compares the pixels with libjpeg's."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hemodist.config.run import BatchConfig, ModelConfig, Run
-from hemodist.loading.evaluation_batches import memory_batches, pictures
+from hemodist.config.data import BatchConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.loading.evaluation_batches import grey_values, memory_batches
 
 SIZE = 256
 BATCH = 32
 BATCHES = 9
 
 TOLERANCE = 4
-"""Grey values of 255 by which decoders may differ at any pixel: JPEG leaves the transform's rounding open."""
+"""How much decoders may differ at a pixel, in grey values of 255: JPEG does not prescribe how they round."""
 
 
 def measure(device: str) -> tuple[float, int]:
@@ -42,7 +44,7 @@ def measure(device: str) -> tuple[float, int]:
         torch.cuda.synchronize(images.device)
     seconds = time.perf_counter() - start
     expected = np.stack([np.asarray(Image.open(io.BytesIO(content)), np.int16) for content in encoded])
-    return BATCH * (BATCHES - 1) / seconds, int(np.abs(pictures(images) - expected).max())
+    return BATCH * (BATCHES - 1) / seconds, int(np.abs(grey_values(images) - expected).max())
 
 
 def _jpeg(center: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What a check has found, in words that say what to do."""
+"""What a check has found, with a remedy, and the table that shows all findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 Verdict = Literal["pass", "to do", "not there"]
-"""`not there` is something that a machine need not have; runs work without it, in the way that the finding says."""
+"""`not there`: a machine need not have it, and the finding says how runs work without it."""
 
 _STYLES: dict[Verdict, str] = {"pass": "green", "to do": "bold red", "not there": "yellow"}
 
@@ -23,7 +23,7 @@ class Finding:
         check: what was looked at.
         node: where; empty for what concerns all nodes together.
         verdict: whether something is to be done.
-        found: the numbers.
+        found: what was measured, in words and numbers.
         remedy: what to do, or what follows where something is not there; empty after a pass.
     """
 
@@ -43,7 +43,7 @@ def table(findings: Iterable[Finding]) -> Table:
 
 
 def agree(findings: Iterable[Finding], check: str, why: str) -> list[Finding]:
-    """A finding that says so where nodes differ in what a check has found; nothing where they agree.
+    """One finding where nodes differ in what a check has found; none where they agree.
 
     Args:
         findings: of all nodes.

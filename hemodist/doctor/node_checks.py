@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from hemodist.dataset.manifest import sha256
+from hemodist.dataset.digest import sha256
 from hemodist.doctor import decode
 from hemodist.doctor.finding import Finding
 from hemodist.errors import UserError
@@ -28,10 +28,10 @@ from hemodist.storage.store import Store
 
 GIB = 2**30
 MIN_SHARED = 1 * GIB
-"""Bytes of /dev/shm that Ray's object store and NCCL want; containers get 64 MiB where nobody asks for more."""
+"""Bytes of /dev/shm that Ray's object store and NCCL need; a container gets 64 MiB unless it asks for more."""
 
 MIN_FREE = 40 * GIB
-"""Bytes for the shard cache: all of RSNA 2019 at 256 pixels is about 25 GB."""
+"""Free bytes that the shard cache should have: all of RSNA 2019 at 256 pixels is about 25 GB."""
 
 MIN_RATE = 50e6
 """Bytes/s from the storage below which a node waits for shards: 1,500 samples/s of 34 KB."""
@@ -39,15 +39,15 @@ MIN_RATE = 50e6
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to check.
+    """What to check on a node, and with what.
 
     Attributes:
-        storage: path or URI where data sets and runs lie; written to and read from.
+        storage: path or URI where data sets and runs lie; the doctor writes a file there and reads it.
         cache: node-local folder of the shard cache.
-        megabytes: of the file that measures the storage.
+        megabytes: size of the file that measures the storage.
         gpus: GPUs that a node must have; None where any number is fine.
-        works: whether Ray gives the node work. A head without CPUs and GPUs neither computes nor decodes, and our
-            manifests mount no cache there.
+        works: whether Ray gives the node work. A head without CPUs and GPUs neither computes nor decodes, and the
+            manifests in `k8s/` mount no cache there.
     """
 
     storage: str
@@ -89,7 +89,7 @@ def check_node(wanted: Wanted, node: str) -> list[Finding]:
 
 
 def versions(node: str) -> list[Finding]:
-    """Python, and every package that the installed hemodist pins."""
+    """Whether every package has the version that the installed hemodist pins."""
     wrong = []
     for requirement in metadata.requires("hemodist") or []:
         match = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?==([^;\s]+)", requirement)
@@ -111,7 +111,7 @@ def versions(node: str) -> list[Finding]:
 
 
 def gpus(node: str, wanted: int | None) -> list[Finding]:
-    """Number, names and memory of the GPUs that PyTorch can use."""
+    """Whether PyTorch can use the GPUs of the node, and as many as are wanted."""
     count = torch.cuda.device_count()
     devices = sorted(Path("/dev").glob("nvidia[0-9]*"))
     if count == 0 and (wanted or devices):
@@ -145,7 +145,7 @@ def compiler(node: str) -> list[Finding]:
 
 
 def shared_memory(node: str, folder: str = "/dev/shm") -> list[Finding]:
-    """Size of the shared memory."""
+    """Whether the shared memory is large enough."""
     if not Path(folder).is_dir():
         return [Finding("shared memory", node, "not there", f"no {folder}", "Ray then uses its temporary folder")]
     size = shutil.disk_usage(folder).total
@@ -157,7 +157,7 @@ def shared_memory(node: str, folder: str = "/dev/shm") -> list[Finding]:
 
 
 def decoding(node: str) -> list[Finding]:
-    """DALI's decoder on the CPU and on every GPU, through the pipeline that training uses."""
+    """Whether DALI decodes right, and how fast, on the CPU and every GPU, through the pipeline that training uses."""
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     found = []
     for device in devices:
@@ -172,7 +172,7 @@ def decoding(node: str) -> list[Finding]:
 
 
 def storage(node: str, uri: str, megabytes: int) -> list[Finding]:
-    """Rate of writing to and reading from where data sets and runs lie; what is read must be what was written."""
+    """How fast the storage of data sets and runs is written and read, and whether it gives back what was written."""
     content = os.urandom(2**20) * megabytes
     name = f".doctor-{uuid.uuid4().hex}"
     try:
@@ -201,7 +201,7 @@ def storage(node: str, uri: str, megabytes: int) -> list[Finding]:
 
 
 def cache(node: str, folder: str) -> list[Finding]:
-    """Whether the folder of the shard cache can be written, and how much room there is."""
+    """Whether the folder of the shard cache can be written, and how many bytes are free there."""
     store = Store.open(folder)
     try:
         store.check_writable()

@@ -1,11 +1,12 @@
-"""A range test as the driver sees it: every check first, then the ranks."""
+"""A learning rate range test as the driver sees it: every check first, then the ranks, then the rate that was found."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from hemodist.launch.train import absolute, run_ranks
-from hemodist.models.network import check as check_model
+from hemodist.launch.ranks import run_ranks
+from hemodist.launch.train import absolute
+from hemodist.models.network import check_model
 from hemodist.plan.prepare import prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
@@ -15,7 +16,7 @@ from hemodist.training.lr_range_test import RangeTest, check, run_range_test
 
 
 def find_lr(test: RangeTest) -> FoundLr:
-    """Check, make the test on the ranks that the run asks for, and show what was found.
+    """Check the run, make the test on the ranks that it asks for, and show the learning rate that was found.
 
     Raises:
         UserError: before any worker starts, for whatever can be known by then.

@@ -3,61 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import LABELS, SCHEMA_VERSION, DataSet, Manifest
-from hemodist.loading.dali_pipeline import MEAN, STD, Batch, Loader, Request
+from hemodist.dataset.dataset import DataSet
+from hemodist.loading.dali_pipeline import MEAN, STD, Batch, DaliBatches, Request
+from hemodist.loading.decode_settings import DecodeSettings
+from hemodist.loading.encoded_pictures import EncodedPictures, PicturesInMemory
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
-from hemodist.plan.order import Ahead
-from hemodist.storage.store import Store
+from hemodist.plan.order import NeededShards
 
 Ints = npt.NDArray[np.int64]
 
 
 def batches(
-    dataset: DataSet,
-    reader: Reader,
+    pictures: EncodedPictures,
     rows: Ints,
     run: Run,
     device: torch.device,
-    ahead: Callable[[int, int], Ahead | None] = lambda start, stop: None,
+    needed: Callable[[int, int], NeededShards | None] = lambda start, stop: None,
 ) -> Iterator[Batch]:
     """The rows in their order, `batch.eval_batch_size` at a time, at the network's size and not augmented.
 
     Args:
-        dataset: the data set.
-        reader: gives its encoded images.
-        rows: int64 [n], rows of the index.
+        pictures: the encoded pictures.
+        rows: int64 [n], rows of them.
         run: batch size, image size and DALI's settings.
         device: what decodes.
-        ahead: the shards needed from the batch on that is made of rows `start` to `stop` - 1.
+        needed: gives the shards that the batch of rows `start` to `stop` - 1 and those after it need.
     """
     size = run.batch.eval_batch_size
+    settings = DecodeSettings.of_run(run, device)
+    if device.type != "cuda":  # a run that decodes on a GPU may be evaluated on a machine without one
+        settings = replace(settings, decoder="cpu")
 
     def request_at(number: int) -> Request:
         start, stop = number * size, min((number + 1) * size, len(rows))
-        return Request(rows[start:stop], ahead=ahead(start, stop))
+        return Request(rows[start:stop], needed=needed(start, stop))
 
-    loader = Loader(
-        dataset,
-        reader,
-        request_at,
-        start=0,
-        stop=-(-len(rows) // size),
-        max_batch=size,
-        image_size=run.model.image_size,
-        device=device,
-        threads=run.data.decode_threads,
-        prefetch=run.data.prefetch or (2 if device.type == "cuda" else 1),
-        decoder=run.data.decoder if device.type == "cuda" else "cpu",
-    )
+    loader = DaliBatches(pictures, request_at, settings, start=0, stop=-(-len(rows) // size), max_batch=size)
     try:
         yield from loader
     finally:
@@ -65,19 +55,19 @@ def batches(
 
 
 def stored_batches(dataset: DataSet, rows: Ints, run: Run, device: torch.device) -> Iterator[Batch]:
-    """`batches` of a data set's own shards, fetched ahead where they are remote."""
+    """`batches` of a data set's own shards, which are fetched before they are needed where they are remote."""
     cache = ShardCache(dataset, run.data.cache, limit=run.data.cache_bytes)
     shards = dataset.column("shard")[rows]
     found, first = np.unique(shards, return_index=True)
     order = np.argsort(first)
 
-    def ahead(start: int, stop: int) -> Ahead:
+    def needed(start: int, stop: int) -> NeededShards:
         later = found[order][first[order] >= stop]
-        return Ahead(tuple(np.unique(shards[start:stop]).tolist()), tuple(later.tolist()))
+        return NeededShards(tuple(np.unique(shards[start:stop]).tolist()), tuple(later.tolist()))
 
     reader = Reader(dataset, cache, run.data.on_corrupt)
     try:
-        yield from batches(dataset, reader, rows, run, device, ahead)
+        yield from batches(reader, rows, run, device, needed)
     finally:
         cache.close()
         reader.close()
@@ -94,30 +84,12 @@ def memory_batches(
         run: batch size, image size and DALI's settings.
         device: what decodes.
     """
-    unlabelled = pa.table({label: pa.nulls(len(encoded), pa.int8()) for label in LABELS})
-    manifest = Manifest(SCHEMA_VERSION, dict(sharding), "", len(encoded), len(encoded), 0, {}, {}, (), "", "")
-    dataset = DataSet(Store.open("."), manifest, unlabelled)
-    yield from batches(dataset, Pictures(encoded), np.arange(len(encoded)), run, device)
+    pictures = PicturesInMemory(encoded, stored_size=int(sharding["size"]), windows=len(sharding["windows"]))
+    yield from batches(pictures, np.arange(len(encoded)), run, device)
 
 
-class Pictures(Reader):
-    """A reader of pictures in memory; there is no checksum to fail."""
-
-    def __init__(self, encoded: Sequence[bytes]) -> None:
-        """Keep the pictures."""
-        self._given = encoded
-        self.corrupt: set[int] = set()
-
-    def follow(self, ahead: Ahead | None) -> None:
-        """Nothing lies ahead: all is here."""
-
-    def read(self, row: int) -> npt.NDArray[np.uint8]:
-        """Picture `row`, uint8 [size]."""
-        return np.frombuffer(self._given[row], np.uint8)
-
-
-def pictures(images: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """What is to be seen in normalised images [b, 3, h, w]: grey values, uint8 [b, h, w, 3]."""
+def grey_values(images: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """The grey values, uint8 [b, h, w, 3], of normalised images [b, 3, h, w]."""
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     grey = ((images * std + mean) * 255).round().clamp(0, 255).byte()
     shown: npt.NDArray[np.uint8] = grey.permute(0, 2, 3, 1).cpu().numpy()

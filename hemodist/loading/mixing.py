@@ -1,4 +1,4 @@
-"""CutMix and mixup of tensors on their device, as `plan.mix` has drawn them.
+"""CutMix and mixup of a batch on its device, as `plan.mix` has drawn them.
 
 Targets are mixed by exactly what was mixed of the pixels.
 """
@@ -11,7 +11,7 @@ import torch
 from hemodist.plan.mix import Mix
 
 
-def apply(
+def mix_batch(
     images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, mix: Mix, mix_group: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mix images and targets.
@@ -20,7 +20,7 @@ def apply(
         images: float [b, c, h, w] with b = groups x mix_group, any memory format.
         targets: float32 [b, labels]; NaN is an unknown label.
         weights: float [b]; 0 for a sample that was masked out.
-        mix: draws of the b / mix_group groups.
+        mix: how each of the b / mix_group groups is mixed.
         mix_group: samples a group.
 
     Returns:

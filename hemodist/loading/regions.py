@@ -1,4 +1,4 @@
-"""Which part of a stored image an augmented one shows, so that only that part is decoded and resized. Pure."""
+"""Which part of a stored picture an augmented image shows, so that only that part is decoded and resized. Pure."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Regions:
 
 
 def regions(affine: npt.NDArray[np.float32], stored: int, size: int) -> Regions:
-    """The smallest rectangles that hold all that some maps read, cut so that both grids agree on their edges.
+    """The smallest rectangles that hold all that some maps read, with edges on pixel borders of both sizes.
 
-    Inside the image's border no pixel beside a rectangle is ever read, and the rectangle resized is the resized
-    image's own part: so decoding the part gives what decoding the whole would.
+    No map reads a pixel outside its rectangle, and the resized rectangle is the same part of the resized image. So
+    decoding the part gives what decoding the whole would.
 
     Args:
         affine: float32 [b, 2, 3], output to input pixel coordinates (x, y) at `size`.
         stored: side of the stored image in pixels.
         size: side of the network's input in pixels.
     """
-    cells = math.gcd(stored, size)  # the grids' common lines divide a side into so many cells
+    cells = math.gcd(stored, size)  # the pixel borders that both sizes have divide a side into so many cells
     step = size // cells
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]], np.float32)
     read = np.einsum("bij,kj->bki", affine, corners)[:, :, ::-1]  # [b, 4, (y, x)]
@@ -71,13 +71,13 @@ class Crops:
 
 
 def crops(affine: npt.NDArray[np.float32], stored: int, size: int, *, cut: bool) -> Crops:
-    """What some maps without rotation and transposition show.
+    """The crops that some maps without rotation and transposition show.
 
     Args:
         affine: float32 [b, 2, 3], output to input pixel coordinates (x, y) at `size`.
         stored: side of the stored image in pixels.
         size: side of the network's input in pixels.
-        cut: narrow the rectangles as far as they go; otherwise they are the whole image.
+        cut: make the rectangles as small as they can be; otherwise each is the whole picture.
 
     Raises:
         ValueError: a map turns or transposes.

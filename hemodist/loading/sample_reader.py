@@ -1,7 +1,8 @@
-"""Encoded images by row of the index: slices of memory-mapped shards, checked before anything decodes them.
+"""Reads encoded pictures from shards, by row of the index, and checks each one before anything decodes it.
 
-Touching a page of a map that cannot be read, since the disk is bad or the file has been cut off, ends the process by
-SIGBUS, and nobody learns which sample it was. So the kernel is asked for the pages first, which gives an error instead.
+A shard is mapped into memory, and a picture is a part of that map. Touching a page of a map that cannot be read, since
+the disk is bad or the file has been cut off, ends the process by SIGBUS, and nobody learns which sample it was. So the
+kernel is asked for the pages first, which gives an error instead.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import mmap
 import os
 import time
 import zlib
+from functools import cached_property
 from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import UserError
 from hemodist.loading.shard_cache import ShardCache
-from hemodist.plan.order import Ahead
+from hemodist.plan.order import NeededShards
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -36,10 +38,13 @@ class CorruptSampleError(UserError):
 
 
 class Reader:
-    """Encoded images by row of the index, checked against their CRC-32.
+    """The encoded pictures of a data set (`EncodedPictures`), each checked against its CRC-32.
 
     Attributes:
         cache: where the shards come from.
+        where: the data set's path or URI.
+        stored_size: side of the stored pictures in pixels.
+        windows: how many windows each shows.
         corrupt: rows that failed their checksum or could not be read so far (only with `on_corrupt="mask"`).
     """
 
@@ -48,24 +53,36 @@ class Reader:
         self._dataset = dataset
         self.cache = cache
         self._on_corrupt = on_corrupt
-        # Both hold a descriptor of the file, and with it the lock that keeps a copy from being deleted.
+        # Both hold a descriptor of the file, and with it the lock that keeps a cached shard from being deleted.
         self._open: dict[int, tuple[BinaryIO, mmap.mmap]] = {}
-        self._ahead: Ahead | None = None
+        self._needed: NeededShards | None = None
         self._shard = dataset.column("shard")
         self._offset = dataset.column("offset")
         self._size = dataset.column("size")
         self._crc32 = dataset.column("crc32")
-        self._placeholder = _black_image(int(dataset.manifest.config["size"]))
+        self.where = dataset.store.uri
+        self.stored_size = int(dataset.manifest.config["size"])
+        self.windows = len(dataset.manifest.config["windows"])
         self.corrupt: set[int] = set()
+        self._placeholder = _black_image(self.stored_size)
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int8]:
+        """Of all rows, int8 [samples, 6]: 0, 1 or `UNKNOWN`."""
+        return self._dataset.labels()
+
+    def keys(self, rows: npt.NDArray[np.int64]) -> tuple[str, ...]:
+        """The samples' names in the shards."""
+        return tuple(self._dataset.index.column("key").take(rows).to_pylist())
 
     def read(self, row: int) -> Bytes:
-        """The encoded image of a row, uint8 [size].
+        """The encoded picture of a row, uint8 [bytes]; a black one in place of a corrupt sample that is masked out.
 
         Raises:
             CorruptSampleError: it does not match its checksum or cannot be read, and corrupt samples stop the run.
         """
         encoded, why = self._encoded(row)
-        if why and self.cache.renew(int(self._shard[row])):  # perhaps only this node's copy is damaged
+        if why and self.cache.renew(int(self._shard[row])):  # perhaps only this node's cached shard is damaged
             self._close(int(self._shard[row]))
             encoded, why = self._encoded(row)
         if not why:
@@ -78,28 +95,28 @@ class Reader:
         self.corrupt.add(row)
         return self._placeholder
 
-    def follow(self, ahead: Ahead | None) -> None:
-        """Go on to a batch: close the shards that lie behind, and let those ahead be fetched."""
-        if ahead is None:
+    def follow(self, needed: NeededShards | None) -> None:
+        """Close the shards that are not needed now, and let those that are needed later be fetched."""
+        if needed is None:
             return
-        if ahead is not self._ahead:
-            self._ahead = ahead
-            for shard in self._open.keys() - set(ahead.now):
+        if needed is not self._needed:
+            self._needed = needed
+            for shard in self._open.keys() - set(needed.now):
                 self._close(shard)
-        self.cache.follow(ahead.now, ahead.later)
+        self.cache.follow(needed.now, needed.later)
 
     def close(self) -> None:
         """Close all shards; what is read afterwards is opened again."""
         for shard in list(self._open):
             self._close(shard)
-        self._ahead = None
+        self._needed = None
 
     def _close(self, shard: int) -> None:
         if shard in self._open:
             self._open.pop(shard)[0].close()  # the map goes with the last image of it
 
     def _encoded(self, row: int) -> tuple[Bytes, str]:
-        """What is there, and what is wrong with it; again after a while where it cannot be read."""
+        """The bytes of a row, and what is wrong with them (empty for nothing); read again where that fails at first."""
         shard, offset, size = int(self._shard[row]), int(self._offset[row]), int(self._size[row])
         fault = ""
         for wait in (*_WAITS, None):
@@ -127,7 +144,7 @@ class Reader:
 
 
 def _in_place(file: BinaryIO, mapped: mmap.mmap, offset: int, size: int) -> Bytes:
-    """Bytes of a map; where the kernel will not promise them, what can be read, which may be less.
+    """Bytes of a map; where the kernel does not promise them, those that can be read from the file, perhaps fewer.
 
     Raises:
         OSError: they cannot be read.

@@ -1,4 +1,4 @@
-"""The training data as an iterable of tensors, for the trainer and for anything else."""
+"""The training data as an iterable of batches, for training here and for any other PyTorch program."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ from typing import Any
 
 import torch
 
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    DataConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-)
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.config.fields import DecidesSamples, values_marked
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run
 from hemodist.config.shares import share_bounds
+from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.errors import ConfigError
-from hemodist.loading.dali_pipeline import Batch, Loader, Request
-from hemodist.loading.mixing import apply
+from hemodist.loading.dali_pipeline import Batch, DaliBatches, Request
+from hemodist.loading.decode_settings import DecodeSettings
+from hemodist.loading.mixing import mix_batch
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.augmentation import in_pixels
-from hemodist.plan.prepare import FREE, Prepared, prepare
+from hemodist.plan.prepare import Prepared, prepare
 from hemodist.plan.stream import Stream
 
 
@@ -34,9 +30,10 @@ class TrainingLoader:
     """One rank's shares of the global batches, augmented and mixed, from any step on.
 
     Each sample of the training split exactly once an epoch, in an order that depends on the seed alone; with W ranks,
-    rank r of W gets its part of the same global batches. All batches are of one size, so one that an epoch does not
-    fill goes on with the next epoch's first samples, the last batch of all too: `len(plan.rows) - batch.position` of a
-    global batch's samples, where that is less than its size, are of `batch.epoch`. Without the trainer:
+    rank r of W gets its part of the same global batches. All global batches are of one size, so one that an epoch does
+    not fill goes on with the next epoch's first samples, and so does the last one of all: where
+    `len(plan.rows) - batch.position` is less than the size, only so many of its samples are of `batch.epoch`. Without
+    hemodist's training:
 
     >>> from hemodist.loading.training_loader import TrainingLoader
     >>> loader = TrainingLoader.open("dataset", batch_size=64, seed=1, epochs=2)  # doctest: +SKIP
@@ -50,7 +47,7 @@ class TrainingLoader:
     >>> loader = TrainingLoader.open("dataset", batch_size=64, seed=1, epochs=2, state=saved["data"])  # doctest: +SKIP
 
     Attributes:
-        reader: gives encoded images; `reader.corrupt` are the rows that were masked out so far.
+        reader: reads the encoded pictures; `reader.corrupt` are the rows that were masked out so far.
         stream: what is read at each step.
         steps: number of the step after the last one.
     """
@@ -73,7 +70,7 @@ class TrainingLoader:
         Args:
             prepared: data set, split and plan of the run.
             run: the configuration.
-            reader: gives encoded images; kept by the caller, who sees there what was corrupt.
+            reader: reads the encoded pictures; kept by the caller, who sees there which rows were corrupt.
             rank: 0 to `world` - 1.
             world: number of ranks.
             start: global step of the first batch.
@@ -89,10 +86,10 @@ class TrainingLoader:
         self.steps = prepared.total_steps
         self._prepared, self._run = prepared, run
         self._rank, self._world, self._start = rank, world, start
-        self._device, self._dtype, self._channels_last = device, dtype, channels_last
+        self._settings = DecodeSettings.of_run(run, device, dtype=dtype, channels_last=channels_last)
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} is none of {world} ranks, which are 0 to {world - 1}")
-        reader.cache.check_holds(prepared.plan.windows(run.optim.epochs, run.data.prefetch))
+        reader.cache.check_holds(prepared.plan.shards_at_once(run.optim.epochs, run.data.prefetch or 0))
 
     @classmethod
     def open(
@@ -163,12 +160,10 @@ class TrainingLoader:
         return loader
 
     def state(self, step: int) -> dict[str, Any]:
-        """All that it takes to go on at global step `step`, on any number of ranks; what JSON gives back as it was."""
-        parts = {name: dataclasses.asdict(getattr(self._run, name)) for name in ("batch", "augment", "mix")}
-        flat = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
-        flat = {name: value for name, value in flat.items() if name not in FREE}
+        """All that is needed to go on at global step `step`, on any number of ranks; plain values for JSON."""
         names = {"dataset": self._prepared.dataset.manifest.digest, "split": self._prepared.split.digest}
-        plain: dict[str, Any] = json.loads(json.dumps(names | flat | {"seed": self._run.seed, "step": step}))
+        values = names | values_marked(self._run, DecidesSamples) | {"step": step}
+        plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
 
     def _checked(self, state: Mapping[str, Any]) -> int:
@@ -181,23 +176,16 @@ class TrainingLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Run the stream once, from `start` on."""
-        plan, data = self.stream.plan, self._run.data
+        plan = self.stream.plan
         start, stop = share_bounds(plan.global_batch_size, plan.mix_group, self._rank, self._world)
-        loader = Loader(
-            self._prepared.dataset,
+        loader = DaliBatches(
             self.reader,
             self._request_at,
+            self._settings,
             start=self._start,
             stop=self.steps,
             max_batch=stop - start,
-            image_size=self.stream.image_size,
-            threads=data.decode_threads,
-            prefetch=data.prefetch or (2 if torch.device(self._device).type == "cuda" else 1),
-            decoder=data.decoder,
             upright=not (self._run.augment.rotation_degrees or self._run.augment.transpose),
-            device=self._device,
-            dtype=self._dtype,
-            channels_last=self._channels_last,
         )
         try:
             yield from loader if self._run.mix.kind == "none" else map(self._mixed, loader)
@@ -206,15 +194,15 @@ class TrainingLoader:
 
     def _mixed(self, batch: Batch) -> Batch:
         mix, group = self.stream.mix_at(batch.number, self._rank, self._world), self.stream.plan.mix_group
-        images, targets, weights = apply(batch.images, batch.targets, batch.weights, mix, group)
+        images, targets, weights = mix_batch(batch.images, batch.targets, batch.weights, mix, group)
         return dataclasses.replace(batch, images=images, targets=targets, weights=weights)
 
     def _request_at(self, step: int) -> Request:
         stream, where = self.stream, (step, self._rank, self._world)
-        epoch, position = stream.standing(step)
-        ahead = stream.plan.ahead(step, self._run.optim.epochs)
+        epoch, position = stream.epoch_and_position(step)
+        needed = stream.plan.needed_shards(step, self._run.optim.epochs)
         if self._run.augment == AugmentConfig():  # nothing is drawn and no pixel is interpolated: 3 ms each on a CPU
-            return Request(stream.plan.at(*where).rows, ahead=ahead, epoch=epoch, position=position)
+            return Request(stream.plan.at(*where).rows, needed=needed, epoch=epoch, position=position)
         share, drawn = stream.at(*where)
         affine = in_pixels(drawn.affine, stream.image_size)
-        return Request(share.rows, affine, drawn.brightness, drawn.contrast, ahead, epoch, position)
+        return Request(share.rows, affine, drawn.brightness, drawn.contrast, needed, epoch, position)

@@ -1,8 +1,8 @@
 """Estimates with bootstrap intervals over groups.
 
-Slices of one patient are far from independent, so what is drawn again is the group (the patient with everyone who
-shares an image with them), never the slice (Field and Welsh 2007, Bootstrapping clustered data). A draw is a row of
-counts, how often each group came up; every score below takes all rows at once.
+Slices of one patient are far from independent, so a resample draws groups (a patient with everyone who shares an image
+with them) and never slices (Field and Welsh 2007, Bootstrapping clustered data). A resample is a row of counts, how
+often each group was drawn; every score below takes all rows at once. A replicate is a score on one resample.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Estimate:
         value: The score on the split itself; nan where it is not defined.
         low: Lower end of the 95 % interval; nan without replicates or with fewer than two groups.
         high: Upper end, likewise.
-        replicates: Resamples on which the score was defined; the interval stands on these.
+        replicates: Resamples on which the score was defined; the interval is taken from these.
     """
 
     value: float
@@ -70,9 +70,17 @@ def auc(score: F64, positive: Bool) -> float:
 
 
 def resamples(groups: int, replicates: int, seed: int) -> F64:
-    """How often each group was drawn, f64 [replicates, groups], `groups` draws with replacement a row.
+    """How often each group is drawn in each resample, f64 [replicates, groups]; a row sums to `groups`.
 
-    No row at all where there is only one group: its bootstrap would be a point that claims certainty.
+    There is no row at all where there is only one group: an interval from it would be a point that claims certainty.
+
+    Args:
+        groups: How many there are.
+        replicates: Resamples to make; 0 for none.
+        seed: Key of the Philox generator: the same one draws the same groups.
+
+    Raises:
+        ValueError: A negative number of resamples.
     """
     if replicates < 0:
         raise ValueError(f"bootstrap is {replicates}; use 0 for no intervals, or some hundreds of replicates")

@@ -1,6 +1,6 @@
 """Which of two systems is better on the same slices: differences with intervals over patients and seeds, and a test.
 
-All systems are resampled with the same draws of patients (`bootstrap.resamples`), so what is common to both sides of a
+All systems are scored on the same resamples of patients (`bootstrap.resamples`), so what is common to both sides of a
 difference cancels. Where a system was trained from several seeds, its score is the mean over them, and the
 interval of a difference draws the seeds again as well as the patients (Owen 2007, The pigeonhole bootstrap).
 """
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, LOSS_WEIGHTS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, LEVEL, Bool, Estimate, interval, ratio
-from hemodist.metrics.scores import DECISION, WEIGHTS, weighted_log_loss
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.probabilities import DECISION
 
 LOG_LOSS, AUC, ACCURACY = "weighted_log_loss", "auc_any", "accuracy_multi"
 SCORES = (LOG_LOSS, AUC, ACCURACY)
@@ -31,7 +32,7 @@ _SEED_STREAM = 1  # second word of the key, so that seeds are not drawn from the
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
+class ResampledScores:
     """One system's scores on the split and on every resample of its patients.
 
     Attributes:
@@ -84,13 +85,13 @@ class Difference:
         return (-1 if self.score == LOG_LOSS else 1) * (1 if self.value > 0 else -1)
 
 
-def answers(
+def resample_scores(
     name: str,
     probability: F64,
     labels: npt.NDArray[np.integer[Any]],
     groups: I64,
     counts: F64,
-) -> Answers:
+) -> ResampledScores:
     """Score a system on the split and on every resample.
 
     Args:
@@ -105,13 +106,13 @@ def answers(
     """
     if probability.ndim != 3 or probability.shape[1:] != labels.shape or counts.shape[1] <= groups.max(initial=-1):
         raise ValueError(
-            f"{name}: probabilities {probability.shape}, labels {labels.shape} and draws {counts.shape} do not match; "
-            "pass [seeds, slices, labels], [slices, labels] and [replicates, groups]"
+            f"{name}: probabilities {probability.shape}, labels {labels.shape} and resamples {counts.shape} do not "
+            "match; pass [seeds, slices, labels], [slices, labels] and [replicates, groups]"
         )
     drawn = np.concatenate([np.ones((1, counts.shape[1])), counts])  # the split itself is the first row
     known = labels != UNKNOWN
     members = [np.flatnonzero(groups == group) for group in range(counts.shape[1])]
-    weight = np.array([(WEIGHTS * known[rows]).sum() for rows in members])
+    weight = np.array([(known[rows] * np.array(LOSS_WEIGHTS)).sum() for rows in members])
     losses = np.stack([_losses(p, labels, members, weight) for p in probability])
     right = ((probability > DECISION) == (labels == 1)) & known
     correct = np.stack([np.bincount(groups, r.sum(axis=1), minlength=counts.shape[1]) for r in right])
@@ -124,14 +125,16 @@ def answers(
         ACCURACY: ratio(correct @ drawn.T, drawn @ entries),
     }
     value = {score: values[:, 0] for score, values in scores.items()}
-    return Answers(name, value, {score: values[:, 1:] for score, values in scores.items()}, losses / weight.sum())
+    return ResampledScores(
+        name, value, {score: values[:, 1:] for score, values in scores.items()}, losses / weight.sum()
+    )
 
 
-def difference(first: Answers, second: Answers, score: str, *, seed: int = 0) -> Difference:
+def difference(first: ResampledScores, second: ResampledScores, score: str, *, seed: int = 0) -> Difference:
     """First minus second.
 
     Args:
-        first: scored with the same draws as `second`.
+        first: scored on the same resamples as `second`.
         second: the other system.
         score: one of `SCORES`.
         seed: key of the draws of training seeds and of swaps.
@@ -187,6 +190,12 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def adjusted_by_holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
+    """The same differences, their p values adjusted by `holm` for being asked together."""
+    adjusted = holm([one.p for one in differences])
+    return tuple(dataclasses.replace(one, p=p) for one, p in zip(differences, adjusted, strict=True))
 
 
 def _losses(p: F64, labels: npt.NDArray[np.integer[Any]], members: list[I64], weight: F64) -> F64:

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
-from hemodist.metrics import scores
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, Estimate, mean_estimate, resamples
-from hemodist.metrics.scores import LabelScores
+from hemodist.metrics.log_loss import weighted_entropy, weighted_log_loss
+from hemodist.metrics.scores import LabelScores, label_scores, share_of_positives
 
 Pooling = Literal["maximum", "noisy_or"]
 POOLINGS: tuple[Pooling, ...] = ("maximum", "noisy_or")
@@ -45,7 +45,7 @@ class PooledScores:
 
 @dataclasses.dataclass(frozen=True)
 class Pooled:
-    """Units in the order in which their names sort.
+    """Which slices belong to which unit (study or patient); units in the order in which their names sort.
 
     Attributes:
         names: [u].
@@ -125,15 +125,15 @@ def pooled_scores(
         return []
     group = np.unique(groups[pooled.first], return_inverse=True)[1].astype(np.int64)
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
-    own = np.nan_to_num(scores.prevalence(truth), nan=0.5)  # a label that is known nowhere is never looked at
+    own = np.nan_to_num(share_of_positives(truth), nan=0.5)  # a label that is known nowhere is never looked at
     found = []
     for pooling in POOLINGS:
         p = pooled.probability(probability, pooling)
         labelled = tuple(
-            scores.label_scores(name, p[known[:, i], i], truth[known[:, i], i] == 1, group[known[:, i]], counts)
+            label_scores(name, p[known[:, i], i], truth[known[:, i], i] == 1, group[known[:, i]], counts)
             for i, name in enumerate(LABELS)
         )
-        loss = mean_estimate(*scores.weighted_entropy(p, truth), group, counts)
-        constant = scores.weighted_log_loss(np.broadcast_to(own, p.shape), truth)
+        loss = mean_estimate(*weighted_entropy(p, truth), group, counts)
+        constant = weighted_log_loss(np.broadcast_to(own, p.shape), truth)
         found.append(PooledScores(level, pooling, len(p), loss, constant, labelled))
     return found

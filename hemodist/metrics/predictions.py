@@ -1,4 +1,4 @@
-"""What a network said of a split, slice by slice."""
+"""What a network says of a split, slice by slice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Predictions:
     Attributes:
         rows: int64 [n], rows of the index; without corrupt samples that were masked out.
         logits: float32 [n, 6].
-        blood: float64 [n], share of pixels in `BLOOD_HU`, a threshold's view of the slice; NaN where no window of the
-            data set resolves that range.
+        blood: float64 [n], share of pixels as bright as blood (`scoring.run_network.BLOOD_HU`), for the baseline that
+            needs no network; NaN where no window of the data set resolves that range.
     """
 
     rows: npt.NDArray[np.int64]

@@ -10,10 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import CHUNK, F64, I64, LEVEL, Bool, Estimate, interval, ratio
+from hemodist.metrics.probabilities import DECISION
 
 RATES = (0.90, 0.95)
 """Specificities at which sensitivity is given, and sensitivities at which specificity is."""
@@ -149,6 +153,21 @@ def operating_points(probability: F64, positive: Bool, decision: float) -> list[
         at(f"sensitivity {100 * rate:.0f} %", int(np.argmax(true >= (rate - _SLACK) * positives))) for rate in RATES
     ]  # the first that has the sensitivity
     return points
+
+
+def operating_points_of_any(probability: F64, labels: npt.NDArray[np.integer[Any]]) -> list[OperatingPoint]:
+    """`operating_points` of the label `any`, decided at `DECISION`; none where only one class occurs.
+
+    Args:
+        probability: [n, 6], in [0, 1].
+        labels: [n, 6], values 0, 1 and `UNKNOWN`.
+    """
+    at = LABELS.index("any")
+    known = labels[:, at] != UNKNOWN
+    positive = labels[known, at] == 1
+    if not positive.any() or positive.all():
+        return []
+    return operating_points(probability[known, at], positive, DECISION)
 
 
 def bands(score: F64, positive: Bool, group: I64, counts: F64) -> tuple[F64, F64, F64]:

@@ -9,24 +9,18 @@ above nor below a fraction line, and `Scores.unknown` says how many there were.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
-from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, auc_estimate, interval, mean_estimate, ratio, resamples
+from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, auc_estimate, mean_estimate, ratio, resamples
+from hemodist.metrics.calibration import calibration_estimate
+from hemodist.metrics.log_loss import entropy, weighted_entropy, weighted_log_loss
+from hemodist.metrics.plain_json import plain_json
+from hemodist.metrics.probabilities import DECISION, inconsistent
 from hemodist.metrics.ranking import ranking_scores
-
-WEIGHTS: F64 = np.array([2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
-"""Weight of each label in the log loss, `any` twice (RSNA Intracranial Hemorrhage Detection 2019, evaluation page)."""
-EPSILON = 1e-15
-"""Probabilities are clipped to [EPSILON, 1 - EPSILON] before a logarithm, as the competition's evaluation did."""
-DECISION = 0.5
-"""A label is decided present where its probability is strictly above this (fastai's `accuracy_multi`)."""
-CALIBRATION_BINS = 15
-"""Equal-width bins of the calibration error (Guo et al. 2017, On Calibration of Modern Neural Networks)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,94 +119,15 @@ class Scores:
         return plain_json(dataclasses.asdict(self) | {"error_rate": dataclasses.asdict(self.error_rate)})
 
 
-def probabilities(logits: npt.NDArray[np.floating[Any]]) -> F64:
-    """The logistic function of finite logits [n, 6], without overflow, in float64.
+def share_of_positives(labels: npt.NDArray[np.integer[Any]]) -> F64:
+    """Share of positives among the known entries of each label, f64 [6], as counted; nan for one that nobody knows.
 
-    >>> probabilities(np.array([[-1000.0, 0.0, 1000.0]])).tolist()
-    [[0.0, 0.5, 1.0]]
+    What a network has to beat is not this but `hemodist.plan.prepare.prevalence`, which is never 0 or 1.
     """
-    x = np.asarray(logits, dtype=np.float64)
-    if not np.isfinite(x).all():
-        raise ValueError(
-            f"{np.count_nonzero(~np.isfinite(x))} of {x.size} logits are not finite: the network "
-            "has diverged; lower the learning rate or look at the inputs"
-        )
-    tail = np.exp(-np.abs(x))  # at most 1, so nothing overflows
-    return np.where(x >= 0, 1.0, tail) / (1.0 + tail)
-
-
-def repair_any(probability: F64) -> F64:
-    """The same probabilities, f64 [n, 6], with P(any) raised to the largest P of a subtype where it is below.
-
-    A hemorrhage of any kind is a hemorrhage, so P(any) cannot be less than P of a kind.
-    """
-    any_, subtypes = LABELS.index("any"), [i for i, name in enumerate(LABELS) if name != "any"]
-    repaired = probability.copy()
-    repaired[:, any_] = np.maximum(probability[:, any_], probability[:, subtypes].max(axis=1))
-    return repaired
-
-
-def inconsistent(probability: F64) -> Bool:
-    """Where P(any) is below the largest P of a subtype, bool [n]."""
-    changed: Bool = (repair_any(probability) != probability).any(axis=1)
-    return changed
-
-
-def prevalence(labels: npt.NDArray[np.integer[Any]]) -> F64:
-    """Share of positives among the known entries of each label, f64 [6]; nan for a label that nobody knows."""
     known = labels != UNKNOWN
     count = known.sum(axis=0)
     positive = (labels == 1).sum(axis=0)
     return ratio(positive, count)
-
-
-def weighted_log_loss(probability: F64, labels: npt.NDArray[np.integer[Any]]) -> float:
-    """The competition's score: binary cross-entropy averaged with `WEIGHTS` over all known label entries.
-
-    With every label known this is the mean over slices of the weighted mean over labels (weights sum to 7).
-
-    Args:
-        probability: [n, 6], in [0, 1]; clipped by `EPSILON`.
-        labels: [n, 6], values 0, 1 and `UNKNOWN`.
-
-    Returns:
-        Natural-logarithm loss; nan when no label is known.
-    """
-    loss, weight = weighted_entropy(probability, labels)
-    return float(ratio(loss.sum(), weight.sum()))
-
-
-def reliability(probability: F64, positive: Bool, bins: int = CALIBRATION_BINS) -> tuple[F64, F64, I64]:
-    """Mean probability, share of positives and count in equal-width bins of the probability; nan in empty bins."""
-    index = np.minimum((probability * bins).astype(np.int64), bins - 1)
-    count = np.bincount(index, minlength=bins)
-    mean = ratio(np.bincount(index, probability, minlength=bins), count)
-    share = ratio(np.bincount(index, positive.astype(np.float64), minlength=bins), count)
-    return mean, share, count
-
-
-def calibration_error(probability: F64, positive: Bool, bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error: |share of positives - mean probability|, averaged over the slices of the bins."""
-    group = np.zeros(len(probability), np.int64)
-    return calibration_estimate(probability, positive, group, np.zeros((0, 1)), bins).value
-
-
-def calibration_estimate(
-    probability: F64, positive: Bool, group: I64, counts: F64, bins: int = CALIBRATION_BINS
-) -> Estimate:
-    """`calibration_error` of [n] probabilities, with its interval over groups."""
-    excess, size = bin_sums(probability, positive - probability, group, counts.shape[1], bins)
-    # In a bin, count x |share - mean| is |sum of label - probability|.
-    replicates = ratio(np.abs(counts @ excess).sum(axis=1), (counts @ size).sum(axis=1))
-    return interval(float(ratio(np.abs(excess.sum(axis=0)).sum(), len(probability))), replicates)
-
-
-def bin_sums(probability: F64, values: F64, group: I64, groups: int, bins: int = CALIBRATION_BINS) -> tuple[F64, F64]:
-    """Sums of `values` and numbers of slices, by group and equal-width bin of the probability; f64 [groups, bins]."""
-    cell = group * bins + np.minimum((probability * bins).astype(np.int64), bins - 1)
-    sums, sizes = (np.bincount(cell, weights, minlength=groups * bins) for weights in (values, None))
-    shape = (groups, bins)
-    return sums.reshape(shape).astype(np.float64), sizes.reshape(shape).astype(np.float64)
 
 
 def threshold_baseline(
@@ -263,7 +178,7 @@ def score(
         labels: [n, 6], integer, values 0, 1 and `UNKNOWN`.
         groups: [n], integers or strings: the patient group of each slice, the unit that is resampled, since slices
             of one patient are far from independent (Field and Welsh 2007 on resampling clusters).
-        train_prevalence: [6], of the training split (`prevalence`), for the constant baseline; needed for every
+        train_prevalence: [6], of the training split, for the constant baseline; needed for every
             label that is known anywhere in this split. 0 and 1 are taken at their word and clipped by `EPSILON`.
         bootstrap: Replicates of the intervals; 0 for none.
         seed: Key of the Philox generator that draws the groups.
@@ -282,7 +197,7 @@ def score(
     if p.min() < 0 or p.max() > 1:
         raise ValueError(
             f"probabilities lie in [{p.min():g}, {p.max():g}], not in [0, 1]; pass logits through "
-            "hemodist.metrics.scores.probabilities first"
+            "hemodist.metrics.probabilities.probabilities first"
         )
     known = labels != UNKNOWN
     constant = _check_prevalence(train_prevalence, known)
@@ -331,7 +246,7 @@ def label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) -> 
         known=len(p),
         positive=int(positive.sum()),
         prevalence=float(ratio(positive.sum(), len(p))),
-        log_loss=mean(_entropy(p, positive)),
+        log_loss=mean(entropy(p, positive)),
         auc=auc_estimate(p, positive, group, counts),
         average_precision=ranking.average_precision,
         accuracy=mean((p > DECISION) == positive),
@@ -342,17 +257,6 @@ def label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) -> 
         specificity_at_90_sensitivity=ranking.specificity_at[0],
         specificity_at_95_sensitivity=ranking.specificity_at[1],
     )
-
-
-def _entropy(p: F64, positive: Bool) -> F64:
-    q = np.clip(p, EPSILON, 1 - EPSILON)
-    return -np.log(np.where(positive, q, 1 - q))
-
-
-def weighted_entropy(p: F64, labels: npt.NDArray[np.integer[Any]]) -> tuple[F64, F64]:
-    """Weighted cross-entropy and weight of each slice's known labels, both [n]."""
-    weight = WEIGHTS * (labels != UNKNOWN)
-    return (weight * _entropy(p, labels == 1)).sum(axis=1), weight.sum(axis=1)
 
 
 def check_labels(labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray[Any]) -> I64:
@@ -383,17 +287,3 @@ def _check_prevalence(train_prevalence: F64, known: Bool) -> F64:
         named = ", ".join(f"{LABELS[i]} {constant[i]:g}" for i in np.flatnonzero(bad))
         raise ValueError(f"train_prevalence must lie in [0, 1] for every label that is scored, but: {named}")
     return np.where(np.isnan(constant), 0.5, constant)  # a label that is known nowhere is never looked up
-
-
-def plain_json(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with lists for tuples and None for numbers that are not finite, which JSON has not (RFC 8259)."""
-    plain: dict[str, Any] = _without_nan(values)
-    return plain
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,8 +1,8 @@
-"""Checkpoints: written whole, verified when read, never executing code.
+"""The checkpoints of a run: written whole, checked when they are read, and read without executing code.
 
-A checkpoint is two files below the run: `step-00000123.pt` (torch's format) and, written after it, `step-00000123.json`
-with its size and SHA-256, the step, the score and what decides whether a run may go on from it. One without the other
-does not count.
+A checkpoint is two files below the run's folder: `step-00000123.pt` (torch's format) and, written after it, its record
+`step-00000123.json`. The record holds size and SHA-256 of the first file, the step, the score, and what tells whether a
+run may go on from it. One file without the other is no checkpoint.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ from typing import Any
 
 import torch
 
-from hemodist.dataset.manifest import sha256
+from hemodist.dataset.digest import sha256
 from hemodist.errors import UserError
 from hemodist.storage.store import Store, StoreError
 
 FOLDER = "checkpoints"
+"""Below the run's folder."""
 
 
 class CheckpointError(UserError):
-    """There is no usable checkpoint, or it belongs to another run."""
+    """There is no checkpoint that can be used."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint is not what was written."""
+    """A checkpoint's file is missing, or not what was written."""
 
 
 @dataclass(frozen=True)
-class Record:
-    """The JSON beside a checkpoint.
+class CheckpointRecord:
+    """The record of a checkpoint: the JSON file beside it.
 
     Attributes:
         step: optimizer updates made.
         sha256: of the `.pt` file.
         bytes: of the `.pt` file.
         score: on the validation split, less is better; None where not scored.
-        origin: the run's configuration and the digests of data set and split, as in the `.pt` file's `run` and `state`;
-            so that nobody needs to read the large file to find out whether it is of the same run. Empty in records of
+        origin: the run's configuration and the digests of data set and split, as in the `.pt` file's `run` and `state`,
+            so that the large file need not be read to find out whether it is of the same run. Empty in records of
             version 0.1.0.
     """
 
@@ -72,17 +73,17 @@ class Checkpoints:
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def records(self) -> list[Record]:
-        """What is there, oldest first; records that are damaged, or deleted meanwhile, are left out.
+    def records(self) -> list[CheckpointRecord]:
+        """The records of all checkpoints, oldest first, without those that are damaged or were just deleted.
 
         Raises:
-            StoreError: the store cannot be read, which says nothing about the checkpoints in it.
+            StoreError: the store cannot be read; whether the checkpoints in it are whole is not known then.
         """
         found = []
         for name, _ in self._store.list(FOLDER):
             if name.endswith(".json"):
                 try:
-                    found.append(Record(**json.loads(self._store.read(name))))
+                    found.append(CheckpointRecord(**json.loads(self._store.read(name))))
                 except (ValueError, TypeError):
                     continue
                 except StoreError:
@@ -90,8 +91,8 @@ class Checkpoints:
                         raise
         return sorted(found, key=lambda record: record.step)
 
-    def save(self, state: dict[str, Any], step: int, score: float | None) -> Record:
-        """Write a checkpoint, then delete those that are neither new nor best.
+    def save(self, state: dict[str, Any], step: int, score: float | None) -> CheckpointRecord:
+        """Write a checkpoint, then delete all but the newest ones and the best.
 
         Args:
             state: tensors and plain values only, so that it can be read without executing code.
@@ -101,13 +102,13 @@ class Checkpoints:
         self.wait()
         return self._save(state, step, score)
 
-    def save_behind(
+    def save_in_background(
         self, state: dict[str, Any], step: int, score: float | None, then: Callable[[], object] = lambda: None
     ) -> None:
-        """As `save`, on a thread: only the copying of the tensors into this process's memory is waited for.
+        """As `save`, but written by a thread; it returns once the tensors are copied to this process's memory.
 
-        An earlier one is waited for first, so that there is never more than one; what it failed with is raised then.
-        `then` is called, on the thread, once the checkpoint is there.
+        It first waits for an earlier checkpoint that is still being written, and raises the error that this one failed
+        with. The thread calls `then` once the checkpoint is there.
         """
         self.wait()
         copied = _copied(state, {})
@@ -115,7 +116,7 @@ class Checkpoints:
         self._writing.start()
 
     def wait(self) -> None:
-        """Return when what `save_behind` began is written.
+        """Wait until the checkpoint that `save_in_background` began is written.
 
         Raises:
             StoreError: it could not be written.
@@ -136,23 +137,23 @@ class Checkpoints:
         except BaseException as failure:  # raised where somebody waits
             self._failure = failure
 
-    def _save(self, state: dict[str, Any], step: int, score: float | None) -> Record:
+    def _save(self, state: dict[str, Any], step: int, score: float | None) -> CheckpointRecord:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
         origin = {"run": state["run"], "state": {k: state["state"].get(k) for k in ("dataset", "split")}}
-        record = Record(step, sha256(content), len(content), score, origin)
+        record = CheckpointRecord(step, sha256(content), len(content), score, origin)
         self._store.write(f"{record.name}.pt", content)
         self._store.write(f"{record.name}.json", (json.dumps(asdict(record)) + "\n").encode())
         self._prune()
         return record
 
     def newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """The newest state that is whole, or None; damaged ones are named to `warn` and passed over.
+        """The content of the newest checkpoint that is whole, or None; `warn` is told of damaged ones.
 
         Raises:
-            CheckpointError: one is as it was written, and cannot be read all the same.
-            StoreError: the store cannot be read, which says nothing about the checkpoints in it.
+            CheckpointError: a file is what was written, but torch cannot read it.
+            StoreError: the store cannot be read; whether the checkpoints in it are whole is not known then.
         """
         for record in reversed(self.records()):
             try:
@@ -161,14 +162,15 @@ class Checkpoints:
                 warn(f"{error}; going on with the one before")
         return None
 
-    def go_on_from(self, step: int | None) -> None:
-        """Delete what an earlier attempt has left that is no checkpoint, before the first save of this one.
+    def delete_leftovers(self, step: int | None) -> None:
+        """Delete what an earlier attempt at the run left and this one does not go on from; before its first save.
 
-        That is all beyond the step that was chosen, so that no damaged one counts as new and pushes out whole ones; and
-        what a kill has left of one: parts of files, and files without a record.
+        These are checkpoints beyond the step that the run goes on from, which are damaged and would count as newest,
+        so that whole ones would be deleted in their place; and what a killed process left: parts of files, and files
+        without a record.
 
         Args:
-            step: that the run goes on from; None where there was nothing whole.
+            step: that the run goes on from; None where there was no whole checkpoint.
         """
         kept = {record.name for record in self.records() if step is not None and record.step <= step}
         stale = sorted(name for name, _ in self._store.list(FOLDER) if name.rpartition(".")[0] not in kept)
@@ -177,18 +179,18 @@ class Checkpoints:
         self._store.delete_partial(FOLDER)
 
     def newest_origin(self) -> dict[str, Any] | None:
-        """What the newest checkpoint was made of, without reading it; None where there is none or it does not say."""
+        """Run and digests of the newest checkpoint, from its record; None where there is none or it does not say."""
         records = self.records()
         return (records[-1].origin or None) if records else None
 
     def best_step(self) -> int | None:
-        """The step of the best checkpoint by its record alone, else of the newest; None where there is none."""
+        """The step with the best score, from the records alone; the newest where none is scored, None without any."""
         records = self.records()
         best = _best(records) or (records[-1] if records else None)
         return best.step if best else None
 
     def at(self, step: int) -> dict[str, Any]:
-        """The state of a step.
+        """The content of the checkpoint of a step.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
@@ -199,7 +201,10 @@ class Checkpoints:
         raise CheckpointError(f"{self._store.uri} holds no checkpoint of step {step}")
 
     def best(self, warn: Callable[[str], None]) -> dict[str, Any]:
-        """The state with the best score that is whole, else the newest; damaged ones are named to `warn`.
+        """The content of the checkpoint with the best score that is whole, or of the newest where none is scored.
+
+        Args:
+            warn: told of damaged ones.
 
         Raises:
             CheckpointError: there is none.
@@ -222,7 +227,7 @@ class Checkpoints:
         name = f"{FOLDER}/step-{step:08d}.pt"
         return name.rpartition("/")[2], bytes(self._store.read(name))
 
-    def _read(self, record: Record) -> dict[str, Any]:
+    def _read(self, record: CheckpointRecord) -> dict[str, Any]:
         name = f"{record.name}.pt"
         try:
             content = self._store.read(name)
@@ -249,7 +254,7 @@ class Checkpoints:
 
 
 def open_checkpoint(where: str, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The state at `where`: a run's folder (its best checkpoint is taken) or a `.pt` file.
+    """The content of the checkpoint at `where`: a run's folder (its best one is taken) or a `.pt` file.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it is not one of hemodist's.
@@ -265,7 +270,7 @@ def open_checkpoint(where: str, warn: Callable[[str], None] = lambda text: None)
     return _load(content, where)
 
 
-def _best(records: list[Record]) -> Record | None:
+def _best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
     scored = [record for record in records if record.score is not None]
     return min(scored, key=lambda record: (record.score or 0.0, record.step)) if scored else None
 
@@ -281,7 +286,7 @@ def _load(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _copied(value: Any, known: dict[Any, torch.Tensor]) -> Any:
-    """The same with every tensor copied into this process's memory; tensors that are one memory stay one."""
+    """The same with every tensor copied into this process's memory; tensors that share memory share the copy too."""
     if isinstance(value, torch.Tensor):
         key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
         if key not in known or not value.numel():

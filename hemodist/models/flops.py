@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hemodist.config.run import ModelConfig
-from hemodist.models.network import bare
+from hemodist.config.training import ModelConfig
+from hemodist.models.network import untrained_network
 
 PEAK_BF16_FLOPS = {
     "B200": 2250e12,
@@ -49,7 +49,7 @@ def training_flops(config: ModelConfig) -> int:
     (gradients of inputs and of weights), PaLM's own convention. Two images, since batch norm refuses one.
     """
     with torch.device("meta"):
-        model = bare(config)
+        model = untrained_network(config)
         images = torch.zeros(2, 3, config.image_size, config.image_size)
         with FlopCounterMode(display=False) as counter:
             model(images)

@@ -9,27 +9,27 @@ import torch
 import torchvision
 from torch import nn
 
-from hemodist.config.run import ModelConfig
-from hemodist.dataset.manifest import LABELS
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 
 
-def build(config: ModelConfig) -> nn.Module:
+def build_network(config: ModelConfig) -> nn.Module:
     """Build a network that maps float [b, 3, h, w] to logits [b, 6].
 
     Args:
-        config: name, activation, channels and weights; `check` must accept it.
+        config: name, activation, channels and weights; `check_model` must accept it.
 
     Raises:
         ConfigError: the network has no linear head or no ReLU to replace, or the weights cannot be had or do not fit.
     """
-    network = bare(config)
+    network = untrained_network(config)
     load_pretrained(network, config)
     return network.to(memory_format=torch.channels_last)
 
 
-def bare(config: ModelConfig) -> nn.Module:
-    """The network with its new head and torchvision's random initialisation; no weights are read or downloaded."""
+def untrained_network(config: ModelConfig) -> nn.Module:
+    """The network with its new head and torchvision's random weights; nothing is read or downloaded."""
     extra = {}
     if config.name in {"googlenet", "inception_v3"}:
         # Without their auxiliary heads, which give outputs of another form while training. ImageNet's weights expect
@@ -45,7 +45,9 @@ def bare(config: ModelConfig) -> nn.Module:
 
 
 def load_pretrained(network: nn.Module, config: ModelConfig) -> None:
-    """Load the weights that `config` names into a network made by `bare`, all but the head; `none` loads nothing.
+    """Load the weights that `config` names into a network made by `untrained_network`, all but those of the head.
+
+    `none` loads nothing.
 
     Raises:
         ConfigError: they cannot be had, or do not fit.
@@ -79,8 +81,8 @@ def _of_torchvision(config: ModelConfig) -> Any:
     return offered.DEFAULT if config.weights == "imagenet" else offered.__members__.get(config.weights)
 
 
-def check(config: ModelConfig) -> None:
-    """Check that a network can be built and takes images of the wanted size; no memory is spent on its weights.
+def check_model(config: ModelConfig) -> None:
+    """Check that a network can be built and takes images of the wanted size, without memory for its weights.
 
     Raises:
         ConfigError: the name is unknown, the weights are no file, or the network cannot take such images.
@@ -96,7 +98,7 @@ def check(config: ModelConfig) -> None:
         )
     size = config.image_size
     with torch.device("meta"):
-        model = bare(config)
+        model = untrained_network(config)
         try:
             shape = tuple(model(torch.zeros(2, 3, size, size)).shape)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -159,7 +161,11 @@ def _cell_means(cells: int, pixels: int) -> torch.Tensor:
 
 
 def make_deterministic(model: nn.Module) -> int:
-    """Replace, in place, what has no deterministic backward pass on a GPU (AlexNet's and VGG's pooling); how many."""
+    """Replace, in place, layers without a deterministic backward pass on a GPU (AlexNet's and VGG's pooling).
+
+    Returns:
+        How many were replaced.
+    """
     replaced = 0
     for name, child in model.named_children():
         # To 1 x 1 it is a plain mean, which is deterministic.

@@ -1,4 +1,4 @@
-"""A trained network from its checkpoint, with what it was trained on."""
+"""A trained network, built from its checkpoint, with the run and the kind of pictures that it was trained on."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from hemodist.config.run import AugmentConfig, Run
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.config.data import AugmentConfig
+from hemodist.config.run import Run
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
-from hemodist.models import network as model
 from hemodist.models.checkpoints import CheckpointError, open_checkpoint
+from hemodist.models.network import build_network, last_linear
 
-PICTURE = ("windows", "size", "encoding", "quality", "crop_head")
-"""What of the sharder's configuration decides how a picture looks."""
+PICTURE_FIELDS = ("windows", "size", "encoding", "quality", "crop_head")
+"""Fields of the sharder's configuration that decide how a picture looks."""
 
 View = tuple[int, ...]
-"""Axes of [b, 3, h, w] that are flipped."""
+"""One view of a picture for test-time augmentation: the axes of [b, 3, h, w] that are flipped."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint, checked and built.
+    """A checkpoint that was checked, with its network.
 
     Attributes:
         where: the checkpoint, as it was named.
@@ -69,11 +71,7 @@ def open_trained(where: str) -> Trained:
         CheckpointError: there is none, it is damaged, or its network does not answer hemodist's six labels.
         ConfigError: it was written by another version.
     """
-    return build(where, open_checkpoint(where))
-
-
-def build(where: str, saved: dict[str, Any]) -> Trained:
-    """The network of a checkpoint that has been read; errors as `open_trained`."""
+    saved = open_checkpoint(where)
     run = Run.from_dict(saved["run"])
     if missing := [name for name in ("sharding", "prevalence") if name not in saved]:
         raise CheckpointError(f"{where} lacks {' and '.join(missing)}; train again with this version of hemodist")
@@ -85,7 +83,7 @@ def build(where: str, saved: dict[str, Any]) -> Trained:
         )
     if len(saved["prevalence"]) != len(LABELS):
         raise CheckpointError(f"{where} records the prevalence of {len(saved['prevalence'])} labels, not {len(LABELS)}")
-    network = model.build(replace(run.model, weights="none"))
+    network = build_network(replace(run.model, weights="none"))
     _load(network, saved["scored"], where, run.model.name)
     return Trained(where, saved, run, network.eval())
 
@@ -104,9 +102,9 @@ def check_fits(trained: Trained, dataset: DataSet) -> None:
             f"{dataset.store.uri} has {_channels(channels[1])} ({_windows(given)}); "
             "shard the data set again with the windows that the checkpoint was trained on"
         )
-    for name in PICTURE:
+    for name in PICTURE_FIELDS:
         before, now = (sharding.get(name) for sharding in (trained.sharding, given))
-        if name in ("encoding", "quality") or before == now:  # how they are compressed is seen by nobody
+        if name in ("encoding", "quality") or before == now:  # how pictures are compressed is not seen in them
             continue
         if name == "windows":
             before, now = _windows(trained.sharding), _windows(given)
@@ -117,7 +115,7 @@ def check_fits(trained: Trained, dataset: DataSet) -> None:
 
 
 def views(augment: AugmentConfig) -> tuple[View, ...]:
-    """The picture as it is and with the flips that training drew, for test-time augmentation.
+    """The views for test-time augmentation: the picture as it is, and with each flip that training drew.
 
     Raises:
         ConfigError: training flipped nothing, so the network knows no flipped head.
@@ -142,7 +140,7 @@ def mean_logits(logits: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _load(network: nn.Module, state: Mapping[str, torch.Tensor], where: str, name: str) -> None:
     own = network.state_dict()
-    head = model.last_linear(network) or "classifier.1"
+    head = last_linear(network) or "classifier.1"
     weight = state.get(f"{head}.weight")
     if weight is not None and weight.shape[0] != len(LABELS):
         raise CheckpointError(

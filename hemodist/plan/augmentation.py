@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.config.run import AugmentConfig
+from hemodist.config.data import AugmentConfig
 from hemodist.plan.philox import Purpose, uniform, words
 
 Floats = npt.NDArray[np.float32]
@@ -34,12 +34,12 @@ class Augmentation:
     contrast: Floats
 
 
-def draw(
+def draw_augmentation(
     config: AugmentConfig,
     seed: int,
     epochs: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
-    copies: npt.NDArray[np.int64] | int = 0,
+    repeats: npt.NDArray[np.int64] | int = 0,
 ) -> Augmentation:
     """Draw the augmentation of each sample.
 
@@ -48,9 +48,9 @@ def draw(
         seed: of the run.
         epochs: int64 [b], the epoch that each sample is read for.
         rows: int64 [b], its row in the index.
-        copies: int64 [b], how often the epoch has read it already, so that a repeated sample looks new.
+        repeats: int64 [b], how often the epoch has read it before, so that a sample that is drawn again looks new.
     """
-    drawn = [words(seed, Purpose.AUGMENT, rows, epochs, copies, block=block) for block in range(3)]
+    drawn = [words(seed, Purpose.AUGMENT, rows, epochs, repeats, block=block) for block in range(3)]
     u = uniform(np.concatenate(drawn, axis=1))
     # A square crop of a share of the area, placed anywhere inside the image.
     side = np.sqrt(config.min_crop_area + (1.0 - config.min_crop_area) * u[:, 0])

@@ -1,10 +1,10 @@
-"""CutMix and mixup on the device, with targets mixed by exactly what was mixed of the pixels.
+"""What CutMix and mixup mix: partner, box and share of each mix group. Pure; `loading.mixing` mixes the tensors.
 
-Partner, box and share are drawn per mix group (a few consecutive samples of the global batch) from Philox keyed by
+Targets are mixed by exactly what is mixed of the pixels: keeping the first image's label is a bug that the original
+study had. The draws are made for each mix group (a few consecutive samples of the global batch) from Philox keyed by
 (seed, number of the group in the endless stream), so they do not depend on the world size. Sources: Yun et al.,
 "CutMix", ICCV 2019 (box of area 1 - lambda, uniform center, lambda ~ Beta(alpha, alpha)); Zhang et al., "mixup",
-ICLR 2018. The label of a mixed image is the mixture of both labels: keeping the first image's label is a bug that the
-original study had.
+ICLR 2018.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
-from hemodist.config.run import MixConfig
+from hemodist.config.data import MixConfig
 from hemodist.plan.philox import Purpose, uniform, words
 
 
 @dataclass(frozen=True)
 class Mix:
-    """One draw a mix group.
+    """What is mixed in each of g mix groups.
 
     Attributes:
         shift: int64 [g]; sample i of a group is mixed with sample (i + shift) mod mix_group of it; 0: not mixed.
@@ -34,7 +34,7 @@ class Mix:
     share: npt.NDArray[np.float64]
 
 
-def draw(config: MixConfig, seed: int, first_group: int, groups: int, *, mix_group: int, size: int) -> Mix:
+def draw_mix(config: MixConfig, seed: int, first_group: int, groups: int, *, mix_group: int, size: int) -> Mix:
     """Draw for consecutive groups of the stream.
 
     Args:

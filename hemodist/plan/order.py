@@ -35,13 +35,13 @@ CHUNK = 16_384
 """Samples that are ordered at a time, at least, where there are so many: some milliseconds of work."""
 
 KEPT_CHUNKS = 4
-"""Chunks that are remembered: two neighbours are in use at a time."""
+"""Chunks that are kept in memory. Two neighbours are in use at a time; the others spare working them out again."""
 
 IN_FLIGHT = 4
 """Global batches that ranks may be reading at a time: they wait for each other at each step."""
 
 LOOKED_AT = 50
-"""Epochs of a run in which `Plan.windows` looks for the most shards that are read at a time."""
+"""Epochs of a run in which `Plan.shards_at_once` looks for the most shards that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class Share:
     Attributes:
         rows: int64 [b], rows of the index.
         epochs: int64 [b], the epoch that each sample is read for.
-        copies: int64 [b], how often the epoch has drawn the sample already; 0 everywhere without weights.
+        repeats: int64 [b], how often the epoch has read the sample before this; 0 everywhere without weights.
     """
 
     rows: Ints
     epochs: Ints
-    copies: Ints
+    repeats: Ints
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """The shards that are needed from one batch on.
+class NeededShards:
+    """The shards that one batch and those after it need.
 
     Attributes:
-        now: shards in use; all others may be closed.
+        now: shards that the batch reads from; all others may be closed.
         later: those needed after them, the soonest first; each once.
     """
 
@@ -80,13 +80,13 @@ class _Epoch:
         blocks: for each block its shards, as positions in the plan's list of shards.
         stops: int64 [blocks], positions of the epoch up to the end of each block; the last is N.
         chunks: int64 [chunks + 1], numbers of the blocks that begin a chunk, and the number of blocks.
-        repeats: int64 [N], how often each sample is read; None for once.
+        times: int64 [N], how often each sample is read; None for once each.
     """
 
     blocks: list[Ints]
     stops: Ints
     chunks: Ints
-    repeats: Ints | None
+    times: Ints | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Plan:
     _bounds: Ints = field(init=False, repr=False)  # shard i of them holds the samples [_bounds[i], _bounds[i + 1])
     _epochs: dict[int, _Epoch] = field(default_factory=dict, init=False, repr=False)
     _chunks: dict[tuple[int, int], tuple[Ints, Ints]] = field(default_factory=dict, init=False, repr=False)
-    _aheads: dict[tuple[int | None, ...], Ahead] = field(default_factory=dict, init=False, repr=False)
+    _needed: dict[tuple[int | None, ...], NeededShards] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_batch(self.global_batch_size, self.mix_group, world=1)
@@ -157,11 +157,11 @@ class Plan:
             blocks = self._epoch(epoch)
             block = int(np.searchsorted(blocks.stops, offset, side="right"))
             number = int(np.searchsorted(blocks.chunks, block, side="right")) - 1
-            rows, copies = self._chunk(epoch, number)
+            rows, repeats = self._chunk(epoch, number)
             begin = offset - int(blocks.stops[blocks.chunks[number] - 1] if number else 0)
             taken = min(len(rows) - begin, stop - start - filled)
             here = slice(filled, filled + taken)
-            share.rows[here], share.copies[here] = rows[begin : begin + taken], copies[begin : begin + taken]
+            share.rows[here], share.repeats[here] = rows[begin : begin + taken], repeats[begin : begin + taken]
             share.epochs[here] = epoch
             filled += taken
         return share
@@ -170,7 +170,7 @@ class Plan:
         """Number of steps after which `epochs` whole epochs have been read: ceil(epochs * N / G)."""
         return -(-epochs * len(self.rows) // self.global_batch_size)
 
-    def ahead(self, step: int, epochs: int | None = None) -> Ahead:
+    def needed_shards(self, step: int, epochs: int | None = None) -> NeededShards:
         """The shards that the global batch `step` and its successors need; the same object within a block.
 
         Args:
@@ -180,7 +180,7 @@ class Plan:
         first = step * self.global_batch_size
         begin, end = self._block_of(first), self._block_of(first + self.global_batch_size - 1)
         key = (*begin, *end, epochs)
-        if key not in self._aheads:
+        if key not in self._needed:
             now = [
                 shard
                 for epoch in range(begin[0], end[0] + 1)
@@ -196,13 +196,13 @@ class Plan:
             if epochs is None or end[0] + 1 < epochs:
                 later += self.shard_order(end[0] + 1)
             needed = dict.fromkeys(now)
-            self._aheads.clear()
-            self._aheads[key] = Ahead(
+            self._needed.clear()
+            self._needed[key] = NeededShards(
                 tuple(needed), tuple(shard for shard in dict.fromkeys(later) if shard not in needed)
             )
-        return self._aheads[key]
+        return self._needed[key]
 
-    def windows(self, epochs: int, prefetch: int = 0) -> Iterator[list[int]]:
+    def shards_at_once(self, epochs: int, prefetch: int = 0) -> Iterator[list[int]]:
         """The shards that ranks on one node read at a time, seen from the end of each block of a run.
 
         Args:
@@ -237,11 +237,11 @@ class Plan:
     def _divide(self, epoch: int) -> _Epoch:
         # One 64-bit key each; ties, were there any, fall back to the shard's own order since the sort is stable.
         shuffled = np.argsort(_keys(self.seed, epoch, 0, self._present), kind="stable")
-        repeats = None
+        times = None
         held = np.diff(self._bounds)
         if self.weights is not None:
-            repeats = self._drawn(epoch, self.weights)
-            held = np.add.reduceat(repeats, self._bounds[:-1])
+            times = self._times_drawn(epoch, self.weights)
+            held = np.add.reduceat(times, self._bounds[:-1])
             shuffled = shuffled[held[shuffled] > 0]  # an epoch may draw nothing of a shard
         blocks = [shuffled[i : i + self.block_shards] for i in range(0, len(shuffled), self.block_shards)]
         stops = np.cumsum([int(held[block].sum()) for block in blocks])
@@ -249,19 +249,19 @@ class Plan:
         for number in range(1, len(blocks)):
             if stops[number - 1] - (stops[chunks[-1] - 1] if chunks[-1] else 0) >= CHUNK:
                 chunks.append(number)
-        return _Epoch(blocks, stops, np.array([*chunks, len(blocks)]), repeats)
+        return _Epoch(blocks, stops, np.array([*chunks, len(blocks)]), times)
 
-    def _drawn(self, epoch: int, weights: Ints) -> Ints:
+    def _times_drawn(self, epoch: int, weights: Ints) -> Ints:
         """How often the epoch reads each sample: int64 [N], N in all."""
         total, order = int(weights.sum()), np.argsort(weights, kind="stable")
         word = words(self.seed, Purpose.SAMPLE, epoch)[0]
         offset = (int(word[0]) << 32 | int(word[1])) % total
-        repeats = np.empty_like(weights)
-        repeats[order] = np.diff((np.cumsum(weights[order]) * len(weights) + offset) // total, prepend=0)
-        return repeats
+        times = np.empty_like(weights)
+        times[order] = np.diff((np.cumsum(weights[order]) * len(weights) + offset) // total, prepend=0)
+        return times
 
     def _chunk(self, epoch: int, number: int) -> tuple[Ints, Ints]:
-        """Rows and copies of the samples of some blocks, in the order of reading."""
+        """Rows and repeats of the samples of some blocks, in the order of reading."""
         if (epoch, number) not in self._chunks:
             while len(self._chunks) >= KEPT_CHUNKS:
                 del self._chunks[next(iter(self._chunks))]
@@ -274,14 +274,14 @@ class Plan:
         places = [(np.arange(*self._bounds[s : s + 2]), b) for b, block in enumerate(blocks) for s in block]
         samples = np.concatenate([place for place, _ in places])
         block = np.repeat([b for _, b in places], [len(place) for place, _ in places])
-        copies = np.zeros_like(samples)
-        if part.repeats is not None:
-            times = part.repeats[samples]
+        repeats = np.zeros_like(samples)
+        if part.times is not None:
+            times = part.times[samples]
             first = np.repeat(np.cumsum(times) - times, times)
             samples, block = np.repeat(samples, times), np.repeat(block, times)
-            copies = np.arange(len(samples)) - first
-        order = np.lexsort((_keys(self.seed, epoch, 1 + copies, self.rows[samples]), block))
-        return self.rows[samples[order]], copies[order]
+            repeats = np.arange(len(samples)) - first
+        order = np.lexsort((_keys(self.seed, epoch, 1 + repeats, self.rows[samples]), block))
+        return self.rows[samples[order]], repeats[order]
 
 
 def _check_weights(weights: Ints, samples: int) -> None:

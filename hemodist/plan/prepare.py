@@ -1,4 +1,4 @@
-"""What is known of a run before any worker starts: data set, split, plan, and the numbers that follow.
+"""Everything about a run that is known before any worker starts: data set, split, plan, number of steps.
 
 The driver calls this to find mistakes early and to print the numbers; every worker calls it again and gets the same,
 since all of it is a pure function of the configuration and the data set.
@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.config.run import BatchConfig, DataConfig, Run, check
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.fields import DecidesResult, values_marked
+from hemodist.config.run import Run, check
 from hemodist.config.shares import share_bounds
-from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.plan import sampling_weights
 from hemodist.plan.cache_need import check_cache_holds
@@ -32,7 +35,7 @@ class Prepared:
         split: which rows train and validate.
         plan: the order of training.
         total_steps: optimizer updates of the whole run.
-        train_prevalence: float64 [6], see `prevalence`, of the training split.
+        train_prevalence: float64 [6], the `prevalence` of the training split.
     """
 
     dataset: DataSet
@@ -110,7 +113,7 @@ def divide(config: DataConfig, dataset: DataSet) -> Split:
 
 
 def selected(config: DataConfig, labels: npt.NDArray[np.int8], usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """What `data.selection` leaves of the usable, bool [samples]; balanced leaves out where `any` is unknown.
+    """Which usable samples `data.selection` takes, bool [samples]; balanced takes none where `any` is unknown.
 
     Args:
         config: the selection.
@@ -152,7 +155,7 @@ def prepare(run: Run) -> Prepared:
     if not dataset.store.is_local and run.data.cache_bytes is not None:
         check_cache_holds(
             dataset.manifest.shards,
-            plan.windows(run.optim.epochs, run.data.prefetch),
+            plan.shards_at_once(run.optim.epochs, run.data.prefetch or 0),
             run.data.cache_bytes,
             run.data.cache,
         )
@@ -166,10 +169,11 @@ def prepare(run: Run) -> Prepared:
 
 
 def prevalence(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
-    """Share of positives among the known, float64 [6]: the constant answer that a network has to beat.
+    """The best constant probability for each label, float64 [6], which a network has to beat: the share of positives.
 
-    A label that every known slice has, or none, counts half a slice of the other kind (Krichevsky and Trofimov 1981),
-    since a constant 0 or 1 is infinitely wrong about the first exception; one that is known nowhere is 1/2.
+    Slices where the label is unknown do not count. Where all slices are positive, or none is, half a slice of the other
+    kind is added (Krichevsky and Trofimov 1981), since a constant 0 or 1 is infinitely wrong about the first exception.
+    A label that is known nowhere gets 1/2.
 
     >>> prevalence(np.array([[1, 0, -1], [0, 0, -1]], np.int8)).round(3).tolist()
     [0.5, 0.167, 0.5]
@@ -200,13 +204,6 @@ def _weights(batch: BatchConfig, labels: npt.NDArray[np.int8]) -> npt.NDArray[np
     return None
 
 
-DECIDES = ("seed", "batch", "augment", "mix", "model", "optim", "stop")
-"""What a run computes; the rest says where and how fast it runs, and may change when it goes on."""
-
-FREE = frozenset({"batch.eval_batch_size", "batch.accumulate", "model.compile", "model.weights"})
-"""Fields of `DECIDES` that change no result beyond rounding, or that a checkpoint has replaced."""
-
-
 def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str) -> None:
     """Check that a checkpoint is of this very run: the same samples in the same order, the same network and optimizer.
 
@@ -220,7 +217,7 @@ def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str
         ConfigError: naming what differs.
     """
     # Through `Run`, so that fields that are younger than the checkpoint have their defaults.
-    before, now = _decisive(Run.from_dict(saved["run"]).to_dict()), _decisive(run.to_dict())
+    before, now = (values_marked(one, DecidesResult) for one in (Run.from_dict(saved["run"]), run))
     before |= {"dataset": saved["state"]["dataset"], "split": saved["state"]["split"]}
     now |= {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
@@ -229,11 +226,3 @@ def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str
         raise ConfigError(
             f"{where} holds a run that cannot go on: {'; '.join(differing)}; use another name, or what it had"
         )
-
-
-def _decisive(run: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for part in DECIDES:
-        value = run.get(part)
-        flat |= {f"{part}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {part: value}
-    return {name: value for name, value in flat.items() if name not in FREE}

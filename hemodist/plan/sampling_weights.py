@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 
 SCALE = 2**36
 """Weight of a class as a whole; divided among its samples, it is right to 1 in 50,000 for a million of them."""

@@ -22,10 +22,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hemodist.dataset.manifest import LABELS, sha256
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from hemodist.loading.dali_pipeline import MEAN, STD
-from hemodist.models.trained import PICTURE, Trained
+from hemodist.models.trained import PICTURE_FIELDS, Trained
 from hemodist.storage.store import Store
 
 PROGRAM, ONNX, DESCRIPTION = "model.pt2", "model.onnx", "model.json"
@@ -66,7 +67,7 @@ def export(trained: Trained, output: str) -> dict[str, Any]:
         "labels": list(LABELS),
         "input": {"shape": ["batch", 3, size, size], "dtype": "float32", "mean": MEAN, "std": STD, "range": [0, 1]},
         "output": "logits, [batch, 6] in the order of the labels; the logistic function gives probabilities",
-        "pictures": {name: trained.sharding.get(name) for name in PICTURE},
+        "pictures": {name: trained.sharding.get(name) for name in PICTURE_FIELDS},
         "checkpoint": trained.where,
         "run": trained.run.name,
         "step": trained.step,

@@ -1,8 +1,8 @@
 """Probabilities for slices that nobody has labelled: from pictures drawn on the fly, or from a data set.
 
-What decodes, scales and computes is what evaluates (`loading.evaluation_batches`, `scoring.run_network`), so the
-probabilities are the ones that sharding and evaluating would give. Several checkpoints, such as those of a k-fold run,
-are averaged.
+The same code decodes, scales and computes as when a checkpoint is scored (`loading.evaluation_batches`,
+`scoring.run_network`), so the probabilities are those that sharding the slices and scoring them would give. The
+probabilities of several checkpoints, such as those of a k-fold run, are averaged.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ import torch
 from PIL import Image, ImageDraw
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import LABELS, REJECTED, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import REJECTED
 from hemodist.errors import ConfigError
+from hemodist.events import Tell
 from hemodist.loading.dali_pipeline import Batch
-from hemodist.loading.evaluation_batches import memory_batches, pictures, stored_batches
-from hemodist.metrics import scores
-from hemodist.models.trained import PICTURE, Trained, check_fits, mean_logits, open_trained, views
+from hemodist.loading.evaluation_batches import grey_values, memory_batches, stored_batches
+from hemodist.metrics.probabilities import probabilities, repair_any
+from hemodist.models.trained import PICTURE_FIELDS, Trained, check_fits, mean_logits, open_trained, views
 from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
 from hemodist.scoring.run_network import logits_of, run_over_split
 from hemodist.scoring.worst_slices import strip
 from hemodist.storage.store import Store
-from hemodist.world import Tell, World
+from hemodist.world import World
 
 CORRUPT = "corrupt"
-"""Reason of a data set's sample that does not match its checksum."""
+"""Why a data set's sample has no prediction: it does not match its checksum."""
 
-PER_BATCH = 64
-"""Pictures that are explained together, at most."""
+HEAT_MAPS_AT_ONCE = 64
+"""Pictures whose heat maps are computed together, at most."""
 
-EXPLAINED_TILE = 256
+HEAT_MAP_TILE = 256
 """Side of a tile of a heat map's PNG, in pixels."""
 
 
-class Drawn(Protocol):
-    """A file's picture, or why there is none.
-
-    `shards.building.for_prediction.FilePicture` is one; this package does not know it.
-    """
+class DrawnFile(Protocol):
+    """A file's picture, or why there is none. `shards.building.for_prediction` makes them."""
 
     @property
     def path(self) -> str:
@@ -77,42 +77,47 @@ class Drawn(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is predicted.
+    """How slices are predicted; the same for every chunk.
 
     Attributes:
         checkpoints: whose probabilities are averaged.
         tta: average over the flips that each run was trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
-        explain: folder or URI for a PNG a slice with windows and Grad-CAM map of `any`; empty for none.
-        explain_above: only slices with P(any) above this.
-        eval_batch_size: slices at once; 0 for the run's own.
+        explain: folder or URI for a PNG a slice with its windows and the heat map of `any`; None for no pictures.
+        explain_above: only slices with P(any) above this get a PNG; None for all.
+        eval_batch_size: slices at once; None for the run's own.
         device: `cpu` or `cuda`.
-        cache: node-local folder for shards of a remote data set; empty for the run's own.
-        cache_gb: GB that the copies there may take; 0 for the run's own.
+        cache: node-local folder for shards of a remote data set; None for the run's own.
+        cache_gb: GB that the copies there may take; None for the run's own.
     """
 
     checkpoints: tuple[str, ...]
     tta: bool = False
     repair_any: bool = False
-    explain: str = ""
-    explain_above: float = -1.0
-    eval_batch_size: int = 0
+    explain: str | None = None
+    explain_above: float | None = None
+    eval_batch_size: int | None = None
     device: str = "cpu"
-    cache: str = ""
-    cache_gb: float = 0.0
+    cache: str | None = None
+    cache_gb: float | None = None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Files for one call: `draw` gives their pictures by a sharding record."""
+    """Some files, for one call of `predict_chunk`.
+
+    Attributes:
+        settings: how they are predicted.
+        draw: gives the files' pictures, drawn as the sharder's configuration of a training data set says.
+    """
 
     settings: Settings
-    draw: Callable[[Mapping[str, Any]], Sequence[Drawn]]
+    draw: Callable[[Mapping[str, Any]], Sequence[DrawnFile]]
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """What was predicted.
+class PredictedSlices:
+    """Probabilities of slices, and the files that have none.
 
     Attributes:
         keys: of the slices.
@@ -128,60 +133,60 @@ class Outcome:
 
 
 def check_settings(settings: Settings) -> tuple[Trained, ...]:
-    """Open all checkpoints.
+    """Open all checkpoints, and check that each can do what is asked for.
 
     Raises:
         UserError: one cannot be read, or cannot do what is asked for.
     """
-    members = _members(settings.checkpoints)
+    members = _networks(settings.checkpoints)
     for member in members:
         if settings.tta:
             views(member.run.augment)
-        if settings.explain:
+        if settings.explain is not None:
             target_layer(member.network, member.run.model.image_size)
     return members
 
 
-def predict_chunk(chunk: Chunk) -> Outcome:
+def predict_chunk(chunk: Chunk) -> PredictedSlices:
     """Predict the files of a chunk; every file gets a probability or a reason."""
     settings = chunk.settings
-    members = _members(settings.checkpoints)
-    drawn: dict[str, Sequence[Drawn]] = {}  # checkpoints of one data set see the same pictures
+    members = _networks(settings.checkpoints)
+    drawn: dict[str, Sequence[DrawnFile]] = {}  # checkpoints of one data set see the same pictures
     for member in members:
-        if (look := _look(member)) not in drawn:
+        if (look := _picture_settings(member)) not in drawn:
             drawn[look] = chunk.draw(member.sharding)
-    first = drawn[_look(members[0])]
+    first = drawn[_picture_settings(members[0])]
     rejected = [(one.path, one.reason, one.detail) for one in first if one.reason]
     good = [i for i, one in enumerate(first) if not one.reason]
     if not good:
-        return Outcome([], [], np.empty((0, len(LABELS))), rejected)
+        return PredictedSlices([], [], np.empty((0, len(LABELS))), rejected)
     device = torch.device(settings.device)
 
     def batches_of(member: Trained, chosen: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        encoded = [drawn[_look(member)][good[i]].encoded for i in chosen]
-        return memory_batches(encoded, member.sharding, _run(member, settings), device)
+        encoded = [drawn[_picture_settings(member)][good[i]].encoded for i in chosen]
+        return memory_batches(encoded, member.sharding, _run_of(member, settings), device)
 
     everything = np.arange(len(good))
     logits = [_logits(member, batches_of(member, everything), settings, device) for member in members]
     probability = _probability(logits, settings)
     keys, studies = [first[i].key for i in good], [first[i].study for i in good]
-    _explain(members, batches_of, keys, probability, settings, PER_BATCH)
-    return Outcome(keys, studies, probability, rejected)
+    _write_heat_maps(members, batches_of, keys, probability, settings, HEAT_MAPS_AT_ONCE)
+    return PredictedSlices(keys, studies, probability, rejected)
 
 
-def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Outcome:
-    """Predict every sample of a data set, second copies too; its rejected files keep their reasons.
+def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> PredictedSlices:
+    """Predict every sample of a data set, duplicates too; its rejected files keep their reasons.
 
     Raises:
         ConfigError: a checkpoint was trained on other pictures.
     """
-    members = _members(settings.checkpoints)
+    members = _networks(settings.checkpoints)
     device = torch.device(settings.device)
     every = np.arange(len(dataset.index))
     parts = []
     for member in members:
         check_fits(member, dataset)
-        run = _run(member, settings)
+        run = _run_of(member, settings)
         seen = views(run.augment) if settings.tta else ((),)
         network = member.network.to(device)
         parts.append(run_over_split(network, dataset, every, run, World.alone(device), tell, seen))
@@ -190,34 +195,35 @@ def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Outcome
     logits = [torch.from_numpy(part.logits[np.isin(part.rows, rows)]) for part in parts]
 
     def batches_of(member: Trained, chosen: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        return stored_batches(dataset, rows[chosen], _run(member, settings), device)
+        return stored_batches(dataset, rows[chosen], _run_of(member, settings), device)
 
     probability = _probability(logits, settings)
     all_keys = dataset.index.column("key").to_pylist()
     taken = dataset.index.take(pa.array(rows))
     keys = taken.column("key").to_pylist()
     # One at a time: each may lie in another shard, and a small cache has no room for all of them.
-    _explain(members, batches_of, keys, probability, settings, 1)
+    _write_heat_maps(members, batches_of, keys, probability, settings, 1)
     refused = pq.read_table(io.BytesIO(dataset.store.read(REJECTED))).to_pylist()
     reasons = [(row["path"], row["reason"], row["detail"]) for row in refused]
     reasons += [(all_keys[row], CORRUPT, "not what its checksum says") for row in np.setdiff1d(every, rows)]
-    return Outcome(keys, taken.column("study").to_pylist(), probability, reasons)
+    return PredictedSlices(keys, taken.column("study").to_pylist(), probability, reasons)
 
 
 @functools.lru_cache(maxsize=1)
-def _members(checkpoints: tuple[str, ...]) -> tuple[Trained, ...]:
+def _networks(checkpoints: tuple[str, ...]) -> tuple[Trained, ...]:
     return tuple(open_trained(where) for where in checkpoints)
 
 
-def _look(member: Trained) -> str:
+def _picture_settings(member: Trained) -> str:
     """What decides how the pictures of a checkpoint look, as text."""
-    return json.dumps([member.sharding.get(name) for name in PICTURE])
+    return json.dumps([member.sharding.get(name) for name in PICTURE_FIELDS])
 
 
-def _run(member: Trained, settings: Settings) -> Run:
+def _run_of(member: Trained, settings: Settings) -> Run:
     run = member.run
-    given = {name: value for name in ("cache", "cache_gb") if (value := getattr(settings, name))}
-    batch = replace(run.batch, eval_batch_size=settings.eval_batch_size or run.batch.eval_batch_size)
+    given = {name: value for name in ("cache", "cache_gb") if (value := getattr(settings, name)) is not None}
+    size = run.batch.eval_batch_size if settings.eval_batch_size is None else settings.eval_batch_size
+    batch = replace(run.batch, eval_batch_size=size)
     # A corrupt sample is a row of the rejected ones, whatever the training did with such.
     return replace(run, batch=batch, data=replace(run.data, on_corrupt="mask", **given))
 
@@ -235,11 +241,11 @@ def _probability(logits: Sequence[torch.Tensor], settings: Settings) -> npt.NDAr
     if not torch.isfinite(mean).all():
         bad = [where for where, one in zip(settings.checkpoints, logits, strict=True) if not torch.isfinite(one).all()]
         raise ConfigError(f"{', '.join(bad)} gives outputs that are not finite; its training diverged, take another")
-    probability = scores.probabilities(mean.numpy())
-    return scores.repair_any(probability) if settings.repair_any else probability
+    probability = probabilities(mean.numpy())
+    return repair_any(probability) if settings.repair_any else probability
 
 
-def _explain(
+def _write_heat_maps(
     members: Sequence[Trained],
     batches_of: Callable[[Trained, npt.NDArray[np.int64]], Iterator[Batch]],
     keys: Sequence[str],
@@ -248,13 +254,14 @@ def _explain(
     at_once: int,
 ) -> None:
     """Write a PNG for each slice with P(any) above the bound: the mean of the networks' maps, each in [0, 1]."""
-    chosen = np.flatnonzero(probability[:, LABELS.index("any")] > settings.explain_above)
-    if not settings.explain or not len(chosen):
+    above = -1.0 if settings.explain_above is None else settings.explain_above
+    chosen = np.flatnonzero(probability[:, LABELS.index("any")] > above)
+    if settings.explain is None or not len(chosen):
         return
     store = Store.open(settings.explain)
     layers = [target_layer(member.network, member.run.model.image_size) for member in members]
     # One size for all, so that the networks look at the same slices at a time.
-    size = min(at_once, *(_run(member, settings).batch.eval_batch_size for member in members))
+    size = min(at_once, *(_run_of(member, settings).batch.eval_batch_size for member in members))
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
         maps: list[Maps] = []
@@ -262,15 +269,15 @@ def _explain(
         for member, layer in zip(members, layers, strict=True):
             (batch,) = batches_of(member, part)
             maps.append(heat_maps(member.network, batch.images, "any", layer))
-            grey = grey if len(grey) else pictures(batch.images)
+            grey = grey if len(grey) else grey_values(batch.images)
         for picture, at, *heats in zip(grey, part.tolist(), *maps, strict=True):
             heat: Maps = np.stack([_scaled(one, grey.shape[1]) for one in heats]).mean(axis=0)
-            store.write(f"{keys[at]}.png", explained(picture, heat, keys[at], probability[at]))
+            store.write(f"{keys[at]}.png", heat_map_png(picture, heat, keys[at], probability[at]))
 
 
-def explained(windows: npt.NDArray[np.uint8], heat: Maps, key: str, probability: npt.NDArray[np.float64]) -> bytes:
+def heat_map_png(windows: npt.NDArray[np.uint8], heat: Maps, key: str, probability: npt.NDArray[np.float64]) -> bytes:
     """PNG of a slice: its windows, the first one under the heat map, and the probabilities in a line above."""
-    picture = strip(windows, heat, None, EXPLAINED_TILE)
+    picture = strip(windows, heat, None, HEAT_MAP_TILE)
     page = Image.new("RGB", (picture.width, picture.height + 24), "black")
     page.paste(picture, (0, 24))
     said = "   ".join(f"{name} {p:.3f}" for name, p in zip(LABELS, probability, strict=True))

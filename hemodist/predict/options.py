@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from hemodist.config.fields import read_empty_as_none
 from hemodist.errors import ConfigError
 from hemodist.predict.new_slices import Settings
 from hemodist.predict.submission import place
@@ -26,13 +27,14 @@ class PredictConfig:
         ensemble: further checkpoints; the probabilities of all are averaged.
         tta: average over the flips that the runs were trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
-        explain: folder for a PNG a slice: its windows, and the Grad-CAM map of any over the first one.
-        explain_above: only slices with P(any) above this, 0 to 1; all by default.
+        explain: folder for a PNG a slice: its windows, and the Grad-CAM map of any over the first one; None for no
+            pictures.
+        explain_above: only slices with P(any) above this, 0 to 1; None for all.
         workers: CPUs to use over Ray; 0 runs in this process, on its GPU where there is one.
         device: of this process; auto takes a GPU where there is one. Ray's workers use CPUs.
-        eval_batch_size: slices at once; 0 for the run's own.
-        cache: node-local folder for shards of a remote data set; empty for the run's own.
-        cache_gb: GB that the copies there may take; 0 for the run's own.
+        eval_batch_size: slices at once; None for the run's own.
+        cache: node-local folder for shards of a remote data set; None for the run's own.
+        cache_gb: GB that the copies there may take; None for the run's own.
         max_rejected_fraction: share of files without a prediction above which the exit code is 3.
     """
 
@@ -42,14 +44,17 @@ class PredictConfig:
     ensemble: tuple[str, ...] = ()
     tta: bool = False
     repair_any: bool = False
-    explain: str = ""
-    explain_above: float = -1.0
+    explain: str | None = None
+    explain_above: float | None = None
     workers: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    eval_batch_size: int = 0
-    cache: str = ""
-    cache_gb: float = 0.0
+    eval_batch_size: int | None = None
+    cache: str | None = None
+    cache_gb: float | None = None
     max_rejected_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        read_empty_as_none(self, "explain", "eval_batch_size", "cache", "cache_gb")
 
     def settings(self) -> Settings:
         """What every chunk is told, with absolute paths, since workers have another working directory.
@@ -57,9 +62,9 @@ class PredictConfig:
         Raises:
             ConfigError: a flag is out of range.
         """
-        for name, low in (("workers", 0), ("eval_batch_size", 0), ("cache_gb", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} is {getattr(self, name)}; use {low} or more")
+        for name in ("workers", "eval_batch_size", "cache_gb"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ConfigError(f"{name} is {value}; use 0 or more")
         if not 0 <= self.max_rejected_fraction <= 1:
             raise ConfigError(f"max_rejected_fraction is {self.max_rejected_fraction}; use a share from 0 to 1")
         gpu = torch.cuda.is_available() and not self.workers
@@ -70,10 +75,10 @@ class PredictConfig:
             checkpoints=tuple(one if "://" in one else str(Path(one).expanduser().resolve()) for one in checkpoints),
             tta=self.tta,
             repair_any=self.repair_any,
-            explain=Store.open(self.explain).uri if self.explain else "",
+            explain=None if self.explain is None else Store.open(self.explain).uri,
             explain_above=self.explain_above,
             eval_batch_size=self.eval_batch_size,
-            cache=str(Path(self.cache).expanduser().resolve()) if self.cache else "",
+            cache=None if self.cache is None else str(Path(self.cache).expanduser().resolve()),
             cache_gb=self.cache_gb,
             device="cuda" if gpu and self.device != "cpu" else "cpu",
         )
@@ -89,6 +94,6 @@ class PredictConfig:
                 f"{source.uri} is a data set, which is predicted in this process, on its GPU where there is one; leave "
                 "--workers out, it is for folders of DICOM files"
             )
-        for output in (place(self.output)[0], *([Store.open(self.explain)] if self.explain else [])):
+        for output in (place(self.output)[0], *([] if self.explain is None else [Store.open(self.explain)])):
             if source.contains(output):  # what is written there would be taken for a scan the next time
                 raise ConfigError(f"{output.uri} lies in the source {source.uri}; choose a folder outside it")

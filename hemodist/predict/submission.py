@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.metrics.pooling import POOLINGS, Pooled, unit_names
-from hemodist.predict.new_slices import Outcome
+from hemodist.predict.new_slices import PredictedSlices
 from hemodist.storage.store import Store
 
 ROW_ORDER = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
@@ -22,13 +22,13 @@ ROW_ORDER = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid",
 Rows = Iterable[Sequence[Any]]
 
 
-def merged(outcomes: Iterable[Outcome]) -> Outcome:
-    """All outcomes as one, slices sorted by key and rejected files by path.
+def merged(chunks: Iterable[PredictedSlices]) -> PredictedSlices:
+    """All parts as one, slices sorted by key and rejected files by path.
 
     Raises:
         ConfigError: there is nothing at all.
     """
-    parts = list(outcomes)
+    parts = list(chunks)
     keys = [key for part in parts for key in part.keys]
     studies = [study for part in parts for study in part.studies]
     rejected = sorted(row for part in parts for row in part.rejected)
@@ -36,15 +36,15 @@ def merged(outcomes: Iterable[Outcome]) -> Outcome:
         raise ConfigError("there is no slice to predict")
     order = sorted(range(len(keys)), key=keys.__getitem__)
     probability = np.concatenate([part.probability for part in parts])[order]
-    return Outcome([keys[i] for i in order], [studies[i] for i in order], probability, rejected)
+    return PredictedSlices([keys[i] for i in order], [studies[i] for i in order], probability, rejected)
 
 
-def write(output: str, outcome: Outcome) -> dict[str, str]:
+def write(output: str, predicted: PredictedSlices) -> dict[str, str]:
     """Write `NAME.csv` (RSNA's), `NAME.studies.csv` and `NAME.rejected.csv`; returns what is where.
 
     Args:
         output: path or URI of `NAME.csv`.
-        outcome: merged.
+        predicted: all slices, see `merged`.
 
     Raises:
         StoreError: one cannot be written.
@@ -52,9 +52,9 @@ def write(output: str, outcome: Outcome) -> dict[str, str]:
     store, name = place(output)
     stem = name.removesuffix(".csv")
     contents = {
-        "submission": (name, _csv(("ID", "Label"), submission_rows(outcome))),
-        "studies": (f"{stem}.studies.csv", _csv(STUDY_COLUMNS, study_rows(outcome))),
-        "rejected": (f"{stem}.rejected.csv", _csv(("path", "reason", "detail"), outcome.rejected)),
+        "submission": (name, _csv(("ID", "Label"), submission_rows(predicted))),
+        "studies": (f"{stem}.studies.csv", _csv(STUDY_COLUMNS, study_rows(predicted))),
+        "rejected": (f"{stem}.rejected.csv", _csv(("path", "reason", "detail"), predicted.rejected)),
     }
     for file, content in contents.values():
         store.write(file, content)
@@ -74,10 +74,10 @@ def place(output: str) -> tuple[Store, str]:
     return Store.open(folder or "/"), name
 
 
-def submission_rows(outcome: Outcome) -> Rows:
+def submission_rows(predicted: PredictedSlices) -> Rows:
     """Six rows a slice: `ID_label` and its probability."""
     columns = [(label, LABELS.index(label)) for label in ROW_ORDER]
-    for key, probability in zip(outcome.keys, outcome.probability, strict=True):
+    for key, probability in zip(predicted.keys, predicted.probability, strict=True):
         for label, column in columns:
             yield f"{key}_{label}", f"{probability[column]:.9g}"
 
@@ -89,22 +89,22 @@ STUDY_COLUMNS = (
 """Of the table of studies: the largest probabilities by label, then those of noisy-or."""
 
 
-def study_rows(outcome: Outcome) -> Rows:
+def study_rows(predicted: PredictedSlices) -> Rows:
     """A row a study: its slices, the one with the highest P(any), and the pooled probabilities.
 
     A slice whose file names no study is a study of its own, its key in brackets.
     """
-    if not outcome.keys:
+    if not predicted.keys:
         return
-    pooled = Pooled.of(unit_names(outcome.studies, np.array(outcome.keys)))
-    most, noisy = (pooled.probability(outcome.probability, pooling) for pooling in POOLINGS)
+    pooled = Pooled.of(unit_names(predicted.studies, np.array(predicted.keys)))
+    most, noisy = (pooled.probability(predicted.probability, pooling) for pooling in POOLINGS)
     slices = np.bincount(pooled.unit)
     best: dict[int, int] = {}
-    for at in np.argsort(-outcome.probability[:, LABELS.index("any")], kind="stable").tolist():
+    for at in np.argsort(-predicted.probability[:, LABELS.index("any")], kind="stable").tolist():
         best.setdefault(int(pooled.unit[at]), at)
     for unit, name in enumerate(pooled.names.tolist()):
         numbers = [f"{value:.9g}" for value in (*most[unit], *noisy[unit])]
-        yield name, int(slices[unit]), outcome.keys[best[unit]], *numbers
+        yield name, int(slices[unit]), predicted.keys[best[unit]], *numbers
 
 
 def _csv(header: Sequence[str], rows: Rows) -> bytes:

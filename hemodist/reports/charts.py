@@ -1,4 +1,4 @@
-"""The plots of the report, each as a data URI of an SVG; a panel without a curve is left out, never drawn empty."""
+"""The plots of the report, each as a data URI of an SVG. A panel without a curve is left out, never drawn empty."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics import ranking
 from hemodist.metrics.bootstrap import F64, I64, LEVEL, Bool, ratio, resamples
-from hemodist.metrics.scores import DECISION, Scores, bin_sums, calibration_error, reliability
+from hemodist.metrics.calibration import bin_sums, calibration_error, reliability
+from hemodist.metrics.probabilities import DECISION
+from hemodist.metrics.scores import Scores
 
 COLORS = ("#111111", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#1f78b4")
 """One a label; told apart when printed."""
@@ -49,11 +51,11 @@ def learning_curves(history: Sequence[Mapping[str, Any]], scores: Scores) -> str
                 axes.plot(epochs, values[key], "o-", color=color, markersize=3, linewidth=1.5, label=key)
         if line is not None:
             axes.axhline(line, color=_GREY, linestyle="--", linewidth=1, label="constant answer")
-        _dress(axes, "epoch", name)
+        dress(axes, "epoch", name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg_uri(figure)
 
 
 def roc_curves(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray[Any], scores: Scores) -> str | None:
@@ -68,13 +70,13 @@ def roc_curves(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray
         axes.plot(*curve, color=COLORS[i], linewidth=1.6, label="all slices")
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="by chance")
         auc = scores.labels[i].auc
-        _dress(axes, "false positive rate", "true positive rate", unit=True)
+        dress(axes, "false positive rate", "true positive rate", unit=True)
         _title(axes, i, positive, f"AUC {auc.value:.3f}" + _range(auc.low, auc.high))
     return _with_legend(figure, panels)
 
 
 def recall_curves(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray[Any], scores: Scores) -> str | None:
-    """Precision over recall, likewise."""
+    """Precision over recall: a panel for each label of which both classes occur, with a 95 % band over groups."""
     figure, panels = _panels(labels)
     for i, axes in panels:
         score, positive, (grid, _, band) = _known_with_bands(p, labels, groups, i)
@@ -84,7 +86,7 @@ def recall_curves(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDAr
                   linewidth=1.6, label="all slices")  # fmt: skip
         axes.axhline(positive.mean(), color=_GREY, linestyle="--", linewidth=1, label="by chance")
         area = scores.labels[i].average_precision
-        _dress(axes, "recall", "precision", unit=True)
+        dress(axes, "recall", "precision", unit=True)
         _title(axes, i, positive, f"average precision {area.value:.3f}" + _range(area.low, area.high))
     return _with_legend(figure, panels)
 
@@ -107,7 +109,7 @@ def calibration(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArra
         axes.plot(mean[filled], share[filled], "-", color=COLORS[i], linewidth=1)
         axes.scatter(mean[filled], share[filled], s=12 + 90 * count[filled] / count.max(), color=COLORS[i], alpha=0.85,
                      label="bin, area by slices")  # fmt: skip
-        _dress(axes, f"mean P({LABELS[i]}) in bin", "share with it", unit=True)
+        dress(axes, f"mean P({LABELS[i]}) in bin", "share with it", unit=True)
         _title(axes, i, positive, f"calibration error {calibration_error(score, positive):.4f}")
     return _with_legend(figure, panels)
 
@@ -124,11 +126,11 @@ def histograms(p: F64, labels: npt.NDArray[np.integer[Any]]) -> str | None:
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7, top=4 * max(len(score), 2))
         axes.axvline(DECISION, ymax=0.88, color=_GREY, linestyle=":", linewidth=1)
-        _dress(axes, f"P({LABELS[i]})", "slices (logarithmic)")
+        dress(axes, f"P({LABELS[i]})", "slices (logarithmic)")
         axes.set_xlim(0, 1)
         axes.set_title(LABELS[i], fontsize=9.5)
         axes.legend(frameon=False, fontsize=7.5, loc="upper right", ncols=2)
-    return _svg(figure) if panels else None
+    return svg_uri(figure) if panels else None
 
 
 def _panels(labels: npt.NDArray[np.integer[Any]]) -> tuple[Figure, list[tuple[int, Axes]]]:
@@ -149,7 +151,7 @@ def _with_legend(figure: Figure, panels: list[tuple[int, Axes]]) -> str | None:
         return None
     handles, names = panels[0][1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8.5)
-    return _svg(figure)
+    return svg_uri(figure)
 
 
 def _known(
@@ -175,7 +177,8 @@ def _range(low: float, high: float) -> str:
     return f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else ""
 
 
-def _dress(axes: Axes, x: str, y: str, unit: bool = False) -> None:
+def dress(axes: Axes, x: str, y: str, unit: bool = False) -> None:
+    """Name the axes and draw a light grid; with `unit`, both run from 0 to 1."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_axisbelow(True)
@@ -186,7 +189,7 @@ def _dress(axes: Axes, x: str, y: str, unit: bool = False) -> None:
         axes.set_ylim(-0.01, 1.03)
 
 
-def _svg(figure: Figure) -> str:
+def svg_uri(figure: Figure) -> str:
     """The figure as a data URI; as an image of its own, its element names cannot clash with another plot's."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "hemodist"}):  # the same scores give the same bytes

@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
-from hemodist.metrics import ranking, scores
+from hemodist.metrics import ranking
 from hemodist.metrics.predictions import Predictions
+from hemodist.metrics.probabilities import probabilities
 from hemodist.plan.prepare import Prepared
 from hemodist.reports.shown_slices import Panel, choose
-from hemodist.reports.wandb_run import Curve, Tracker, versions
+from hemodist.reports.versions import versions
+from hemodist.reports.wandb_run import Curve, Tracker
 from hemodist.storage.store import Store
 
 _CURVE_POINTS = 500
@@ -72,7 +74,7 @@ class RunLog:
         if self._shown:
             # A corrupt sample that was masked out has no prediction.
             values["panel"] = [
-                scores.probabilities(predictions.logits[row_of[row]]).tolist() if row in row_of else [math.nan] * 6
+                probabilities(predictions.logits[row_of[row]]).tolist() if row in row_of else [math.nan] * 6
                 for row in self._shown
             ]
         self._tracker.log(step, values)
@@ -141,7 +143,7 @@ def curves(predictions: Predictions, labels: npt.NDArray[np.int8]) -> dict[str, 
         predictions: of a split.
         labels: int8 [samples, 6], of the whole data set.
     """
-    probability = scores.probabilities(predictions.logits)
+    probability = probabilities(predictions.logits)
     found: dict[str, dict[str, Curve]] = {"ROC": {}, "precision and recall": {}}
     for i, label in enumerate(LABELS):
         known = labels[predictions.rows, i] != UNKNOWN

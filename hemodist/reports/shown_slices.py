@@ -1,4 +1,4 @@
-"""The few validation slices that are shown, as they are stored, beside what readers and network say of them."""
+"""The few validation slices that W&B shows, as they are stored, beside what readers and network say of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Pictures and labels.
+    """Pictures and labels of the slices that are shown.
 
     Attributes:
         images: uint8 [h, 3 * w] each: the windows side by side.

@@ -7,15 +7,27 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hemodist.errors import UserError
+from hemodist.events import (
+    AttemptStarted,
+    EpochDone,
+    EvaluationProgress,
+    Event,
+    Failed,
+    Note,
+    Saved,
+    Started,
+    StepDone,
+    WorkersLost,
+)
 from hemodist.job import was_terminated
-from hemodist.reports.page import format_history_row, history_header
+from hemodist.reports.epoch_table import format_history_row, history_header
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -70,7 +82,7 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
 
 
 class TrainingView:
-    """Shows what `tell` is told: a progress bar and a line an epoch, or plain lines where there is no terminal."""
+    """A `Tell` that shows a progress bar and a line an epoch, or plain lines where there is no terminal."""
 
     def __init__(self) -> None:
         """Nothing is shown before the `with` block."""
@@ -93,22 +105,26 @@ class TrainingView:
         """Stop the display, leaving the lines."""
         self._progress.stop()
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show an event (see `hemodist.world.Tell`)."""
-        kind = event["kind"]
-        if kind == "epoch":
-            if not self._header_shown:
-                console.print(history_header(), style="bold", soft_wrap=True)
-                self._header_shown = True
-            console.print(format_history_row(event["row"]), soft_wrap=True)
-            self._hide("evaluating")
-        elif kind == "step":
-            info = f"loss {event['loss']:.4f}  {event['images_per_s']:.0f} images/s"
-            self._advance("training", event["step"], event["total"], info)
-        elif kind == "evaluating":
-            self._advance("evaluating", event["done"], event["total"], "")
-        elif kind == "note":
-            console.print(f"note: {event['text']}", soft_wrap=True)
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case EpochDone():
+                if not self._header_shown:
+                    console.print(history_header(), style="bold", soft_wrap=True)
+                    self._header_shown = True
+                console.print(format_history_row(event.row), soft_wrap=True)
+                self._hide("evaluating")
+            case StepDone():
+                info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s"
+                self._advance("training", event.step, event.total, info)
+            case EvaluationProgress():
+                self._advance("evaluating", event.done, event.total, "")
+            case Note():
+                console.print(f"note: {event.text}", soft_wrap=True)
+            case AttemptStarted() | WorkersLost() | Started() | Saved() | Failed():
+                pass  # what matters of them is said as a note, or raised
+            case _:
+                assert_never(event)
 
     def _advance(self, name: str, done: int, total: int, info: str) -> None:
         if name not in self._tasks:

@@ -11,28 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import queue
 import re
 import shutil
-import subprocess
-import sysconfig
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import wandb
 
 import hemodist
-from hemodist.config.run import TrackingConfig
-from hemodist.dataset.manifest import sha256
+from hemodist.config.operation import TrackingConfig
+from hemodist.dataset.digest import sha256
 from hemodist.reports.shown_slices import Panel
 
 FINISH_SECONDS = 120.0
@@ -120,7 +115,7 @@ class Tracker:
     def picture(self, name: str, image: npt.NDArray[np.uint8]) -> None:
         """Add a picture, uint8 [h, w, 3], to the newest row."""
         if self._run is not None:
-            self._run.extras[name] = image
+            self._run.pictures[name] = image
 
     def finish(
         self,
@@ -163,14 +158,14 @@ class _Background:
         self._panel: Panel | None = None
         self._queue: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_QUEUE)
         self._dropped = 0
-        self.extras: dict[str, npt.NDArray[np.uint8]] = {}
+        self.pictures: dict[str, npt.NDArray[np.uint8]] = {}
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        extras, self.extras = self.extras, {}
+        pictures, self.pictures = self.pictures, {}
         try:
-            self._queue.put_nowait(lambda run: self._log(run, row, extras))
+            self._queue.put_nowait(lambda run: self._log(run, row, pictures))
         except queue.Full:
             self._dropped += 1
 
@@ -228,11 +223,11 @@ class _Background:
         run.define_metric("*", step_metric="step")
         return run
 
-    def _log(self, run: Any, row: Mapping[str, Any], extras: Mapping[str, npt.NDArray[np.uint8]]) -> None:
+    def _log(self, run: Any, row: Mapping[str, Any], pictures: Mapping[str, npt.NDArray[np.uint8]]) -> None:
         if row["step"] >= run.starting_step:  # where the server has none of it yet
-            run.log(self._rich(dict(row), extras), step=row["step"], commit=True)
+            run.log(self._rich(dict(row), pictures), step=row["step"], commit=True)
 
-    def _rich(self, row: dict[str, Any], extras: Mapping[str, npt.NDArray[np.uint8]]) -> dict[str, Any]:
+    def _rich(self, row: dict[str, Any], pictures: Mapping[str, npt.NDArray[np.uint8]]) -> dict[str, Any]:
         """The row with W&B's pictures and charts in place of plain numbers."""
         if "panel" in row:
             if self._panel is None and self._make_panel is not None:
@@ -241,7 +236,7 @@ class _Background:
                 captions = self._panel.captions(np.asarray(row["panel"]))
                 pairs = zip(self._panel.images, captions, strict=True)
                 row["panel"] = [wandb.Image(image, caption=caption) for image, caption in pairs]
-        row |= {name: wandb.Image(image) for name, image in extras.items()}
+        row |= {name: wandb.Image(image) for name, image in pictures.items()}
         for name, lines in row.pop("curves", {}).items():
             xs, ys = [x.tolist() for x, _ in lines.values()], [y.tolist() for _, y in lines.values()]
             row[f"curves/{name}"] = wandb.plot.line_series(xs, ys, list(lines), name)
@@ -278,31 +273,3 @@ def without_credentials(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: without_credentials(item) for name, item in value.items()}
     return [without_credentials(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result depends on, the device, and the code's git revision."""
-    names = ("hemodist", "torch", "torchvision", "nvidia-dali-cuda130", "ray", "numpy", "wandb")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    known = {"python": platform.python_version(), "platform": platform.platform(), "device": device}
-    return known | {"git revision": revision()} | {name: metadata.version(name) for name in names}
-
-
-def revision() -> str:
-    """The git revision of the code, with `+changed` where files differ from it.
-
-    Where the code is no checkout, as in an image, what HEMODIST_REVISION says; else `unknown`. `+submitted` says that
-    the code is not the one that is installed there but came with a job, and may differ.
-    """
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answers = [
-            subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *command],
-                capture_output=True, text=True, check=True, timeout=10,
-            ).stdout.strip()
-            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        ]  # fmt: skip
-        return answers[0] + ("+changed" if answers[1] else "")
-    told = os.environ.get("HEMODIST_REVISION", "unknown")
-    submitted = not Path(__file__).is_relative_to(sysconfig.get_paths()["purelib"])
-    return told + ("+submitted" if submitted and told != "unknown" else "")

@@ -17,11 +17,11 @@ from captum.attr import LayerGradCam, Saliency
 from scipy import ndimage
 from torch import nn
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.metrics.bootstrap import mean_estimate, resamples
-from hemodist.reports.contents import Pointing
+from hemodist.reports.contents import PointingGame
 from hemodist.storage.store import Store
 
 Maps = npt.NDArray[np.float32]
@@ -84,11 +84,11 @@ def heat_maps(network: nn.Module, images: torch.Tensor, label: str, layer: str) 
         label: one of `LABELS`.
         layer: name of a layer, see `target_layer`.
     """
-    regions, pixels = factors(network, images, label, layer)
+    regions, pixels = region_and_pixel_maps(network, images, label, layer)
     return _scaled(regions * pixels)
 
 
-def factors(network: nn.Module, images: torch.Tensor, label: str, layer: str) -> tuple[Maps, Maps]:
+def region_and_pixel_maps(network: nn.Module, images: torch.Tensor, label: str, layer: str) -> tuple[Maps, Maps]:
     """What `heat_maps` multiplies: `region_maps` and `pixel_maps`, a few images at a time."""
     parts = torch.split(images, _AT_ONCE)
     regions = np.concatenate([region_maps(network, part, label, layer) for part in parts])
@@ -171,14 +171,14 @@ def on_mask(heat: Maps, mask: npt.NDArray[np.bool_]) -> bool:
     return bool(mask[int((row + 0.5) * scale), int((column + 0.5) * scale)])
 
 
-def pointing_of(
+def pointing_game(
     hits: npt.NDArray[np.bool_],
     coarse: npt.NDArray[np.bool_],
     covered: npt.NDArray[np.float64],
     groups: npt.NDArray[Any],
     layer: str,
-) -> Pointing:
-    """The pointing game's result.
+) -> PointingGame:
+    """The result of the pointing game on n true positives.
 
     Args:
         hits: [n], n above 0: the heat map's peak lies on the mask.
@@ -190,4 +190,4 @@ def pointing_of(
     group = np.unique(groups, return_inverse=True)[1].astype(np.int64)
     counts = resamples(int(group.max()) + 1, 500, 0)
     share = mean_estimate(hits, np.ones(len(hits)), group, counts)
-    return Pointing(share, int(hits.sum()), len(hits), float(covered.mean()), float(coarse.mean()), layer)
+    return PointingGame(share, int(hits.sum()), len(hits), float(covered.mean()), float(coarse.mean()), layer)

@@ -1,4 +1,4 @@
-"""A trained network over a whole split: exact, on all ranks, each sample once."""
+"""Runs a trained network over a whole split, on all ranks, each sample once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from torch import nn
 
 from hemodist.config.run import Run
 from hemodist.config.shares import eval_bounds
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
+from hemodist.events import EvaluationProgress, Note, Tell
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import View, mean_logits
-from hemodist.world import Tell, World
+from hemodist.world import World
 
 BLOOD_HU = (50.0, 80.0)
-"""Attenuation of acute hemorrhage in HU; what a reader's brain window shows bright but not white."""
+"""Attenuation of acute hemorrhage in HU: in a brain window it is bright, but not white."""
 
 
 def run_over_split(
@@ -33,7 +35,7 @@ def run_over_split(
     tell: Tell,
     views: Sequence[View] = ((),),
 ) -> Predictions:
-    """Run the network over `rows`; every rank computes its part and gets the whole.
+    """Run the network over `rows`. Every rank computes its part and gets the predictions of all.
 
     Ranks take whole batches of the split, so that each batch holds the same slices on any number of ranks.
 
@@ -61,13 +63,13 @@ def run_over_split(
             kept.append(batch.rows[whole])
             logits.append(output.float().cpu().numpy()[whole])
             blood.append(blood_of(batch.images)[whole])
-            tell({"kind": "evaluating", "done": min((batch.number + 1) * size, len(own)), "total": len(own)})
+            tell(EvaluationProgress(done=min((batch.number + 1) * size, len(own)), total=len(own)))
     model.train(was_training)
     parts = world.gather((np.concatenate(kept), np.concatenate(logits), np.concatenate(blood)))
     predictions = Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     missing = len(rows) - len(predictions.rows)
     if missing:
-        tell({"kind": "note", "text": f"{missing} of {len(rows)} samples are corrupt and are not scored"})
+        tell(Note(f"{missing} of {len(rows)} samples are corrupt and are not scored"))
     return predictions
 
 
@@ -88,7 +90,7 @@ def autocast_for(run: Run, world: World) -> AbstractContextManager[Any]:
 
 
 def autocast_on(run: Run, device: torch.device) -> AbstractContextManager[Any]:
-    """`autocast_for` a device."""
+    """As `autocast_for`, on a device."""
     bf16 = run.scaling.precision == "bf16" or (run.scaling.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 

@@ -1,4 +1,4 @@
-"""Score a checkpoint on a data set, on any number of ranks."""
+"""Scores a checkpoint on a data set, on any number of ranks: predictions, scores, heat maps, report."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Literal
 
 import numpy as np
 
+from hemodist.config.fields import read_empty_as_none
 from hemodist.config.run import Run, check
-from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import ConfigError
+from hemodist.events import Note, Tell
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import Trained, check_fits, open_trained, views
 from hemodist.plan.prepare import divide
 from hemodist.plan.split import Rows, label_report
-from hemodist.reports.contents import NO_EXTRAS, Extras
+from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults
 from hemodist.scoring.heat_maps import Masks, target_layer
 from hemodist.scoring.run_network import run_over_split
-from hemodist.scoring.worst_slices import card, play_pointing, show_worst
+from hemodist.scoring.worst_slices import figure_of, find_worst_slices, play_pointing_game
 from hemodist.scoring.write_results import Results, probability_of, write_results
 from hemodist.storage.store import Store
-from hemodist.world import Tell, World
+from hemodist.world import World
 
 
 @dataclass(frozen=True)
@@ -35,32 +38,36 @@ class Options:
         tta: average over the flips that the run was trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
         worst: slices of either kind that the report shows; 0 for none.
-        masks: path or URI of truth masks (`python -m shards phantom --masks`), for the pointing game; empty for none.
-        cache: node-local folder for shards of a remote data set; empty for the run's own. Likewise the others.
-        cache_gb: GB that the copies there may take; 0 for the run's own.
-        eval_batch_size: samples a rank evaluates at once; 0 for the run's own.
-        decode_threads: DALI's CPU threads a worker; 0 for the run's own.
-        decoder: what decodes; empty for the run's own.
-        on_corrupt: stop at a sample that does not match its checksum, or mask it out; empty for the run's own.
+        masks: path or URI of truth masks (`python -m shards phantom --masks`), for the pointing game; None for none.
+        cache: node-local folder for shards of a remote data set; None, here and below, for the run's own.
+        cache_gb: GB that the copies there may take.
+        eval_batch_size: samples a rank evaluates at once.
+        decode_threads: DALI's CPU threads a worker.
+        decoder: what decodes; as `data.decoder` of the run.
+        on_corrupt: stop at a sample that does not match its checksum, or mask it out.
     """
 
     part: Literal["auto", "valid", "test", "all"] = "auto"
     tta: bool = False
     repair_any: bool = False
     worst: int = 6
-    masks: str = ""
-    cache: str = ""
-    cache_gb: float = 0.0
-    eval_batch_size: int = 0
-    decode_threads: int = 0
-    decoder: Literal["", "auto", "cpu", "mixed"] = ""
-    on_corrupt: Literal["", "stop", "mask"] = ""
+    masks: str | None = None
+    cache: str | None = None
+    cache_gb: float | None = None
+    eval_batch_size: int | None = None
+    decode_threads: int | None = None
+    decoder: Literal["auto", "cpu", "mixed"] | None = None
+    on_corrupt: Literal["stop", "mask"] | None = None
+
+    def __post_init__(self) -> None:
+        read_empty_as_none(self, "masks", "cache", "cache_gb", "eval_batch_size", "decode_threads")
 
     def applied(self, run: Run, dataset: str) -> Run:
         """The run's configuration with what is given here."""
         given = {name: getattr(self, name) for name in ("cache", "cache_gb", "decode_threads", "decoder", "on_corrupt")}
-        data = replace(run.data, dataset=dataset, **{name: value for name, value in given.items() if value})
-        batch = replace(run.batch, eval_batch_size=self.eval_batch_size or run.batch.eval_batch_size)
+        data = replace(run.data, dataset=dataset, **{k: value for k, value in given.items() if value is not None})
+        size = run.batch.eval_batch_size if self.eval_batch_size is None else self.eval_batch_size
+        batch = replace(run.batch, eval_batch_size=size)
         return replace(run, data=data, batch=batch)
 
 
@@ -81,62 +88,58 @@ class ScoringRequest:
     options: Options = field(default_factory=Options)
 
 
-def check_request(evaluation: ScoringRequest) -> tuple[Trained, Run, DataSet]:
+def check_request(request: ScoringRequest) -> tuple[Trained, Run, DataSet]:
     """Open checkpoint and data set and check that they fit.
 
     Raises:
         UserError: one of them cannot be read, or they do not fit, or nothing is there to score.
     """
-    if evaluation.options.worst < 0:
-        raise ConfigError(f"worst is {evaluation.options.worst}; use 0 for no pictures, or some slices")
-    trained = open_trained(evaluation.checkpoint)
-    run = evaluation.options.applied(trained.run, evaluation.dataset)
+    if request.options.worst < 0:
+        raise ConfigError(f"worst is {request.options.worst}; use 0 for no pictures, or some slices")
+    trained = open_trained(request.checkpoint)
+    run = request.options.applied(trained.run, request.dataset)
     check(run)
-    if evaluation.options.tta:
+    if request.options.tta:
         views(run.augment)
-    dataset = DataSet.open(evaluation.dataset)
+    dataset = DataSet.open(request.dataset)
     check_fits(trained, dataset)
-    if evaluation.options.masks:
+    if request.options.masks:
         if dataset.manifest.config.get("crop_head"):
             raise ConfigError(
                 f"{dataset.store.uri} stores head crops, truth masks are of whole slices; shard without --crop-head"
             )
-        Masks(evaluation.options.masks)
-    _rows(evaluation, trained, run, dataset)
+        Masks(request.options.masks)
+    _rows(request, trained, run, dataset)
     return trained, run, dataset
 
 
-def score_checkpoint(evaluation: ScoringRequest, world: World, tell: Tell) -> Results:
+def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Results:
     """Score the checkpoint; every rank computes its part.
 
     Raises:
         UserError: see `check_request`, or nothing is there to score.
     """
-    trained, run, dataset = check_request(evaluation)
-    rows, part, parts = _rows(evaluation, trained, run, dataset)
+    trained, run, dataset = check_request(request)
+    rows, part, parts = _rows(request, trained, run, dataset)
     network = trained.network.to(world.device)
-    seen = views(run.augment) if evaluation.options.tta else ((),)
+    seen = views(run.augment) if request.options.tta else ((),)
     predictions = run_over_split(network, dataset, rows, run, world, tell, seen)
     if not world.is_rank_0:
-        return Results.elsewhere(evaluation.output)
-    notes = [f"Scored: {evaluation.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
+        return Results.elsewhere(request.output)
+    notes = [f"Scored: {request.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
     if warning := _warning(trained, dataset, rows, part, parts):
         notes.append(warning)
-        tell({"kind": "note", "text": warning})
-    if evaluation.options.tta:
+        tell(Note(warning))
+    if request.options.tta:
         notes.append(f"Test-time augmentation: mean probability over {len(seen)} flips.")
-    if evaluation.options.repair_any:
+    if request.options.repair_any:
         notes.append("P(any) was raised to the largest P of a subtype where it was below.")
     shown = replace(trained, run=run)
-    extras = _extras(evaluation, shown, dataset, predictions, world, tell, notes)
+    heat_maps = _heat_maps(request, shown, dataset, predictions, world, tell, notes)
     world.check_still_owner()
-    return write_results(
-        Store.open(evaluation.output),
-        dataset,
-        predictions,
+    description = Description(
         title=f"{run.name}, step {trained.step}",
         history=trained.saved["state"]["history"],
-        train_prevalence=np.array(trained.saved["prevalence"]),
         config=run.to_dict(),
         facts={
             "data set": dataset.store.uri,
@@ -145,28 +148,33 @@ def score_checkpoint(evaluation: ScoringRequest, world: World, tell: Tell) -> Re
             "split": label_report(dataset.labels(), parts),
         },
         notes=notes,
-        extras=extras,
-        repair_any=evaluation.options.repair_any,
         scored={
-            "checkpoint": evaluation.checkpoint,
+            "checkpoint": request.checkpoint,
             "step": trained.step,
             "part": part,
             "test_time_augmentation": len(seen) > 1,
         },
     )
+    return write_results(
+        Store.open(request.output),
+        dataset,
+        predictions,
+        description,
+        np.array(trained.saved["prevalence"]),
+        heat_maps=heat_maps,
+        repaired=request.options.repair_any,
+    )
 
 
 def _own(trained: Trained, dataset: DataSet) -> bool:
-    """Whether it is the data set that the network was trained on."""
+    """Whether the network was trained on this data set."""
     return bool(trained.saved["state"]["dataset"] == dataset.manifest.digest)
 
 
-def _rows(
-    evaluation: ScoringRequest, trained: Trained, run: Run, dataset: DataSet
-) -> tuple[Rows, str, dict[str, Rows]]:
+def _rows(request: ScoringRequest, trained: Trained, run: Run, dataset: DataSet) -> tuple[Rows, str, dict[str, Rows]]:
     """The rows to score, what they are in words, and the parts of the split for the report."""
     own = _own(trained, dataset)
-    part = evaluation.options.part if evaluation.options.part != "auto" else "valid" if own else "all"
+    part = request.options.part if request.options.part != "auto" else "valid" if own else "all"
     if part == "all":
         labelled = (dataset.labels() != UNKNOWN).any(axis=1) & ~dataset.column("duplicate")
         rows = np.flatnonzero(labelled)
@@ -216,28 +224,30 @@ def _warning(trained: Trained, dataset: DataSet, rows: Rows, part: str, parts: M
     return ""
 
 
-def _extras(
-    evaluation: ScoringRequest, trained: Trained, dataset: DataSet, predictions: Predictions, world: World, tell: Tell,
+def _heat_maps(
+    request: ScoringRequest, trained: Trained, dataset: DataSet, predictions: Predictions, world: World, tell: Tell,
     notes: list[str],
-) -> Extras:  # fmt: skip
+) -> HeatMapResults:  # fmt: skip
     """Pictures of the worst slices and the pointing game; a network without maps has neither, and a note says so."""
-    if not evaluation.options.worst and not evaluation.options.masks:
-        return NO_EXTRAS
+    if not request.options.worst and not request.options.masks:
+        return NO_HEAT_MAPS
     try:
         target_layer(trained.network, trained.run.model.image_size)
     except ConfigError as error:
-        if evaluation.options.masks:
+        if request.options.masks:
             raise
         notes.append(f"No pictures of the worst slices: {error}.")
-        tell({"kind": "note", "text": notes[-1]})
-        return NO_EXTRAS
-    masks = Masks(evaluation.options.masks) if evaluation.options.masks else None
-    probability = probability_of(predictions, evaluation.options.repair_any)
+        tell(Note(notes[-1]))
+        return NO_HEAT_MAPS
+    masks = Masks(request.options.masks) if request.options.masks else None
+    probability = probability_of(predictions, request.options.repair_any)
     rows = predictions.rows
     pointing = None
     if masks:
-        pointing = play_pointing(trained, dataset, rows, probability, masks, world.device, tell)
+        pointing = play_pointing_game(trained, dataset, rows, probability, masks, world.device, tell)
         if pointing is None:
             notes.append(f"The pointing game was not played: no true positive has a mask in {masks.uri}.")
-    cases = show_worst(trained, dataset, rows, probability, world.device, count=evaluation.options.worst, masks=masks)
-    return Extras(cards=[card(case) for case in cases], pointing=pointing)
+    worst = find_worst_slices(
+        trained, dataset, rows, probability, world.device, count=request.options.worst, masks=masks
+    )
+    return HeatMapResults([figure_of(one) for one in worst], pointing)

@@ -14,13 +14,22 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import ndimage
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN, DataSet
-from hemodist.loading.evaluation_batches import pictures, stored_batches
-from hemodist.metrics.scores import DECISION
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.events import EvaluationProgress, Tell
+from hemodist.loading.evaluation_batches import grey_values, stored_batches
+from hemodist.metrics.probabilities import DECISION
 from hemodist.models.trained import Trained
-from hemodist.reports.contents import Card, Pointing
-from hemodist.scoring.heat_maps import Maps, Masks, factors, heat_maps, on_mask, pointing_of, target_layer
-from hemodist.world import Tell
+from hemodist.reports.contents import PointingGame, SliceFigure
+from hemodist.scoring.heat_maps import (
+    Maps,
+    Masks,
+    heat_maps,
+    on_mask,
+    pointing_game,
+    region_and_pixel_maps,
+    target_layer,
+)
 
 ANY = LABELS.index("any")
 TILE = 200
@@ -33,8 +42,8 @@ Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """One slice with what readers and network say of it.
+class WorstSlice:
+    """A slice on which the network is badly wrong, with what readers and network say of it.
 
     Attributes:
         kind: `missed` (with hemorrhage, least P(any)) or `alarm` (without, highest P(any)).
@@ -60,7 +69,7 @@ class Case:
         return bool((self.probability[ANY] > DECISION) != (self.labels[ANY] == 1))
 
 
-def worst(
+def most_wrong(
     probability: npt.NDArray[np.float64], labels: npt.NDArray[np.int8], count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Positions of the positives with the lowest P(any) and of the negatives with the highest, `count` each at most."""
@@ -70,7 +79,7 @@ def worst(
     return missed, alarms
 
 
-def show_worst(
+def find_worst_slices(
     trained: Trained,
     dataset: DataSet,
     rows: npt.NDArray[np.int64],
@@ -79,7 +88,7 @@ def show_worst(
     *,
     count: int,
     masks: Masks | None,
-) -> list[Case]:
+) -> list[WorstSlice]:
     """The worst slices of a split, missed ones first; the network is on `device`.
 
     Args:
@@ -92,28 +101,28 @@ def show_worst(
         masks: where the truth is, if it is known.
     """
     labels = dataset.labels()[rows]
-    missed, alarms = worst(probability, labels, count)
+    missed, alarms = most_wrong(probability, labels, count)
     chosen = np.concatenate([missed, alarms])
     if not len(chosen):
         return []
     layer = target_layer(trained.network, trained.run.model.image_size)
     keys = dataset.index.column("key")
-    cases: list[Case] = []
+    found: list[WorstSlice] = []
     # One at a time: each may lie in another shard, and a small cache has no room for all of them.
     alone = replace(trained.run, batch=replace(trained.run.batch, eval_batch_size=1))
     for batch in stored_batches(dataset, rows[chosen], alone, device):
-        maps, grey = heat_maps(trained.network, batch.images, "any", layer), pictures(batch.images)
+        maps, grey = heat_maps(trained.network, batch.images, "any", layer), grey_values(batch.images)
         for picture, heat in zip(grey, maps, strict=True):
-            at = chosen[len(cases)]
+            at = chosen[len(found)]
             key = keys[int(rows[at])].as_py()
             truth = masks.of(key) if masks else None
             small = None if truth is None else _resized(truth, heat.shape[0])
-            kind: Literal["missed", "alarm"] = "missed" if len(cases) < len(missed) else "alarm"
-            cases.append(Case(kind, key, picture, heat, probability[at], labels[at], small))
-    return cases
+            kind: Literal["missed", "alarm"] = "missed" if len(found) < len(missed) else "alarm"
+            found.append(WorstSlice(kind, key, picture, heat, probability[at], labels[at], small))
+    return found
 
 
-def play_pointing(
+def play_pointing_game(
     trained: Trained,
     dataset: DataSet,
     rows: npt.NDArray[np.int64],
@@ -121,7 +130,7 @@ def play_pointing(
     masks: Masks,
     device: torch.device,
     tell: Tell,
-) -> Pointing | None:
+) -> PointingGame | None:
     """The pointing game on every true positive (at 0.5) of a split that has a mask; None where there is none.
 
     Args:
@@ -138,7 +147,7 @@ def play_pointing(
     keys, groups = dataset.index.column("key"), dataset.column("group")
     hits, coarse, covered, group = [], [], [], []
     for batch in stored_batches(dataset, true, trained.run, device):
-        regions, pixels = factors(trained.network, batch.images, "any", layer)
+        regions, pixels = region_and_pixel_maps(trained.network, batch.images, "any", layer)
         for row, region, heat in zip(batch.rows.tolist(), regions, regions * pixels, strict=True):
             mask = masks.of(keys[row].as_py())
             if mask is not None:
@@ -146,10 +155,10 @@ def play_pointing(
                 coarse.append(on_mask(region, mask))
                 covered.append(mask.mean())
                 group.append(groups[row])
-        tell({"kind": "evaluating", "done": min((batch.number + 1) * len(regions), len(true)), "total": len(true)})
+        tell(EvaluationProgress(done=min((batch.number + 1) * len(regions), len(true)), total=len(true)))
     if not hits:
         return None
-    return pointing_of(np.array(hits), np.array(coarse), np.array(covered), np.array(group), layer)
+    return pointing_game(np.array(hits), np.array(coarse), np.array(covered), np.array(group), layer)
 
 
 def strip(windows: Grey, heat: Maps, mask: npt.NDArray[np.bool_] | None, tile: int = TILE) -> Image.Image:
@@ -173,7 +182,7 @@ def data_uri(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def findings(labels: npt.NDArray[np.int8]) -> str:
+def readers_found(labels: npt.NDArray[np.int8]) -> str:
     """What readers found, in words."""
     subtypes = [name for name, value in zip(LABELS, labels, strict=True) if value == 1 and name != "any"]
     unknown = [f"{name} unknown" for name, value in zip(LABELS, labels, strict=True) if value == UNKNOWN]
@@ -192,18 +201,18 @@ def _resized(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
     return taken
 
 
-def card(case: Case) -> Card:
-    """A case as the report shows it."""
-    named = zip(LABELS, case.probability, strict=True)
+def figure_of(one: WorstSlice) -> SliceFigure:
+    """The slice as the report shows it."""
+    named = zip(LABELS, one.probability, strict=True)
     others = sorted(((p, name) for name, p in named if name != "any"), reverse=True)
-    return Card(
-        kind=case.kind,
-        key=case.key,
-        picture=data_uri(strip(case.windows, case.heat, case.mask)),
-        p_any=float(case.probability[ANY]),
+    return SliceFigure(
+        kind=one.kind,
+        key=one.key,
+        picture=data_uri(strip(one.windows, one.heat, one.mask)),
+        p_any=float(one.probability[ANY]),
         others=", ".join(f"{name} {p:.2f}" for p, name in others[:2]),
-        readers=findings(case.labels),
-        wrong=case.wrong,
-        outlined=case.mask is not None,
-        blank=not case.heat.any(),
+        readers=readers_found(one.labels),
+        wrong=one.wrong,
+        outlined=one.mask is not None,
+        blank=not one.heat.any(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import DataSet, labels_of
-from hemodist.metrics import scores as metrics
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.index import labels_of
+from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.pooling import PooledScores, pooled_scores
 from hemodist.metrics.predictions import Predictions
-from hemodist.metrics.scores import Scores
-from hemodist.reports import page as report
-from hemodist.reports.contents import NO_EXTRAS, Extras
+from hemodist.metrics.probabilities import probabilities, repair_any
+from hemodist.metrics.ranking import operating_points_of_any
+from hemodist.metrics.scores import Scores, score, threshold_baseline
+from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
+from hemodist.reports.page import write_report
 from hemodist.storage.store import Store
 
 REPORT = "report.html"
@@ -34,19 +37,21 @@ PLURAL = {"study": "studies", "patient": "patients"}
 
 @dataclass(frozen=True)
 class Results:
-    """What was found.
+    """The scores of a split, and where the report of them is.
 
     Attributes:
         scores: of the network, with intervals and trivial baselines; None on other ranks than rank 0.
         threshold_auc: AUC of `any` by the share of pixels in the range of blood; NaN where it cannot be measured.
         report: where the report is.
-        extras: pooled scores, pictures and the pointing game.
+        pooled: scores of the studies and of the patients.
+        heat_maps: pictures of the worst slices, and the pointing game.
     """
 
     scores: Scores | None
     threshold_auc: float
     report: str
-    extras: Extras = NO_EXTRAS
+    pooled: tuple[PooledScores, ...] = ()
+    heat_maps: HeatMapResults = NO_HEAT_MAPS
 
     @classmethod
     def elsewhere(cls, uri: str) -> Results:
@@ -70,16 +75,16 @@ class Results:
         }
 
 
-def score(
+def score_predictions(
     dataset: DataSet,
     predictions: Predictions,
     train_prevalence: npt.NDArray[np.float64],
     *,
     bootstrap: int,
 ) -> Scores:
-    """Scores of predictions against the data set's labels."""
-    return metrics.score(
-        metrics.probabilities(predictions.logits),
+    """Scores of predictions against the data set's labels; nothing is written."""
+    return score(
+        probabilities(predictions.logits),
         dataset.labels()[predictions.rows],
         dataset.column("group")[predictions.rows],
         train_prevalence=train_prevalence,
@@ -91,83 +96,69 @@ def write_results(
     store: Store,
     dataset: DataSet,
     predictions: Predictions,
-    *,
-    title: str,
-    history: Sequence[Mapping[str, Any]],
+    description: Description,
     train_prevalence: npt.NDArray[np.float64],
-    config: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    notes: Sequence[str],
-    scored: Mapping[str, Any],
-    extras: Extras = NO_EXTRAS,
-    repair_any: bool = False,
+    *,
+    heat_maps: HeatMapResults = NO_HEAT_MAPS,
+    repaired: bool = False,
 ) -> Results:
-    """Score the predictions and write what is to be kept.
+    """Score the predictions and write `predictions.parquet`, `metrics.json` and `report.html`.
 
     Args:
         store: the folder to write to.
         dataset: the data set.
         predictions: over the split that is scored.
-        title: of the report.
-        history: a row an epoch.
-        train_prevalence: float64 [6], for the constant baseline.
-        config: the resolved configuration.
-        facts: of data set and split.
-        notes: sentences for the report.
-        scored: checkpoint, step, part of the split, and whatever else tells these scores from others.
-        extras: pictures and the pointing game; what is pooled is added here.
-        repair_any: P(any) is raised to the largest P of a subtype first.
+        description: what was scored; facts and notes of the data set itself are added here.
+        train_prevalence: float64 [6], of the training split, for the constant baseline.
+        heat_maps: pictures of the worst slices, and the pointing game.
+        repaired: P(any) is raised to the largest P of a subtype first.
 
     Raises:
         StoreError: something cannot be written.
     """
     labels = labels_of(dataset.index)[predictions.rows]
     groups = dataset.column("group")[predictions.rows]
-    probability = probability_of(predictions, repair_any)
-    scores = metrics.score(probability, labels, groups, train_prevalence=train_prevalence, bootstrap=BOOTSTRAP)
+    probability = probability_of(predictions, repaired)
+    scores = score(probability, labels, groups, train_prevalence=train_prevalence, bootstrap=BOOTSTRAP)
     threshold = float("nan")
     if np.isfinite(predictions.blood).all():
-        threshold = metrics.threshold_baseline(predictions.blood, labels, groups, bootstrap=0).value
-    windows = [f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]]
-    extras = replace(extras, pooled=pool(dataset, predictions.rows, probability), windows=windows)
-    held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if extras.pooled else {}
-    conclusion = Results(scores, threshold, f"{store.uri}/{REPORT}", extras)
+        threshold = threshold_baseline(predictions.blood, labels, groups, bootstrap=0).value
+    pooled = pool(dataset, predictions.rows, probability)
+    held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if pooled else {}
+    results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, probability))
     content = scores.to_json() | {
         "threshold_auc_any": threshold if np.isfinite(threshold) else None,
-        "pooled": [metrics.plain_json(asdict(one)) for one in extras.pooled],
+        "pooled": [plain_json(asdict(one)) for one in pooled],
         "slices_held_by_units": held,
-        "pointing": metrics.plain_json(asdict(extras.pointing)) if extras.pointing else None,
-        "operating_points": [metrics.plain_json(asdict(one)) for one in report.operating_points(probability, labels)],
-        "scored": dict(scored)
-        | {"dataset": dataset.store.uri, "dataset_digest": dataset.manifest.digest, "repaired_any": repair_any},
+        "pointing": plain_json(asdict(heat_maps.pointing)) if heat_maps.pointing else None,
+        "operating_points": [plain_json(asdict(one)) for one in operating_points_of_any(probability, labels)],
+        "scored": dict(description.scored)
+        | {"dataset": dataset.store.uri, "dataset_digest": dataset.manifest.digest, "repaired_any": repaired},
     }
     store.write(METRICS, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    synthetic = bool(dataset.manifest.config.get("synthetic"))
+    description = replace(
+        description,
+        facts=dict(description.facts) | data_facts(dataset),
+        notes=[*description.notes, *_incomplete(len(predictions.rows), held, dataset)],
+    )
     with tempfile.TemporaryDirectory() as folder:
-        page = report.write_report(
+        page = write_report(
             Path(folder) / REPORT,
-            title=title,
-            history=history,
-            scores=scores,
-            probabilities=probability,
-            labels=labels,
-            groups=groups,
-            config=config,
-            dataset=dict(facts) | data_facts(dataset),
-            notes=[*notes, *_incomplete(len(predictions.rows), held, dataset)],
-            extra_baselines=conclusion.extra_baselines(),
-            extras=extras,
-            synthetic=synthetic,
+            description,
+            ScoredSplit(scores, probability, labels, groups, pooled, results.extra_baselines()),
+            heat_maps,
+            windows=[f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]],
+            synthetic=bool(dataset.manifest.config.get("synthetic")),
         )
         store.write(REPORT, page.read_bytes())
-    return conclusion
+    return results
 
 
-def probability_of(predictions: Predictions, repair_any: bool = False) -> npt.NDArray[np.float64]:
-    """Probabilities, float64 [n, 6], with P(any) repaired where that is asked for."""
-    probability = metrics.probabilities(predictions.logits)
-    return metrics.repair_any(probability) if repair_any else probability
+def probability_of(predictions: Predictions, repaired: bool = False) -> npt.NDArray[np.float64]:
+    """Probabilities, float64 [n, 6]; with `repaired`, P(any) is raised to the largest P of a subtype."""
+    probability = probabilities(predictions.logits)
+    return repair_any(probability) if repaired else probability
 
 
 def pool(
@@ -183,7 +174,7 @@ def pool(
 
 
 def held_by_units(dataset: DataSet, rows: npt.NDArray[np.int64], level: str) -> int:
-    """How many slices the data set holds of the units that these rows belong to, second copies not counted."""
+    """How many slices the data set holds of the units that these rows belong to, duplicates not counted."""
     units = _units(dataset, level)
     held: npt.NDArray[np.bool_] = np.isin(units, units[rows]) & ~dataset.column("duplicate")
     return int(held.sum())
@@ -197,7 +188,7 @@ def _units(dataset: DataSet, level: str) -> npt.NDArray[np.int64]:
 
 
 def _incomplete(scored: int, held: Mapping[str, int], dataset: DataSet) -> list[str]:
-    """Why the scores of studies and patients are not those of whole ones; nothing where they are."""
+    """A note that says why the scores of studies and patients are not of whole ones; none where they are."""
     parts = [f"{scored:,} of the {n:,} slices of these {PLURAL[level]}" for level, n in held.items() if n > scored]
     reasons = [f"only {' and '.join(parts)} were scored"] if parts else []
     if held and dataset.manifest.config.get("selection", "all") != "all":

@@ -1,21 +1,19 @@
-"""One file-system layer for local folders, NFS, S3 and GCS (pyarrow's), with whole-or-nothing writes.
+"""Files on local folders, NFS, S3 and GCS, through pyarrow; a file is written whole or not at all.
 
 A `Store` is a root, given as a path or a URI, below which names are relative and use `/`. Reading and writing go
 through `pyarrow.fs`, so `s3://` honours `AWS_ENDPOINT_URL` (MinIO and the like) and the usual credential chain.
 
-What may pass (a store that is busy, a connection that breaks, a body cut short, a read error of NFS) is tried again,
-with longer and longer waits; what stays is a `StoreError`. Every length is checked, so nothing torn is ever returned.
+An error that may pass by itself (a store that is busy, a connection that breaks, a body cut short, a read error of
+NFS) is tried again after a while; one that stays is a `StoreError`. Every length is checked, so that no file is ever
+returned that was cut short.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
-import random
 import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,24 +24,12 @@ from typing import NamedTuple, TypeVar
 import pyarrow.fs as pafs
 
 from hemodist.errors import UserError
-
-PARTIAL_SUFFIX = ".partial"
-"""Ends the name of a file that is being written; readers and listings ignore such files."""
-
-WAITS = (1.0, 4.0)
-"""Seconds between tries, each varied by up to a half so that many workers do not come back at once.
-
-pyarrow's S3 client tries busy stores and broken connections for 6 s by itself, every 0.2 s; these waits come on top.
-"""
-
-_LOCAL_MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
-"""Errors of local and network folders that another try may not meet again; a full disk is not among them."""
-
-_REMOTE_STAYS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
-"""Errors of S3 (as pyarrow names them) that no other try changes."""
+from hemodist.storage.local_files import PARTIAL_SUFFIX, write_whole
+from hemodist.storage.retries import with_retries
 
 _MARK = 0xA5
-"""Left at the end of a buffer before it is filled: neither text nor padding ends so."""
+"""Byte that stands at the end of a buffer before it is filled, so that one that was not filled is told; neither text
+nor padding ends so."""
 
 T = TypeVar("T")
 
@@ -55,7 +41,13 @@ class StoreError(UserError):
 
 
 class Entry(NamedTuple):
-    """A file of a listing: its name below the root, its size in bytes, when it was changed in ns since 1970, or 0."""
+    """A file of a listing.
+
+    Attributes:
+        name: below the root.
+        size: in bytes.
+        changed: time of the last change in ns since 1970; 0 where the store does not say.
+    """
 
     name: str
     size: int
@@ -104,7 +96,7 @@ class Store:
         asked = f"{text}?allow_delayed_open=true" if text.startswith("s3://") else text
         try:
             # S3 is asked for the bucket's region, so that opening may meet a store that is busy.
-            filesystem, root = tried(lambda: pafs.FileSystem.from_uri(asked), local=False)
+            filesystem, root = with_retries(lambda: pafs.FileSystem.from_uri(asked), local=False)
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot open {text}: {error}; use a local path, s3://, gs:// or file://") from error
         return cls(text.rstrip("/"), root.rstrip("/"), filesystem)
@@ -145,7 +137,7 @@ class Store:
         Raises:
             StoreError: the store cannot be asked.
         """
-        info = self._tried("look at", name, lambda: self.filesystem.get_file_info(self.path(name)))
+        info = self._explained("look at", name, lambda: self.filesystem.get_file_info(self.path(name)))
         return int(info.size) if info.type == pafs.FileType.File else None
 
     def read(self, name: str) -> bytes:
@@ -154,7 +146,7 @@ class Store:
         Raises:
             StoreError: there is no such file, or it cannot be read.
         """
-        return self._tried("read", name, lambda: self._read(self.path(name)))
+        return self._explained("read", name, lambda: self._read(self.path(name)))
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write the file `name` so that it is visible only when whole.
@@ -167,9 +159,9 @@ class Store:
                 object store that took less than it was given, where there is nothing then.
         """
         if self.is_local:
-            self._tried("write", name, lambda: _write_local(Path(self.path(name)), content))
+            self._explained("write", name, lambda: write_whole(Path(self.path(name)), content))
         else:
-            self._tried("write", name, lambda: self._upload(self.path(name), content))
+            self._explained("write", name, lambda: self._upload(self.path(name), content))
 
     def delete(self, name: str) -> None:
         """Delete the file `name`; a missing one is fine.
@@ -178,17 +170,19 @@ class Store:
             StoreError: it is there and cannot be deleted.
         """
         if self.size(name) is not None:
-            self._tried("delete", name, lambda: self._delete(self.path(name)))
+            self._explained("delete", name, lambda: self._delete(self.path(name)))
 
     def delete_partial(self, prefix: str) -> None:
-        """Delete what kills have left of local files in the folder `prefix`; nobody else may be writing there.
+        """Delete the unfinished local files that killed processes left in the folder `prefix`.
+
+        Nobody else may be writing there, since their unfinished files would go too.
 
         Raises:
             StoreError: they cannot be deleted.
         """
         if self.is_local:
             for left in self.local(prefix).glob(f"*{PARTIAL_SUFFIX}"):
-                self._tried("delete", f"{prefix}/{left.name}", partial(left.unlink, missing_ok=True))
+                self._explained("delete", f"{prefix}/{left.name}", partial(left.unlink, missing_ok=True))
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> list[tuple[str, int]]:
         """Names (relative to the root) and sizes in bytes of the files below the folder `prefix`, sorted by name.
@@ -208,7 +202,7 @@ class Store:
             StoreError: the folder cannot be listed.
         """
         selector = pafs.FileSelector(self.path(prefix), allow_not_found=True, recursive=recursive)
-        found = self._tried("list", prefix, lambda: self.filesystem.get_file_info(selector))
+        found = self._explained("list", prefix, lambda: self.filesystem.get_file_info(selector))
         skip = len(self.root) + 1
         files = (info for info in found if info.type == pafs.FileType.File)
         return sorted(Entry(info.path[skip:], int(info.size), int(info.mtime_ns or 0)) for info in files)
@@ -223,10 +217,10 @@ class Store:
         self.write(probe, b"hemodist")
         self.delete(probe)
 
-    def _tried(self, verb: str, name: str, action: Callable[[], T]) -> T:
-        """Do something that may fail, again where it may pass, and explain what stays."""
+    def _explained(self, verb: str, name: str, action: Callable[[], T]) -> T:
+        """Call `action`, again where its error may pass, and turn an error that stays into a `StoreError`."""
         try:
-            return tried(action, local=self.is_local)
+            return with_retries(action, local=self.is_local)
         except (OSError, UnicodeError) as error:  # pyarrow knows no name that is not UTF-8
             where = shown(f"{self.uri}/{name}" if name else self.uri)
             remedy = "check the path, the rights and the free space"
@@ -295,56 +289,3 @@ def shown(name: str) -> str:
     'M\\xfcller.dcm'
     """
     return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _write_local(path: Path, content: bytes | memoryview) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = partial_path(path)
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        put_in_place(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def partial_path(path: Path) -> Path:
-    """Where a local file is written before it is whole: beside its place, under a name that nobody else takes."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-
-
-def put_in_place(aside: Path, path: Path) -> None:
-    """Give a whole, flushed file its name, and flush that too.
-
-    Raises:
-        OSError: it could not be done.
-    """
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def tried(action: Callable[[], T], *, local: bool) -> T:
-    """Do something that may fail with an OSError, again where another try may pass."""
-    for wait in WAITS:
-        try:
-            return action()
-        except OSError as error:
-            if not _may_pass(error, local):
-                raise
-            time.sleep(wait * random.uniform(0.5, 1.5))
-    return action()
-
-
-def _may_pass(error: OSError, local: bool) -> bool:
-    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
-        return False
-    if local:
-        return error.errno in _LOCAL_MAY_PASS
-    return not any(name in str(error) for name in _REMOTE_STAYS)

@@ -1,4 +1,4 @@
-"""The classical floor: what methods from before neural networks reach on the same split, through scikit-learn.
+"""What methods from before neural networks reach on the same split, through scikit-learn.
 
 Each method sees window statistics only, a few dozen numbers a slice: of each window its mean, its standard deviation
 and its histogram of gray values. They are read through the pipeline that networks read through, so from the same
@@ -21,8 +21,11 @@ from sklearn.model_selection import GroupKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.preprocessing import StandardScaler
 
-from hemodist.config.run import BatchConfig, DataConfig, ModelConfig, Run
-from hemodist.dataset.manifest import LABELS, UNKNOWN, DataSet
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
 from hemodist.metrics.bootstrap import F64, Bool
@@ -41,11 +44,11 @@ Labels = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the methods see of some slices.
+    """Window statistics of some slices: all that the methods see of them.
 
     Attributes:
         rows: int64 [n], rows of the index; without corrupt samples that were masked out.
-        windows: float64 [n, 3 * (2 + BINS)], see the module.
+        windows: float64 [n, 3 * (2 + BINS)], see `window_statistics`.
         blood: float64 [n, 1], share of pixels in the range of acute blood; NaN where no window resolves it.
         seconds: that reading and measuring took.
     """
@@ -57,12 +60,12 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class Floor:
-    """What one method answers.
+class FittedMethod:
+    """One classical method, fitted, with the probabilities that it gives.
 
     Attributes:
         name: of the method.
-        probability: float64 [n, 6], of the slices that were asked about.
+        probability: float64 [n, 6], of the slices to answer for.
         parameters: numbers fitted.
         seconds: that fitting and answering took, without the statistics.
     """
@@ -106,7 +109,7 @@ def window_statistics(images: torch.Tensor) -> F64:
     """Mean, standard deviation and histogram of each window.
 
     Args:
-        images: float32 [b, 3, h, w], normalised as the pipeline gives them.
+        images: float32 [b, 3, h, w], normalised as `hemodist.loading` gives them.
 
     Returns:
         float64 [b, 3 * (2 + BINS)]; gray values in units of the full range, histograms as shares of the pixels.
@@ -122,9 +125,9 @@ def window_statistics(images: torch.Tensor) -> F64:
     return measured
 
 
-def floors(
+def fit_methods(
     train: Statistics, labels: Labels, groups: npt.NDArray[Any], valid: Statistics, *, seed: int = 0
-) -> list[Floor]:
+) -> list[FittedMethod]:
     """Fit every method on the training slices and ask it about the others.
 
     Args:
@@ -145,19 +148,22 @@ def floors(
     return found
 
 
-def prevalence(positive: Bool) -> float:
-    """Share of positives among known labels, bool [n], drawn towards a half by one slice in all (Laplace 1814).
+def smoothed_share(positive: Bool) -> float:
+    """Share of positives among n known labels, bool [n], as if there were half a positive and half a negative more.
 
-    >>> prevalence(np.zeros(99, bool))
+    So it is never 0 or 1 (Krichevsky and Trofimov 1981). `hemodist.plan.prepare.prevalence` does so only where all
+    labels are of one kind, and `hemodist.metrics.scores.share_of_positives` never.
+
+    >>> smoothed_share(np.zeros(99, bool))
     0.005
     """
     return float((positive.sum() + 0.5) / (len(positive) + 1))
 
 
-def _timed(name: str, answer: Callable[[], tuple[F64, int]]) -> Floor:
+def _timed(name: str, answer: Callable[[], tuple[F64, int]]) -> FittedMethod:
     start = time.monotonic()
     probability, parameters = answer()
-    return Floor(name, probability, parameters, time.monotonic() - start)
+    return FittedMethod(name, probability, parameters, time.monotonic() - start)
 
 
 def _per_label(
@@ -168,7 +174,7 @@ def _per_label(
     asked: F64,
     parameters: int,
 ) -> tuple[F64, int]:
-    """One binary classifier a label, on the slices where it is known; its prevalence where only one class occurs."""
+    """One binary classifier a label, on the slices where it is known; where only one class occurs, its share."""
     columns = []
     for i in range(len(LABELS)):
         known = labels[:, i] != UNKNOWN
@@ -176,7 +182,7 @@ def _per_label(
         if 0 < positive.sum() < len(positive):
             columns.append(method(seen[known], positive, groups[known], asked))
         else:
-            columns.append(np.full(len(asked), prevalence(positive)))
+            columns.append(np.full(len(asked), smoothed_share(positive)))
     return np.stack(columns, axis=1), parameters * len(LABELS)
 
 
@@ -196,7 +202,7 @@ def _naive_bayes(seen: F64, positive: Bool, groups: npt.NDArray[Any], asked: F64
         if 0 < positive[rest].sum() < len(rest):
             odds[part], held_out[part] = _log_odds(seen[rest], positive[rest], seen[part]), True
     if not 0 < positive[held_out].sum() < held_out.sum():  # all positives are one patient's: nothing to calibrate on
-        return np.full(len(asked), prevalence(positive))
+        return np.full(len(asked), smoothed_share(positive))
     return _calibrated(odds[held_out], positive[held_out], _log_odds(seen, positive, asked))
 
 
@@ -221,7 +227,7 @@ def _k_means(seen: F64, labels: Labels, asked: F64, seed: int) -> tuple[F64, int
     columns = []
     for i in range(len(LABELS)):
         known = labels[:, i] != UNKNOWN
-        overall = prevalence(labels[known, i] == 1)
+        overall = smoothed_share(labels[known, i] == 1)
         slices = np.bincount(member[known], minlength=clusters)
         positive = np.bincount(member[known], labels[known, i] == 1, minlength=clusters)
         columns.append(((positive + overall) / (slices + 1))[nearest])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
 import ray
 import torch
@@ -15,14 +15,30 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hemodist.cluster.mailbox import Mailbox, Posted
+from hemodist.cluster.fit import uses_gpu
+from hemodist.cluster.mailbox import Mailbox
+from hemodist.cluster.rank import RankFunction
 from hemodist.cluster.session import ClusterInfo, cluster, no_process_left_behind
-from hemodist.cluster.workers import RankFunction, run_in_process, run_on_workers, uses_gpu
-from hemodist.config.run import Run, ScalingConfig
+from hemodist.cluster.workers import run_in_process, run_on_workers
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run
 from hemodist.errors import UserError
-from hemodist.launch.train import room
+from hemodist.events import (
+    AttemptStarted,
+    EpochDone,
+    EvaluationProgress,
+    Event,
+    Failed,
+    Note,
+    Saved,
+    Started,
+    StepDone,
+    Tell,
+    WorkersLost,
+)
+from hemodist.launch.ranks import wait_for_slots
 from hemodist.plan.prepare import prepare
-from hemodist.reports.page import format_history_row, history_header
+from hemodist.reports.epoch_table import format_history_row, history_header
 from hemodist.reports.terminal import console
 from hemodist.storage.store import Store, join
 from hemodist.training.found_lr import FOLDER as FIND_LR
@@ -30,7 +46,6 @@ from hemodist.training.found_lr import RESULT as FOUND_LR
 from hemodist.training.found_lr import with_found_lr
 from hemodist.training.loop import train
 from hemodist.training.lr_range_test import RangeTest, run_range_test
-from hemodist.world import Tell
 
 RUNS = "runs"
 """Folder of the runs below a study."""
@@ -71,7 +86,7 @@ def train_all(
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info, view:
-        now, gpu = room(scaling, info)
+        now, gpu = wait_for_slots(scaling, info)
         most = min(at_once or len(runs), room_for(scaling, now, gpu=gpu))
         console.print(f"{len(runs)} runs to train, up to {most} at a time")
         return _train_on_cluster(runs, most, finished, view, gpu=gpu)
@@ -101,8 +116,9 @@ def _train_on_cluster(
             run = waiting.pop(0)
             running[look_after.remote(run, gpu, mailbox)] = run
         done, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
-        for event in ray.get(mailbox.take.remote()):
-            view.of(event["run"])(event)
+        events: list[tuple[str, Event]] = ray.get(mailbox.take.remote())
+        for name, event in events:
+            view.of(name)(event)
         for reference in done:
             run = running.pop(reference)
             try:
@@ -117,10 +133,9 @@ def _train_on_cluster(
 
 def _look_after(run: Run, gpu: bool, mailbox: Any) -> str:
     """Train one run on its workers; returns what went wrong, or nothing."""
-    post = Posted(mailbox)
 
-    def tell(event: Mapping[str, Any]) -> None:
-        post({"run": run.name, **event})
+    def tell(event: Event) -> None:
+        mailbox.put.remote((run.name, event))
 
     def on_workers(function: RankFunction, argument: Any, name: str, folder: str) -> None:
         run_on_workers(function, argument, run.scaling, gpu=gpu, tell=tell, name=name, folder=folder)
@@ -189,7 +204,7 @@ class StudyView:
         """Stop the display, leaving the lines."""
         self._bars.stop()
 
-    def of(self, name: str) -> Callable[[Mapping[str, Any]], None]:
+    def of(self, name: str) -> Tell:
         """A `Tell` for one run."""
         return lambda event: self._show(name, event)
 
@@ -202,19 +217,24 @@ class StudyView:
         text = f"failed: {failure}" if failure else "finished"
         console.print(f"{name:<{self._width}}  {text} ({self._done} of {self._runs})", soft_wrap=True)
 
-    def _show(self, name: str, event: Mapping[str, Any]) -> None:
-        if event["kind"] == "epoch":
-            if not self._header_shown:
-                console.print(f"{'run':<{self._width}}  {history_header()}", style="bold", soft_wrap=True)
-                self._header_shown = True
-            console.print(f"{name:<{self._width}}  {format_history_row(event['row'])}", soft_wrap=True)
-        elif event["kind"] == "note":
-            console.print(f"{name}: {event['text']}", soft_wrap=True)
-        elif event["kind"] == "step":
-            if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=event["total"])
-            self._bars.update(self._tasks[name], completed=event["step"])
-            self._at[name] = f"{name} {event['step']}/{event['total']}"
+    def _show(self, name: str, event: Event) -> None:
+        match event:
+            case EpochDone():
+                if not self._header_shown:
+                    console.print(f"{'run':<{self._width}}  {history_header()}", style="bold", soft_wrap=True)
+                    self._header_shown = True
+                console.print(f"{name:<{self._width}}  {format_history_row(event.row)}", soft_wrap=True)
+            case Note():
+                console.print(f"{name}: {event.text}", soft_wrap=True)
+            case StepDone():
+                if name not in self._tasks:
+                    self._tasks[name] = self._bars.add_task(name, total=event.total)
+                self._bars.update(self._tasks[name], completed=event.step)
+                self._at[name] = f"{name} {event.step}/{event.total}"
+            case AttemptStarted() | WorkersLost() | Started() | Saved() | Failed() | EvaluationProgress():
+                pass  # what matters of them is said as a note, or raised
+            case _:
+                assert_never(event)
         if self._at and not console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
             self._last_plain = time.monotonic()
             console.print("steps: " + ", ".join(self._at.values()), soft_wrap=True)

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hemodist.config.data import DataConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import RECIPES
-from hemodist.config.run import DataConfig, Run, ScalingConfig, TrackingConfig, check
+from hemodist.config.run import Run, check
 from hemodist.errors import ConfigError, UserError
 from hemodist.launch.train import absolute
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check as check_model
+from hemodist.models.network import check_model
 from hemodist.plan.prepare import Prepared, check_resume, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
 from hemodist.storage.store import Store, join
 from hemodist.study import report
 from hemodist.study.findings import Findings, compare
-from hemodist.study.results import gather, recipe_of, run_name
+from hemodist.study.gather import gather, recipe_of, run_name
 from hemodist.study.runs import RUNS, train_all
 from hemodist.training.found_lr import RESULT as FOUND_LR
 from hemodist.training.found_lr import with_found_lr

@@ -6,15 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hemodist.config.run import StopConfig
+from hemodist.config.training import StopConfig
 
 
-def badness(row: Mapping[str, Any], score: str) -> float | None:
-    """An epoch's chosen score, turned so that less is better; None where it is not defined.
+def score_as_loss(row: Mapping[str, Any], score: str) -> float | None:
+    """An epoch's chosen score, turned so that less is better; None where it is not finite.
 
-    >>> badness({"auc_any": 0.75}, "auc_any")
+    Args:
+        row: of the history.
+        score: name of the score.
+
+    >>> score_as_loss({"auc_any": 0.75}, "auc_any")
     0.25
-    >>> badness({"auc_any": float("nan")}, "auc_any") is None
+    >>> score_as_loss({"auc_any": float("nan")}, "auc_any") is None
     True
     """
     value = float(row[score])
@@ -31,6 +35,6 @@ def should_stop(history: Sequence[Mapping[str, Any]], config: StopConfig) -> boo
     """
     if not config.patience or len(history) <= config.patience:
         return False
-    values = [badness(row, config.score) for row in history]
+    values = [score_as_loss(row, config.score) for row in history]
     found = [math.inf if value is None else value for value in values]
     return min(found[-config.patience :]) >= min(found[: -config.patience])

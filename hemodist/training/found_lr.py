@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hemodist.config.fields import DecidesBestLr, values_marked
 from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.plan.prepare import Prepared
@@ -15,24 +16,6 @@ from hemodist.storage.store import Store, StoreError, join
 FOLDER = "find_lr"
 RESULT = f"{FOLDER}/found_lr.json"
 PLOT = f"{FOLDER}/find_lr.png"
-
-_DECIDES = (
-    "batch.global_batch_size",
-    "batch.sampling",
-    "batch.label_weights",
-    "augment",
-    "mix",
-    "model.name",
-    "model.activation",
-    "model.weights",
-    "model.image_size",
-    "model.channels",
-    "optim.name",
-    "optim.weight_decay",
-    "optim.momentum",
-    "optim.clip_norm",
-)
-"""What moves the best learning rate. Schedule, epochs and the number of workers do not enter the test."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +44,12 @@ class FoundLr:
 
 
 def origin_of(run: Run, prepared: Prepared) -> dict[str, Any]:
-    """What a found learning rate depends on, by dotted name, as JSON has it."""
-    values = run.to_dict()
-    named: dict[str, Any] = {"data set": prepared.dataset.manifest.digest, "split": prepared.split.digest}
-    for name in _DECIDES:
-        part, _, field = name.partition(".")
-        named |= {name: values[part][field]} if field else {f"{part}.{k}": v for k, v in values[part].items()}
-    plain: dict[str, Any] = json.loads(json.dumps(named))
+    """What a found learning rate depends on, by dotted name, as JSON has it.
+
+    Schedule, epochs and the number of workers do not enter the test, so they are not among it.
+    """
+    digests = {"data set": prepared.dataset.manifest.digest, "split": prepared.split.digest}
+    plain: dict[str, Any] = json.loads(json.dumps(digests | values_marked(run, DecidesBestLr)))
     return plain
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-LABEL_WEIGHTS = (2.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""Of RSNA 2019's weighted log loss: `any` counts twice."""
+from hemodist.dataset.labels import LOSS_WEIGHTS
 
 
 def per_sample(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -21,5 +20,5 @@ def per_sample(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
     known = ~torch.isnan(targets)
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(0.0), reduction="none")
-    weights = torch.tensor(LABEL_WEIGHTS, device=logits.device)
+    weights = torch.tensor(LOSS_WEIGHTS, device=logits.device)
     return (losses * weights * known).sum(dim=1) / weights.sum()

@@ -26,11 +26,13 @@ from PIL import Image
 
 from hemodist.config.run import Run
 from hemodist.errors import ConfigError
+from hemodist.events import Tell
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join
+from hemodist.training.divergence import DivergedError
 from hemodist.training.found_lr import FOLDER, PLOT, RESULT, FoundLr, origin_of
-from hemodist.training.loop import DivergedError, Training
-from hemodist.world import Tell, World
+from hemodist.training.loop import Training
+from hemodist.world import World
 
 F64 = npt.NDArray[np.float64]
 
@@ -93,9 +95,7 @@ def run_range_test(test: RangeTest, world: World, tell: Tell) -> FoundLr | None:
         optim=replace(test.run.optim, lr=test.lowest, schedule="constant", warmup_steps=0, epochs=epochs),
         tracking=replace(test.run.tracking, log_every=1, images=0, artifacts=False, ledger=False),
     )
-    training = Training(run, world, tell)
-    training.total = min(training.total, test.steps)
-    training.resume()
+    training = Training(run, world, tell, at_most=test.steps)
     batches = training.batches()
 
     def step_at(lr: float) -> float:
@@ -103,7 +103,7 @@ def run_range_test(test: RangeTest, world: World, tell: Tell) -> FoundLr | None:
         return float(world.sum(loss_sum)) / run.batch.global_batch_size
 
     rates, losses = sweep(test, step_at)
-    training.cache.close()
+    training.reader.cache.close()
     if training.run_log is None:
         return None
     found = read_off(test, rates, losses)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from hemodist.config.run import OptimConfig
+from hemodist.config.training import OptimConfig
 
 _ONE_CYCLE_START = 1 / 25
 """First learning rate of one_cycle as a share of the peak. Source: Smith and Topin, 2018, as in fast.ai."""

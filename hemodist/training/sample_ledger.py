@@ -14,14 +14,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hemodist.config.run import Run
+from hemodist.plan.prepare import Prepared
 from hemodist.storage.store import Store
 from hemodist.world import World
 
 FOLDER = "ledger"
 
 
-class Ledger:
+class SampleLedger:
     """What the ranks have read since the last checkpoint."""
+
+    @classmethod
+    def of(cls, run: Run, prepared: Prepared, world: World, store: Store, step: int) -> SampleLedger | None:
+        """The ledger of a run that has made `step` steps; None where it keeps none (`tracking.ledger`)."""
+        if not run.tracking.ledger:
+            return None
+        keys = prepared.dataset.index.column("key").to_pylist()
+        return cls(store, world, step, keys, len(prepared.plan.rows))
 
     def __init__(self, store: Store, world: World, step: int, keys: Sequence[str], epoch_size: int) -> None:
         """Go on after a checkpoint; what was written for later checkpoints, which are damaged or gone, is deleted.
@@ -42,12 +52,12 @@ class Ledger:
                 if first >= step:
                     store.delete(name)
 
-    def note(self, rows: npt.NDArray[np.int64]) -> None:
-        """Note the rows of the index that this rank has read at a step, int64 [b]; called once a step."""
+    def add(self, rows: npt.NDArray[np.int64]) -> None:
+        """Add the rows of the index that this rank has read at a step, int64 [b]; called once a step."""
         self._read.append(rows)
 
     def commit(self) -> None:
-        """Write the steps noted since the last call, just before their checkpoint; all ranks call it together."""
+        """Write the steps added since the last call, just before their checkpoint; all ranks call it together."""
         parts = self._world.gather(self._read)
         steps, self._read = len(self._read), []
         first, self._first = self._first, self._first + steps

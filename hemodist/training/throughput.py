@@ -16,8 +16,14 @@ from hemodist.world import World
 class Throughput:
     """Counts steps, seconds, and the seconds spent waiting for data."""
 
-    def __init__(self, run: Run, world: World) -> None:
-        """Work out what one image costs, where the device's peak is known; the clock starts with `restart`."""
+    def __init__(self, run: Run, world: World, step: int = 0) -> None:
+        """Work out what one image costs, where the device's peak is known, and start the clock.
+
+        Args:
+            run: batch size, network and precision.
+            world: the ranks.
+            step: optimizer updates made so far.
+        """
         self._images_a_step = run.batch.global_batch_size
         self._world = world
         self._gpu = world.device.type == "cuda"
@@ -25,7 +31,7 @@ class Throughput:
         if self._gpu and run.scaling.precision != "fp32" and world.is_rank_0:
             peak = peak_flops(torch.cuda.get_device_name(world.device))
             self._share_of_peak = training_flops(run.model) / (peak * world.size) if peak else None
-        self.restart(0)
+        self.restart(step)
 
     def restart(self, step: int) -> None:
         """Count from `step` and from now."""

@@ -29,7 +29,7 @@ import pydicom
 from PIL import Image
 
 from hemodist.bench.rounds import ratio
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
 from shards.bench import webdataset_writer
 from shards.dicom.read import Slice, read_slice

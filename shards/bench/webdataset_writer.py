@@ -11,7 +11,7 @@ import pydicom
 import webdataset
 from PIL import Image
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from shards.picture.windows import NAMED
 
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import MANIFEST, Manifest, config_digest, read_manifest
+from hemodist.dataset.digest import config_digest
+from hemodist.dataset.manifest import MANIFEST, Manifest, read_manifest
 from hemodist.errors import ConfigError
 from hemodist.storage.store import Store, StoreError, shown
 from shards.building import labels, listing, unfinished

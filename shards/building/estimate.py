@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.storage.store import Store
 from shards.building.build import BuildPlan
 from shards.dicom.reasons import Rejected

@@ -9,20 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hemodist.dataset.manifest import (
-    INDEX,
-    LABELS,
-    MANIFEST,
-    REJECTED,
-    REJECTED_SCHEMA,
-    SCHEMA_VERSION,
-    Manifest,
-    ShardInfo,
-    config_digest,
-    labels_of,
-    sha256,
-    shard_name,
-)
+from hemodist.dataset.digest import config_digest, sha256
+from hemodist.dataset.index import REJECTED_SCHEMA, labels_of
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import INDEX, MANIFEST, REJECTED, SCHEMA_VERSION, Manifest, ShardInfo, shard_name
 from hemodist.storage.store import Store, StoreError
 from shards.building.index import SharedImages, make_index
 from shards.dicom.reasons import Reason

@@ -17,7 +17,7 @@ import numpy as np
 import pydicom.config
 from pydicom import dcmread
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.storage.store import Store, shown
 from shards.building import labels, listing
 from shards.dicom.reasons import Rejected

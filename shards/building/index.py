@@ -14,7 +14,8 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hemodist.dataset.manifest import INDEX_SCHEMA, UNKNOWN, labels_of
+from hemodist.dataset.index import INDEX_SCHEMA, labels_of
+from hemodist.dataset.labels import UNKNOWN
 from shards.packing import record
 
 I64 = npt.NDArray[np.int64]

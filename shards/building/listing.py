@@ -6,7 +6,8 @@ import os
 import stat
 
 from hemodist.errors import ConfigError
-from hemodist.storage.store import Store, StoreError, shown, tried
+from hemodist.storage.retries import with_retries
+from hemodist.storage.store import Store, StoreError, shown
 from shards.building import labels
 from shards.packing.source_files import NO_FILE, File
 
@@ -95,7 +96,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
             return list(entries)
 
     try:
-        return tried(scan, local=True)
+        return with_retries(scan, local=True)
     except OSError as error:
         raise StoreError(f"cannot list {shown(folder)}: {shown(str(error))}; check the rights") from error
 
@@ -103,7 +104,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 def _look_at(entry: os.DirEntry[str], name: str) -> File | None:
     """The file, or None where the name is a link to a folder."""
     try:
-        status = tried(entry.stat, local=True)
+        status = with_retries(entry.stat, local=True)
     except PermissionError:  # told apart when it is read
         return File(name, 0)
     except OSError:  # a link to nothing or to itself

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hemodist.errors import ConfigError
-from hemodist.storage.store import PARTIAL_SUFFIX, Store, StoreError, partial_path, put_in_place, tried
+from hemodist.storage.local_files import PARTIAL_SUFFIX, partial_path, put_in_place
+from hemodist.storage.retries import with_retries
+from hemodist.storage.store import Store, StoreError
 from shards.packing import record
 
 BUILD = "build.json"
@@ -128,7 +130,7 @@ def pseudonym_key(key_file: str | None, output: Store) -> bytes:
 def _create_local(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, whole or not at all; one that is there already stays as it is."""
     try:
-        tried(lambda: _create(path, content), local=True)
+        with_retries(lambda: _create(path, content), local=True)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}; check the path, the rights and the free space") from error
 

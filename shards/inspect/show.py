@@ -7,7 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 
 TILE = 192
 """Pixels of a sample's side on the sheet."""

@@ -15,23 +15,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from hemodist.dataset.digest import config_digest, sha256
+from hemodist.dataset.index import INDEX_SCHEMA, REJECTED_SCHEMA
+from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import (
     INDEX,
-    INDEX_SCHEMA,
-    LABELS,
     MANIFEST,
     REJECTED,
-    REJECTED_SCHEMA,
     SHARD_FOLDER,
     DatasetError,
     Manifest,
     ShardInfo,
-    config_digest,
     read_manifest,
-    sha256,
     shard_name,
 )
-from hemodist.storage.store import PARTIAL_SUFFIX, Store, StoreError
+from hemodist.storage.local_files import PARTIAL_SUFFIX
+from hemodist.storage.store import Store, StoreError
 from shards.building import unfinished
 from shards.building.finalise import label_counts, reason_counts
 from shards.dicom.reasons import Reason

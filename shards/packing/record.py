@@ -15,7 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hemodist.dataset.manifest import INDEX_SCHEMA, sha256, shard_name
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.index import INDEX_SCHEMA
+from hemodist.dataset.manifest import shard_name
 from hemodist.storage.store import Store, StoreError, shown
 from shards.packing.source_files import File
 from shards.packing.tar import index_name

@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN, sha256, shard_name
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.manifest import shard_name
 from hemodist.errors import UserError
-from hemodist.storage import store
-from hemodist.storage.early_writer import Ahead
-from hemodist.storage.store import Store, StoreError
+from hemodist.storage import retries
+from hemodist.storage.early_writer import EarlyWriter
+from hemodist.storage.store import Store, StoreError, shown
 from shards.dicom.read import Slice, read_slice
 from shards.dicom.reasons import Reason, Rejected
 from shards.packing import record, versions
@@ -128,7 +130,7 @@ def run_task(task: Task) -> TaskResult:
     labels = np.frombuffer(task.labels, np.int8).reshape(len(task.files), len(LABELS))
     rows: list[dict[str, Any]] = []
     tar_name = shard_name(task.number)
-    with TarWriter() as tar, Ahead(output, tar_name) as ahead:
+    with TarWriter() as tar, EarlyWriter(output, tar_name) as writer:
         for file, label in zip(task.files, labels, strict=True):
             made = _read_and_make(source, file, label, task)
             if isinstance(made, Rejected):
@@ -137,12 +139,12 @@ def run_task(task: Task) -> TaskResult:
                 image = tar.add(f"{made.row['key']}.{EXTENSIONS[task.config.encoding]}", made.image)
                 tar.add(f"{made.row['key']}.json", made.json)
                 with tar.so_far() as content:
-                    ahead.offer(content)
+                    writer.offer(content)
                 row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
             rows.append(row | record.source_columns(file))
         whole, digest = tar.finish()
         index = index_file(tar.members)
-        ahead.finish(whole)
+        writer.finish(whole)
         output.write(index_name(tar_name), index)
         done = record.ShardRecord(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
         record.save(output, done, task.build_digest, pa.Table.from_pylist(rows, record.SCHEMA))
@@ -177,7 +179,7 @@ def read_source(source: Store, file: File) -> bytes | Rejected:
         return Rejected(Reason.NOT_A_FILE, "no bytes")
     if file.size > MAX_FILE_BYTES:
         return Rejected(Reason.ABSURD_SIZE, f"a file of {file.size} bytes, at most {MAX_FILE_BYTES} are read")
-    for wait in (*store.WAITS, None):
+    for wait in (*retries.WAITS, None):
         try:
             content = source.read(file.path)
         except StoreError as error:
@@ -189,7 +191,7 @@ def read_source(source: Store, file: File) -> bytes | Rejected:
         if wait is not None:  # Network folders may show a size of some seconds ago.
             time.sleep(wait)
     raise StoreError(
-        f"{source.uri}/{store.shown(file.path)} held {file.size} bytes when listed and gives {len(content)} now; "
+        f"{source.uri}/{shown(file.path)} held {file.size} bytes when listed and gives {len(content)} now; "
         "let the source rest while it is sharded, then run again"
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from shards.phantom import lesions
 from shards.phantom.brain import Brain, Points, Tissue, draw_brain, points_inside, tissue_at
 from shards.phantom.head import (

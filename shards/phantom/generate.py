@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
-from hemodist.storage.store import PARTIAL_SUFFIX, Store
+from hemodist.storage.local_files import PARTIAL_SUFFIX
+from hemodist.storage.store import Store
 from shards.phantom.anatomy import SUBTYPES, draw_subject, masks_of, render
 from shards.phantom.patients import Patient, draw_plan, identifiers
 from shards.phantom.scanner import FAULTY, SCANNERS, Names, encode

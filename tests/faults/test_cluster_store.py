@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hemodist.cluster.drain import WORKER
+from hemodist.cluster.ray_internals import is_training_worker
 from hemodist.config.run import Run
 from hemodist.models.checkpoints import open_checkpoint
 from hemodist.storage.store import Store
@@ -51,7 +51,7 @@ def has_worker(pid: int) -> bool:
     """Whether a training worker runs on the node that came out of a process."""
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if " ".join(process.cmdline()).startswith(WORKER):
+            if is_training_worker(process.cmdline()):
                 return True
     return False
 

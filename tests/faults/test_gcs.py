@@ -18,14 +18,14 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.storage.store import Store
 from tests.support.dataset import make_dataset
 
 CODE = """
 import sys, zlib
 from hemodist.loading.shard_cache import ShardCache
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.loading.sample_reader import Reader
 dataset = DataSet.open(sys.argv[1])
 cache = ShardCache(dataset, sys.argv[2])

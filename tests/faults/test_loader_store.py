@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import AugmentConfig, BatchConfig, DataConfig, MixConfig, ModelConfig, Run
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import ConfigError
 from hemodist.loading.evaluation_batches import stored_batches
 from hemodist.loading.training_loader import TrainingLoader
-from hemodist.storage import store
+from hemodist.storage import retries
 from hemodist.storage.store import Store
 from tests.support.dataset import make_dataset
 from tests.support.proxy import Fault, Faulty, faulty_proxy
@@ -77,7 +79,7 @@ def epochs_of(
 
 def rank_of(queue, environment: dict[str, str], dataset: str, cache: str, rank: int, world: int) -> None:
     os.environ |= environment
-    store.WAITS = (0.05, 0.05)
+    retries.WAITS = (0.05, 0.05)
     queue.put((rank, epochs_of(dataset, cache, rank, world)))
 
 
@@ -128,7 +130,7 @@ def test_the_epoch_from_a_failing_store_is_exact_and_each_shard_is_fetched_once_
 def test_evaluation_reads_through_a_small_cache_each_slice_once(
     server: Faulty, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "WAITS", (0.05, 0.05))
+    monkeypatch.setattr(retries, "WAITS", (0.05, 0.05))
     server.begin(lambda method, path, number: "503" if number % 5 == 0 else None)
     dataset = DataSet.open(URI)
     largest = max(info.bytes for info in dataset.manifest.shards)

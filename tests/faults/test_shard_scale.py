@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hemodist.config.run import DataConfig
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.config.data import DataConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.plan.prepare import divide
 from hemodist.storage.store import Store
 from shards.building import build, unfinished

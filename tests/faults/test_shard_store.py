@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hemodist.storage import store
+from hemodist.storage import local_files, retries, store
 from hemodist.storage.store import Store, StoreError
 from shards.building import build, unfinished
 from shards.building.options import ShardConfig
@@ -38,7 +38,7 @@ def proxy() -> Iterator[Faulty]:
 
 @pytest.fixture
 def bucket(proxy: Faulty, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(retries, "WAITS", (0.01, 0.01))
     proxy.begin(lambda method, path, number: None)
     yield Store.open("s3://faulty/here")
     proxy.begin(lambda method, path, number: None)
@@ -84,7 +84,7 @@ def test_an_empty_file_is_written_and_read(bucket: Store) -> None:
 def test_a_write_that_fails_for_good_is_an_error_and_leaves_the_old_content(
     proxy: Faulty, bucket: Store, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
-    monkeypatch.setattr(store, "WAITS", ())
+    monkeypatch.setattr(retries, "WAITS", ())
     bucket.write("kept", CONTENT)
     # Of a large file the first part gets through, the second does not.
     second = "partNumber=2" if large else "kept"
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_at_any_write_leaves_only_whole_files_and_the_build_
             break
         monkeypatch.setattr(os, "fsync", sync)
         shown = content_of(output)
-        assert not [name for name in shown if name.endswith(store.PARTIAL_SUFFIX)]
+        assert not [name for name in shown if name.endswith(local_files.PARTIAL_SUFFIX)]
         assert all(content == whole[name] for name, content in shown.items() if name in whole)
         local(source, output)
         assert content_of(output) == whole
@@ -204,7 +204,7 @@ def test_a_read_error_is_tried_again_and_then_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool
 ) -> None:
     monkeypatch.setenv(unfinished.KEY_VARIABLE, KEY)
-    monkeypatch.setattr(store, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(retries, "WAITS", (0.01, 0.01))
     source = write_source(tmp_path / "data", 10)
     local(source, tmp_path / "whole")
     whole, tries, read = content_of(tmp_path / "whole"), 0, io.FileIO

@@ -27,7 +27,7 @@ def test_a_run_goes_on_compiled_and_uncompiled_in_turn_and_ends_like_one_that_wa
     found, expected = (open_checkpoint(f"{plain.output}/{name}") for name in ("turns", "plain"))
     for part in ("model", "ema", "scored"):
         assert list(found[part]) == list(expected[part])
-    network.bare(plain.model).load_state_dict(found["scored"])  # as evaluate, predict and export do
+    network.untrained_network(plain.model).load_state_dict(found["scored"])  # as evaluate, predict and export do
     for row, other in zip(found["state"]["history"], expected["state"]["history"], strict=True):
         assert row["train_loss"] == pytest.approx(other["train_loss"], rel=0.02)
         assert row["valid_loss"] == pytest.approx(other["valid_loss"], rel=0.05)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from hemodist.config.run import Run
+from hemodist.events import Note
 from hemodist.storage.store import Store
+from hemodist.training.leave_poll import POLL_SECONDS, LeavePoll
 from hemodist.training.loop import Training
 from hemodist.training.sample_ledger import read_ledger
-from hemodist.world import LOOK_SECONDS, Lookout, World
+from hemodist.world import World
 from tests.support.fault_runs import (
     assert_no_step_is_lost_or_repeated,
     assert_same_outcome,
@@ -62,9 +64,8 @@ def test_damaged_newest_checkpoints_are_named_and_their_steps_made_again(folder,
         damage(newest)
         events: list = []
         training = Training(run, World.alone(), events.append)
-        training.resume()
         assert training.step < step
-        notes = [event["text"] for event in events if event["kind"] == "note"]
+        notes = [event.text for event in events if isinstance(event, Note)]
         named = any("damaged" in note and newest.name in note for note in notes)
         assert named == (damage is not lose_the_record), damage.__name__
     train_until(World.alone(), run)
@@ -99,7 +100,7 @@ def test_a_ledger_holds_committed_steps_only(folder, undisturbed):
 
 def test_ranks_ask_whether_to_leave_every_few_seconds_and_not_at_every_step(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("hemodist.world.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("hemodist.training.leave_poll.time.monotonic", lambda: now[0])
     asked: list[float] = []
 
     def must_leave() -> bool:
@@ -107,14 +108,14 @@ def test_ranks_ask_whether_to_leave_every_few_seconds_and_not_at_every_step(monk
         return False
 
     world = replace(World.alone(), must_leave=must_leave)
-    lookout = Lookout(world, 0)
+    poll = LeavePoll(world, 0)
     for step in range(1, 10_001):
         now[0] += 0.01 if step < 5_000 else 0.5  # steps that get slow all at once
-        lookout.must_leave(step)
+        poll.must_leave(step)
     gaps = [later - earlier for earlier, later in pairwise(asked)]
     fast = [gap for gap, when in zip(gaps, asked, strict=False) if 10 < when < 40]
     slow = [gap for gap, when in zip(gaps, asked, strict=False) if when > 200]
-    assert max(fast) <= LOOK_SECONDS * 1.01
-    assert min(fast) >= LOOK_SECONDS * 0.99
-    assert max(slow) <= LOOK_SECONDS * 1.01
-    assert not Lookout(World.alone(), 0).must_leave(1, at_once=True)
+    assert max(fast) <= POLL_SECONDS * 1.01
+    assert min(fast) >= POLL_SECONDS * 0.99
+    assert max(slow) <= POLL_SECONDS * 1.01
+    assert not LeavePoll(World.alone(), 0).must_leave(1, at_once=True)

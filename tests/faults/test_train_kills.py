@@ -16,6 +16,7 @@ from hemodist.cluster.ownership import OvertakenError, claim
 from hemodist.cluster.session import cluster, no_process_left_behind
 from hemodist.cluster.workers import run_on_workers
 from hemodist.errors import UserError
+from hemodist.events import AttemptStarted, Saved, Started, StepDone, WorkersLost
 from hemodist.training.loop import Training, train
 from hemodist.world import World
 from tests.support.fault_runs import (
@@ -59,7 +60,7 @@ def test_two_killed_workers_a_killed_node_and_a_drained_one_leave_no_trace_in_th
         fit(run, story)
     assert ray_processes() == []
     assert story.done
-    assert len(story.of("attempt")) == len(story.of("started")) == 5
+    assert len(story.of(AttemptStarted)) == len(story.of(Started)) == 5
     assert_no_step_is_lost_or_repeated(run, newest_step(run))
     assert_same_outcome(run, undisturbed)
     assert_no_step_is_made_again_after_start(story, 3)  # the node is drained after it
@@ -83,7 +84,7 @@ def test_thirty_workers_killed_at_random_steps_leave_no_trace_in_the_history_or_
     with cluster(cpus=2):
         fit(run, story)
     assert story.done
-    assert len(story.of("attempt")) == kills + 1
+    assert len(story.of(AttemptStarted)) == kills + 1
     assert_no_step_is_lost_or_repeated(run, newest_step(run))
     assert_same_outcome(run, undisturbed)
 
@@ -103,10 +104,10 @@ def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_seq
 
         def later(steps: int):
             """So many steps after the newest start."""
-            return lambda event: event["kind"] == "step" and event["step"] >= story.of("started")[-1]["step"] + steps
+            return lambda story, event: isinstance(event, StepDone) and event.step >= newest_start(story) + steps
 
         def workers(count: int):
-            return lambda event: event["kind"] == "started" and event["workers"] == count
+            return lambda story, event: isinstance(event, Started) and event.workers == count
 
         nothing = list  # only waits for its event
         story = Story(
@@ -119,11 +120,10 @@ def test_a_lost_node_shrinks_the_run_and_an_added_one_grows_it_with_the_same_seq
         )
         with pytest.raises(EnoughError):
             fit(run, story)
-    assert [event["workers"] for event in story.of("started")] == [2, 1, 2]
+    assert [event.workers for event in story.of(Started)] == [2, 1, 2]
     assert_no_step_is_made_again_after_start(story, 1)  # the node is added after it
     assert_no_step_is_lost_or_repeated(run, newest_step(run))
     again = Training(run, World.alone(), lambda event: None)  # the run's end would have come after hours
-    again.resume()
     assert again.step == newest_step(run)
     assert again.run_log is not None
     again.run_log.close({})
@@ -152,17 +152,17 @@ def test_a_run_begins_with_fewer_workers_where_others_hold_the_places_and_grows_
         assert ray.get(host.ready.remote())
 
         def workers(count: int):
-            return lambda event: event["kind"] == "started" and event["workers"] == count
+            return lambda story, event: isinstance(event, Started) and event.workers == count
 
-        def five_later(event) -> bool:
-            return event["kind"] == "step" and event["step"] >= story.of("started")[-1]["step"] + 5
+        def five_later(story, event) -> bool:
+            return isinstance(event, StepDone) and event.step >= newest_start(story) + 5
 
         story = Story(
             (workers(1), list), (at_step(20), partial(ray.kill, host)), (workers(2), list), (five_later, enough)
         )
         with pytest.raises(EnoughError):
             fit(run, story)
-    assert [event["workers"] for event in story.of("started")] == [1, 2]
+    assert [event.workers for event in story.of(Started)] == [1, 2]
     assert_no_step_is_made_again_after_start(story, 0)
 
 
@@ -171,18 +171,18 @@ def test_a_run_begins_with_fewer_workers_where_others_hold_the_places_and_grows_
 def test_a_second_driver_takes_the_run_over_and_the_first_one_ends_at_its_next_checkpoint(tmp_path):
     run = small_run(tmp_path, "twice", epochs=400)
     folder = f"{run.output}/{run.name}"
-    story = Story((lambda event: event["kind"] == "saved" and event["step"] == 10, lambda: claim(folder) and None))
+    story = Story((lambda story, event: event == Saved(10), lambda: claim(folder)))
     with cluster(cpus=2), pytest.raises(OvertakenError, match=f"another driver has gone on with {folder} since"):
         fit(run, story)
     assert story.done
-    assert len(story.of("attempt")) == 1
+    assert len(story.of(AttemptStarted)) == 1
     assert newest_step(run) < 100
 
 
 def assert_no_step_is_made_again_after_start(story: Story, number: int) -> None:
     """From a start on, the steps that were made follow each other without gap and repeat, through later starts too."""
-    (first, begun), *later = [(at, e["step"]) for at, e in enumerate(story.events) if e["kind"] == "started"][number:]
-    steps = [event["step"] for event in story.events[first:] if event["kind"] == "step"]
+    (first, begun), *later = [(at, e.step) for at, e in enumerate(story.events) if isinstance(e, Started)][number:]
+    steps = [event.step for event in story.events[first:] if isinstance(event, StepDone)]
     assert later
     assert steps == list(range(begun + 1, begun + 1 + len(steps)))
     assert all(begun < step < steps[-1] for _, step in later)
@@ -193,21 +193,30 @@ def ray_processes() -> list[str]:
     return [p.name() for p in psutil.Process().children(recursive=True) if "ray" in p.name() or "gcs" in p.name()]
 
 
-def lost(error: UserError | None = None) -> dict:
-    return {"kind": "lost", "cause": "worker 1 is gone", "detail": "Traceback", "error": error}
+def newest_start(story: Story) -> int:
+    """The step from which the newest workers have gone on."""
+    return story.of(Started)[-1].step
+
+
+def lost(error: UserError | None = None) -> WorkersLost:
+    return WorkersLost("worker 1 is gone", "Traceback", error)
+
+
+def started(step: int) -> Started:
+    return Started(step, total=100, workers=2)
 
 
 def test_losses_in_a_row_end_the_run_and_a_new_checkpoint_starts_the_count_again():
     losses = Failures(2)
     for step in (0, 5, 10, 15, 20):  # any number, as long as each attempt gets further
-        losses.hear({"kind": "attempt"})
-        losses.hear({"kind": "started", "step": step})
+        losses.hear(AttemptStarted(2))
+        losses.hear(started(step))
         assert "1 of 2" in (losses.hear(lost()) or "")
         assert losses.hear(lost()) is None  # told twice, counted once
-    losses.hear({"kind": "attempt"})
-    losses.hear({"kind": "started", "step": 20})
+    losses.hear(AttemptStarted(2))
+    losses.hear(started(20))
     assert "2 of 2" in (losses.hear(lost()) or "")
-    losses.hear({"kind": "attempt"})
+    losses.hear(AttemptStarted(2))
     with pytest.raises(WorkersLostError, match=r"failed 3 times .*worker 1 is gone.*max_failures"):
         losses.hear(lost())
 
@@ -232,6 +241,6 @@ def test_a_transient_error_that_stays_is_shown_as_itself():
         transient = True
 
     losses = Failures(0)
-    losses.hear({"kind": "attempt"})
+    losses.hear(AttemptStarted(2))
     with pytest.raises(BusyError):
         losses.hear(lost(BusyError("store is busy")))

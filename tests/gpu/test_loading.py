@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import AugmentConfig, MixConfig
-from hemodist.dataset.manifest import DataSet
-from hemodist.loading import mixing
-from hemodist.loading.dali_pipeline import Batch, Decoder, Loader, Request
+from hemodist.config.data import AugmentConfig, MixConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.loading.dali_pipeline import Batch, DaliBatches, Request
+from hemodist.loading.decode_settings import Decoder, DecodeSettings
+from hemodist.loading.mixing import mix_batch
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.loading.training_loader import TrainingLoader
-from hemodist.plan import mix as cutmix
-from hemodist.plan.augmentation import draw, in_pixels
+from hemodist.plan.augmentation import draw_augmentation, in_pixels
+from hemodist.plan.mix import draw_mix
 from hemodist.plan.prepare import prepare
 from tests.support.dataset import make_dataset
 from tests.support.gpu_runs import assert_same_pictures, grey_levels, run_of
@@ -28,18 +29,26 @@ STRONG = AugmentConfig(0.5, 0.5, 0.5, 0.5, 20.0, 0.1, 0.2)
 ROWS = np.arange(40)
 
 
-def load(dataset: DataSet, tmp_path: Path, device: torch.device | str, decoder: Decoder, **options: object) -> Batch:
+def load(
+    dataset: DataSet,
+    tmp_path: Path,
+    device: torch.device | str,
+    decoder: Decoder,
+    *,
+    image_size: int = 64,
+    augment: AugmentConfig | None = None,
+    upright: bool = False,
+) -> Batch:
     """One batch of the data set's first samples, augmented where `augment` says so."""
-    size, augment = int(options.pop("image_size", 64)), options.pop("augment", None)  # type: ignore[call-overload]
     request = Request(ROWS)
     if augment is not None:
-        drawn = draw(augment, 1, np.zeros_like(ROWS), ROWS)  # type: ignore[arg-type]
-        request = Request(ROWS, in_pixels(drawn.affine, size), drawn.brightness, drawn.contrast)
+        drawn = draw_augmentation(augment, 1, np.zeros_like(ROWS), ROWS)
+        request = Request(ROWS, in_pixels(drawn.affine, image_size), drawn.brightness, drawn.contrast)
     reader = Reader(dataset, ShardCache(dataset, str(tmp_path)))
-    loader = Loader(
-        dataset, reader, lambda number: request, start=0, stop=1, max_batch=len(ROWS), image_size=size, device=device,
-        decoder=decoder, **options,
-    )  # fmt: skip
+    settings = DecodeSettings(image_size, device, decoder=decoder)
+    loader = DaliBatches(
+        reader, lambda number: request, settings, start=0, stop=1, max_batch=len(ROWS), upright=upright
+    )
     (batch,) = loader
     return batch
 
@@ -90,10 +99,10 @@ def test_mixing_on_the_device_is_mixing_on_the_cpu(device: torch.device, kind: s
     targets[3, 2] = torch.nan
     weights = torch.ones(32)
     weights[5] = 0
-    mix = cutmix.draw(MixConfig(kind, probability=0.8), 3, 10, 8, mix_group=4, size=24)  # type: ignore[arg-type]
+    mix = draw_mix(MixConfig(kind, probability=0.8), 3, 10, 8, mix_group=4, size=24)  # type: ignore[arg-type]
     assert mix.shift.any()
-    expected = mixing.apply(images, targets, weights, mix, 4)
-    found = mixing.apply(images.to(device), targets.to(device), weights.to(device), mix, 4)
+    expected = mix_batch(images, targets, weights, mix, 4)
+    found = mix_batch(images.to(device), targets.to(device), weights.to(device), mix, 4)
     assert all(part.device.type == device.type for part in found)
     mixed, labels, left = (part.cpu() for part in found)
     if kind == "cutmix":
@@ -158,8 +167,8 @@ def test_a_masked_sample_counts_nothing_on_the_device(device: torch.device, tmp_
     content[int(dataset.column("offset")[2]) + 100] ^= 255
     path.write_bytes(content)
     reader = Reader(dataset, ShardCache(dataset, str(tmp_path)), "mask")
-    loader = Loader(
-        dataset, reader, lambda number: Request(ROWS[:8]), start=0, stop=1, max_batch=8, image_size=64, device=device
+    loader = DaliBatches(
+        reader, lambda number: Request(ROWS[:8]), DecodeSettings(64, device), start=0, stop=1, max_batch=8
     )
     (batch,) = loader
     expected = [0.0 if row == 2 else 1.0 for row in range(8)]

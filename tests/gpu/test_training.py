@@ -14,9 +14,11 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from hemodist.config.run import CheckpointConfig, ModelConfig, OptimConfig, Run, ScalingConfig
-from hemodist.dataset.manifest import DataSet
-from hemodist.metrics.scores import weighted_log_loss
+from hemodist.config.operation import CheckpointConfig, ScalingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.run_network import run_over_split
 from hemodist.training import loop
@@ -35,8 +37,7 @@ def trained(world: World, run: Run, stop: int, device: str) -> tuple[list[float]
     """Go on to step `stop` on `device`, save, and tell this rank's losses, keys by step, and the parameters."""
     world = replace(world, device=torch.device(device))
     training = Training(run, world, silent)
-    without_dropout(training.network)
-    training.resume()
+    without_dropout(training.learner.network)
     losses, keys = [], []
     for batch in training.batches():
         losses.append(float(training.update(batch)))
@@ -45,7 +46,7 @@ def trained(world: World, run: Run, stop: int, device: str) -> tuple[list[float]
             break
     training.save()
     training.checkpoints.wait()
-    parameters = {name: value.detach().cpu().numpy() for name, value in training.network.named_parameters()}
+    parameters = {name: value.detach().cpu().numpy() for name, value in training.learner.network.named_parameters()}
     return losses, keys, parameters
 
 
@@ -94,12 +95,11 @@ def test_a_checkpoint_goes_on_on_the_other_kind_of_device(
     run = run_of(folder, name=f"onto-{to_the_device}", optim=OptimConfig(lr=1e-4, epochs=2))  # AdamW has a state
     _, keys, parameters = trained(World.alone(), run, 3, begun)
     training = Training(run, World.alone(goes_on), silent)
-    training.resume()
     assert training.step == 3
-    for name, value in training.network.named_parameters():
+    for name, value in training.learner.network.named_parameters():
         assert value.device.type == torch.device(goes_on).type
         assert np.array_equal(value.detach().cpu().numpy(), parameters[name]), name
-    moments = [s["exp_avg"] for s in training.optimizer.state.values()]
+    moments = [s["exp_avg"] for s in training.learner.optimizer.state.values()]
     assert moments
     assert all(moment.device.type == torch.device(goes_on).type for moment in moments)
     rest = trained(World.alone(), run, STEPS, goes_on)
@@ -147,22 +147,21 @@ def test_a_whole_run_ends_with_scores_and_a_report(device: torch.device, folder:
         scaling=ScalingConfig(workers=0),
         checkpoint=CheckpointConfig(every_steps=4),
     )
-    conclusion = loop.train(run, World.alone(device), silent)
-    assert conclusion.scores is not None
-    assert np.isfinite(conclusion.scores.weighted_log_loss.value)
-    assert Path(conclusion.report).is_file()
+    results = loop.train(run, World.alone(device), silent)
+    assert results.scores is not None
+    assert np.isfinite(results.scores.weighted_log_loss.value)
+    assert Path(results.report).is_file()
 
 
 def test_scores_on_the_device_are_the_cpus(device: torch.device, folder: Path) -> None:
     run = run_of(folder, name="scored", model=ModelConfig(name="resnet18", image_size=64))
     prepared = prepare(run)
     training = Training(run, World.alone(), silent)
-    training.resume()
     for batch in training.batches():
         training.update(batch)
     dataset, rows = DataSet.open(run.data.dataset), prepared.split.valid
-    there = run_over_split(training.network, dataset, rows, run, World.alone(), silent)
-    here = run_over_split(training.network.to(device), dataset, rows, run, World.alone(device), silent)
+    there = run_over_split(training.learner.network, dataset, rows, run, World.alone(), silent)
+    here = run_over_split(training.learner.network.to(device), dataset, rows, run, World.alone(device), silent)
     assert np.array_equal(here.rows, there.rows)
     assert np.abs(here.logits - there.logits).max() <= 0.05
     assert np.allclose(here.blood, there.blood, atol=0.02, equal_nan=True)
@@ -193,19 +192,21 @@ def test_ddp_over_the_devices_own_group_gives_the_bare_networks_gradient(device:
         assert number.item() == 3
         world = World.alone(device)
         training = Training(run, world, silent)
-        without_dropout(training.network)
-        training.network.train()
+        without_dropout(training.learner.network)
+        training.learner.network.train()
         batch = next(training.batches())
         gradients = []
         for wrapped in (
-            training.network,
+            training.learner.network,
             DistributedDataParallel(
-                training.network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+                training.learner.network,
+                device_ids=[device] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
             ),
         ):
-            training.optimizer.zero_grad(set_to_none=True)
-            backward(wrapped, batch, run, world, training.optimizer)
-            gradients.append([p.grad.clone() for p in training.network.parameters() if p.grad is not None])
+            training.learner.optimizer.zero_grad(set_to_none=True)
+            backward(wrapped, batch, run, world, training.learner.optimizer)
+            gradients.append([p.grad.clone() for p in training.learner.network.parameters() if p.grad is not None])
         assert len(gradients[0]) == len(gradients[1]) > 10
         for bare, reduced in zip(*gradients, strict=True):
             assert torch.allclose(bare, reduced, rtol=1e-3, atol=1e-6)

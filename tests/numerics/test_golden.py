@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from hemodist.config.data import BatchConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import alexnet_transpose, densenet121, resnet34_silu
-from hemodist.config.run import BatchConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
 from hemodist.training.loop import Training
 from hemodist.world import World
 from tests.support.dataset import make_dataset
@@ -48,8 +50,7 @@ def reduced(run: Run, folder: Path) -> Run:
 def losses_of(run: Run) -> list[float]:
     """Mean loss of each of the first steps."""
     training = Training(run, World.alone(), lambda event: None)
-    training.resume()
-    training.network.double()
+    training.learner.network.double()
     losses = []
     for batch in training.batches():
         wide = {name: getattr(batch, name).double() for name in ("images", "targets", "weights")}

@@ -13,8 +13,12 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
-from hemodist.metrics import bootstrap, ranking, scores
+from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.metrics import bootstrap, ranking
+from hemodist.metrics.calibration import calibration_error
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.probabilities import probabilities, repair_any
+from hemodist.metrics.scores import score, share_of_positives, threshold_baseline
 
 PREVALENCE = np.array([0.144, 0.004, 0.048, 0.035, 0.048, 0.063])
 
@@ -30,7 +34,7 @@ def a_split(seed, n, levels, unknown=0.0):
 
 
 def scored(probability, labels, groups, **options):
-    return scores.score(probability, labels, groups, train_prevalence=PREVALENCE, **{"bootstrap": 0} | options)
+    return score(probability, labels, groups, train_prevalence=PREVALENCE, **{"bootstrap": 0} | options)
 
 
 def same(ours, reference):
@@ -101,20 +105,20 @@ def test_weighted_log_loss_is_the_mean_over_slices_of_the_weighted_mean_over_lab
         sum(w * sk.log_loss([y], [p], labels=[0, 1]) for w, y, p in zip((2, 1, 1, 1, 1, 1), ys, ps, strict=True)) / 7
         for ys, ps in zip(labels, probability, strict=True)
     ]
-    same(scores.weighted_log_loss(probability, labels), np.mean(per_slice))
+    same(weighted_log_loss(probability, labels), np.mean(per_slice))
 
 
 def test_constant_prevalence_scores_what_the_published_counts_of_stage_1_give():
     counts = np.array([97_103, 2_761, 32_564, 23_766, 32_122, 42_496])  # positives among 674,258 slices
     labels = (np.arange(674_258)[:, None] < counts).astype(np.int8)
-    constant = np.broadcast_to(scores.prevalence(labels), labels.shape)
-    assert scores.weighted_log_loss(constant, labels) == pytest.approx(0.2320, abs=5e-5)
+    constant = np.broadcast_to(share_of_positives(labels), labels.shape)
+    assert weighted_log_loss(constant, labels) == pytest.approx(0.2320, abs=5e-5)
 
 
 def test_a_certain_wrong_answer_costs_the_logarithm_of_epsilon_and_no_more():
     probability, labels = np.zeros((1, 6)), np.ones((1, 6), np.int8)
-    assert scores.weighted_log_loss(probability, labels) == pytest.approx(-math.log(1e-15))
-    assert scores.weighted_log_loss(1 - probability, 1 - labels) == pytest.approx(-math.log(1e-15), rel=0.01)
+    assert weighted_log_loss(probability, labels) == pytest.approx(-math.log(1e-15))
+    assert weighted_log_loss(1 - probability, 1 - labels) == pytest.approx(-math.log(1e-15), rel=0.01)
 
 
 def test_calibration_error_equals_a_plain_loop_over_bins():
@@ -125,8 +129,8 @@ def test_calibration_error_equals_a_plain_loop_over_bins():
         inside = (p >= b / 15) & ((p < (b + 1) / 15) | (b == 14))
         if inside.any():
             expected += inside.mean() * abs(p[inside].mean() - y[inside].mean())
-    same(scores.calibration_error(p, y == 1), expected)
-    assert scores.calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
+    same(calibration_error(p, y == 1), expected)
+    assert calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
 
 
 def test_unknown_labels_change_no_score():
@@ -145,7 +149,7 @@ def test_baselines_equal_what_a_constant_answer_scores():
     ours = scored(np.full(labels.shape, 0.5), labels, groups).baselines
     constant = scored(np.broadcast_to(PREVALENCE, labels.shape), labels, groups)
     none = scored(np.zeros(labels.shape), labels, groups)
-    often = np.broadcast_to((scores.prevalence(labels) > 0.5).astype(float), labels.shape)
+    often = np.broadcast_to((share_of_positives(labels) > 0.5).astype(float), labels.shape)
     assert ours.constant_prevalence == constant.weighted_log_loss.value
     assert ours.predict_none == none.accuracy_multi.value
     same(ours.majority, scored(often, labels, groups).accuracy_multi.value)
@@ -156,12 +160,12 @@ def test_baselines_equal_what_a_constant_answer_scores():
 def test_probabilities_neither_overflow_nor_lose_small_logits():
     logits = np.array([[-745.0, -40.0, -1e-3, 0.0, 30.0, 3e38]], np.float32)
     with np.errstate(all="raise", under="ignore"):
-        ours = scores.probabilities(logits)
+        ours = probabilities(logits)
     expected = [1 / (1 + math.exp(-x)) if x > -700 else math.exp(x) for x in logits[0].astype(float).tolist()]
     assert ours.dtype == np.float64
     assert ours[0] == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match="1 of 6 logits are not finite"):
-        scores.probabilities(np.array([[0, 0, np.nan, 0, 0, 0]]))
+        probabilities(np.array([[0, 0, np.nan, 0, 0, 0]]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -236,7 +240,7 @@ def test_groups_of_one_class_each_leave_out_the_replicates_without_a_second_clas
 
 def test_threshold_baseline_is_the_auc_of_any_on_the_same_resamples():
     probability, labels, groups = a_split(7, 300, 100, unknown=0.1)
-    ours = scores.threshold_baseline(probability[:, 0] * 1000, labels, groups, bootstrap=50, seed=3)
+    ours = threshold_baseline(probability[:, 0] * 1000, labels, groups, bootstrap=50, seed=3)
     assert ours == scored(probability, labels, groups, bootstrap=50, seed=3).auc_any
 
 
@@ -280,14 +284,14 @@ GOOD = a_split(9, 10, 10)
 def test_bad_input_is_named(change, message):
     given_ = {"probability": GOOD[0], "labels": GOOD[1], "groups": GOOD[2], "train_prevalence": PREVALENCE}
     with pytest.raises(ValueError, match=message):
-        scores.score(**given_ | change)
+        score(**given_ | change)
 
 
 def test_a_label_that_is_known_nowhere_needs_no_training_prevalence():
     probability, labels, groups = a_split(10, 40, 10)
     labels[:, 1] = UNKNOWN
     missing = np.where(np.arange(6) == 1, np.nan, PREVALENCE)
-    ours = scores.score(probability, labels, groups, train_prevalence=missing, bootstrap=5)
+    ours = score(probability, labels, groups, train_prevalence=missing, bootstrap=5)
     assert ours.labels[1].known == 0
     assert math.isfinite(ours.baselines.constant_prevalence)
 
@@ -420,7 +424,7 @@ def test_repairing_any_leaves_nothing_inconsistent_and_no_other_probability_chan
     wrong = probability[:, 0] < probability[:, 1:].max(axis=1)
     ours = scored(probability, labels, groups, bootstrap=50)
     same(ours.inconsistent.value, wrong.mean())
-    repaired = scores.repair_any(probability)
+    repaired = repair_any(probability)
     assert (repaired[:, 1:] == probability[:, 1:]).all()
     assert (repaired[:, 0] == probability.max(axis=1)).all()
     assert scored(repaired, labels, groups).inconsistent.value == 0

@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    TrackingConfig,
-)
+from hemodist.config.data import AugmentConfig, BatchConfig, MixConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.errors import ConfigError
 from hemodist.training.loop import Training
 from hemodist.world import World
@@ -46,18 +40,20 @@ def run_of(folder: Path, **changes) -> Run:
 def twenty_steps(world: World, run: Run) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Parameters after 20 steps, and the validation logits."""
     training = Training(run, world, lambda event: None)
-    for module in training.network.modules():
+    for module in training.learner.network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    training.resume()
     for batch in training.batches():
         training.update(batch)
         if training.step == 20:
             break
     assert training.step == 20
-    return {name: p.detach().numpy() for name, p in training.network.named_parameters()}, training._predict(
-        training.scored
-    ).logits
+    return {name: p.detach().numpy() for name, p in training.learner.network.named_parameters()}, validated(training)
+
+
+def validated(training: Training) -> np.ndarray:
+    """Logits of the validation split."""
+    return training.validation.predict(training.learner.validated, training.step).logits
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +86,11 @@ def test_any_number_of_ranks_and_micro_batches_gives_the_same_parameters(folder,
 def trained_and_reloaded(world: World, run: Run) -> np.ndarray:
     """Validation logits of a network with batch norm and a moving average, after training on this many ranks."""
     training = Training(run, world, lambda event: None)
-    training.resume()
     for batch in training.batches():
         training.update(batch)
         if training.step == 6:
             break
-    logits = training._predict(training.scored).logits
+    logits = validated(training)
     training.history.append({"step": 6, "weighted_log_loss": 0.5})
     training.save()
     training.checkpoints.wait()
@@ -107,9 +102,8 @@ def test_what_two_ranks_score_is_what_the_checkpoint_scores(folder):
     run = run_of(folder, model=ModelConfig(name="resnet18", image_size=32, ema_decay=0.9), name="bn")
     logits = run_ranks(trained_and_reloaded, 2, run)[0]
     training = Training(run, World.alone(), lambda event: None)
-    training.resume()
     assert training.step == 6
-    assert np.allclose(training._predict(training.scored).logits, logits, atol=1e-4)
+    assert np.allclose(validated(training), logits, atol=1e-4)
 
 
 def refused(world: World, run: Run) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
-from hemodist.config.run import AugmentConfig, BatchConfig, ModelConfig, Run, TrackingConfig
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.data import AugmentConfig, BatchConfig
+from hemodist.config.operation import TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import build, last_linear
+from hemodist.models.network import build_network, last_linear
 from hemodist.storage.store import Store
 
 SHARDING: dict[str, Any] = {
@@ -36,7 +39,7 @@ def run_of(**changes: Any) -> Run:
 def network_of(run: Run, seed: int = 0) -> torch.nn.Module:
     """Random weights, made larger at the end so that probabilities spread."""
     torch.manual_seed(seed)
-    network = build(run.model)
+    network = build_network(run.model)
     head = network.get_submodule(last_linear(network) or "")
     with torch.no_grad():
         head.get_parameter("weight").mul_(20)

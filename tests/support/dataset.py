@@ -12,20 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hemodist.dataset.manifest import (
-    INDEX,
-    INDEX_SCHEMA,
-    LABELS,
-    MANIFEST,
-    REJECTED,
-    REJECTED_SCHEMA,
-    SCHEMA_VERSION,
-    Manifest,
-    ShardInfo,
-    config_digest,
-    sha256,
-    shard_name,
-)
+from hemodist.dataset.digest import config_digest, sha256
+from hemodist.dataset.index import INDEX_SCHEMA, REJECTED_SCHEMA
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import INDEX, MANIFEST, REJECTED, SCHEMA_VERSION, Manifest, ShardInfo, shard_name
 from hemodist.storage.store import Store
 
 

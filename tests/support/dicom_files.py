@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 KEY = "00112233445566778899aabbccddeeff"

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
 import torch
 
 from hemodist.bench.ray_nodes import training_workers
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    TrackingConfig,
-)
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.config.operation import CheckpointConfig, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.events import Event, Started, StepDone
 from hemodist.models.checkpoints import Checkpoints, open_checkpoint
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store
@@ -33,7 +26,7 @@ from hemodist.training.sample_ledger import read_ledger
 from hemodist.world import LeavingError, World
 from tests.support.dataset import make_dataset
 
-Event = Mapping[str, Any]
+E = TypeVar("E")
 
 
 def small_run(folder: Path, name: str, *, epochs: int = 2, tracked: bool = False, **scaling: Any) -> Run:
@@ -85,16 +78,15 @@ def train_until(world: World, run: Run, questions: int | None = None) -> int:
 class Story:
     """A `Tell` that keeps what it is told and does each deed of a list once, when its time has come."""
 
-    def __init__(self, *deeds: tuple[Callable[[Event], bool], Callable[[], None]]) -> None:
+    def __init__(self, *deeds: tuple[Callable[[Story, Event], bool], Callable[[], object]]) -> None:
         """Take the deeds, in order; each waits for its event after the one before is done."""
         self._deeds = list(deeds)
         self.events: list[Event] = []
 
     def __call__(self, event: Event) -> None:
         """Hear an event, and act."""
-        event = {**event, "starts": len(self.of("started"))}
         self.events.append(event)
-        if self._deeds and self._deeds[0][0](event):
+        if self._deeds and self._deeds[0][0](self, event):
             self._deeds.pop(0)[1]()
 
     @property
@@ -102,17 +94,17 @@ class Story:
         """Whether every deed is done."""
         return not self._deeds
 
-    def of(self, kind: str) -> list[Event]:
+    def of(self, kind: type[E]) -> list[E]:
         """The events of a kind."""
-        return [event for event in self.events if event["kind"] == kind]
+        return [event for event in self.events if isinstance(event, kind)]
 
 
-def at_step(step: int, starts: int = 1) -> Callable[[Event], bool]:
+def at_step(step: int, starts: int = 1) -> Callable[[Story, Event], bool]:
     """When a step is told that is not before `step`, by workers that were not started before the start numbered so.
 
     Steps that were made before a kill are told after it, too; only `starts` keeps two kills from being one loss.
     """
-    return lambda event: event["kind"] == "step" and event["step"] >= step and event["starts"] >= starts
+    return lambda story, event: isinstance(event, StepDone) and event.step >= step and len(story.of(Started)) >= starts
 
 
 def kill_worker(number: int = 0) -> None:

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import torch
 
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    TrackingConfig,
-)
+from hemodist.config.data import AugmentConfig, BatchConfig, MixConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.loading.dali_pipeline import STD
 
 GREY_MAX, GREY_MEAN = 6.0, 0.75

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,10 +16,14 @@ import psutil
 CHECKOUT = Path(__file__).parents[2]
 MARK = "HEMODIST_TEST_MARK"
 
+_marks: list[str] = []
+"""Of the commands that were started and may not have ended."""
+
 
 def start(arguments: list[object], cwd: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Start `python arguments...` as the leader of a process group of its own, as a terminal does; returns its mark."""
     mark = uuid.uuid4().hex
+    _marks.append(mark)
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
@@ -37,12 +42,28 @@ def start(arguments: list[object], cwd: Path, log: Path) -> tuple[subprocess.Pop
 def alive(mark: str) -> list[str]:
     """Command lines of the running processes that carry the mark in their environment."""
     found = []
+    for process in _marked([mark]):
+        with contextlib.suppress(psutil.Error):
+            found.append(" ".join(process.cmdline())[:200])
+    return found
+
+
+def end_all() -> None:
+    """Kill what is left of all commands that `start` has started, so that a test that fails leaves nothing behind."""
+    while _marks and (left := _marked(_marks)):
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
+    _marks.clear()
+
+
+def _marked(marks: list[str]) -> list[psutil.Process]:
+    found = []
     for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
-                found.append(" ".join(process.cmdline())[:200])
-        except psutil.Error:
-            continue
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) in marks:
+                found.append(process)
     return found
 
 

@@ -1,4 +1,4 @@
-"""A real Ray cluster on the loopback interface, with its job server, made of child processes and ended by their ids."""
+"""A real Ray cluster with its job server, made of child processes and ended by their ids; its head is on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ services.get_node_ip_address = lambda address=None: "127.0.0.1"
 from ray.scripts.scripts import main
 sys.exit(main())
 """
-"""`ray` for further nodes: where every listener is pinned to the loopback interface (which is what
-RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does) it refuses to start them. What it starts is pinned all the same."""
+"""`ray` for further nodes: RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, which pins the head to 127.0.0.1, makes `ray` refuse to
+start them. Ray 2.60 opens the ports of a node with another address, such as 127.0.0.2, on all interfaces."""
 
 STARTING = 240
 """Seconds that a node may take to start on a busy machine."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from shards import __main__ as tools
 from shards.phantom import generate
 from tests.support.checkpoints import make_checkpoint

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import log_loss
 
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.models.checkpoints import open_checkpoint
 from jobs import demo as demo_job
 from tests.support.processes import CHECKOUT, alive, start
@@ -28,7 +29,7 @@ def demo(tmp_path_factory) -> Path:
         folder,
         folder / "log",
     )
-    code = process.wait(timeout=280)
+    code = process.wait()
     assert code == 0, (folder / "log").read_text()
     assert alive(mark) == []
     return folder

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hemodist.bench.ray_nodes import ray_nodes
-from hemodist.dataset.manifest import sha256
+from hemodist.dataset.digest import sha256
 from hemodist.doctor import all_reduce, cluster_checks, decode, node_checks
 from hemodist.doctor.cluster_checks import judge_clock
 from hemodist.doctor.finding import Finding, agree

@@ -14,15 +14,18 @@ import pytest
 import torch
 
 from hemodist.cluster.ownership import FILE, OvertakenError, claim
-from hemodist.config.run import ScalingConfig
-from hemodist.dataset.manifest import INDEX, LABELS, MANIFEST, DataSet, Manifest, sha256
+from hemodist.config.operation import ScalingConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import INDEX, MANIFEST, Manifest
 from hemodist.errors import UserError
-from hemodist.launch.train import evaluate as launch
-from hemodist.loading import node_copies
+from hemodist.launch.evaluate import evaluate as launch
+from hemodist.loading import cache_files
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import divide
 from hemodist.scoring.score_checkpoint import Options, ScoringRequest, check_request, score_checkpoint
-from hemodist.scoring.worst_slices import show_worst
+from hemodist.scoring.worst_slices import find_worst_slices
 from hemodist.scoring.write_results import Results
 from hemodist.world import World
 from tests.hemodist.loading.test_shard_cache import far
@@ -51,9 +54,9 @@ def scored(folder: Path, output: Path, **options) -> Results:
     return launch(given, ScalingConfig(workers=0, device="cpu"))
 
 
-def test_everything_is_written_and_the_report_shows_cases_and_the_pointing_game(folder, tmp_path):
-    conclusion = scored(folder, tmp_path / "out", part="all", worst=2, masks=str(folder / "masks"))
-    assert conclusion.scores is not None
+def test_everything_is_written_and_the_report_shows_the_worst_slices_and_the_pointing_game(folder, tmp_path):
+    results = scored(folder, tmp_path / "out", part="all", worst=2, masks=str(folder / "masks"))
+    assert results.scores is not None
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert content["slices"] == 150
     assert {(one["level"], one["pooling"]) for one in content["pooled"]} == {
@@ -85,9 +88,9 @@ def test_flips_and_repairing_change_what_is_scored_and_are_told(folder, tmp_path
     assert "was raised" in (tmp_path / "repaired" / "report.html").read_text()
 
 
-def on_ranks(world: World, evaluation: ScoringRequest):
-    conclusion = score_checkpoint(evaluation, world, lambda event: None)
-    return conclusion.scores if world.is_rank_0 else None
+def on_ranks(world: World, request: ScoringRequest):
+    results = score_checkpoint(request, world, lambda event: None)
+    return results.scores if world.is_rank_0 else None
 
 
 def test_two_and_three_ranks_score_exactly_what_one_scores(folder, tmp_path):
@@ -106,13 +109,13 @@ def test_an_evaluation_that_another_driver_has_taken_over_writes_nothing(folder,
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
-def in_a_process(world: World, evaluation: ScoringRequest):
+def in_a_process(world: World, request: ScoringRequest):
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return on_ranks(world, evaluation)
+        return on_ranks(world, request)
     finally:
         torch.set_num_threads(threads)
 
@@ -251,7 +254,7 @@ def test_studies_and_patients_of_which_slices_were_left_out_are_said_to_be_incom
 
 
 def test_the_worst_slices_lie_in_many_shards_and_a_cache_of_few_is_enough(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(node_copies, "WAIT_FOR_ROOM", 0.5)
+    monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.5)
     trained = open_trained(str(folder / "run"))
     dataset = far(folder / "data", tmp_path / "log")
     room = sum(sorted(info.bytes for info in dataset.manifest.shards)[-3:])
@@ -259,6 +262,6 @@ def test_the_worst_slices_lie_in_many_shards_and_a_cache_of_few_is_enough(folder
     trained = replace(trained, run=replace(trained.run, data=data))
     rows = np.arange(150)
     probability = np.random.default_rng(0).random((150, 6))
-    cases = show_worst(trained, dataset, rows, probability, torch.device("cpu"), count=6, masks=None)
-    assert [case.kind for case in cases] == ["missed"] * 6 + ["alarm"] * 6
+    found = find_worst_slices(trained, dataset, rows, probability, torch.device("cpu"), count=6, masks=None)
+    assert [one.kind for one in found] == ["missed"] * 6 + ["alarm"] * 6
     assert len(dataset.store.counts()) > 3

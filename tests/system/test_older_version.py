@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from hemodist.config.run import Run
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.events import Note
 from hemodist.models.trained import open_trained
 from hemodist.scoring import score_checkpoint
 from hemodist.scoring.score_checkpoint import Options, ScoringRequest
@@ -64,12 +65,12 @@ def test_the_same_source_still_gives_the_same_bytes(left: Path, monkeypatch: pyt
 
 def test_a_run_goes_on_and_ends_as_it_would_have(left: Path) -> None:
     said: list[str] = []
-    conclusion = loop.train(
-        run_of(left), World.alone(), lambda event: said.append(event["text"]) if event["kind"] == "note" else None
+    results = loop.train(
+        run_of(left), World.alone(), lambda event: said.append(event.text) if isinstance(event, Note) else None
     )
     assert said == ["going on at step 5 of 10"]
-    assert conclusion.scores is not None
-    assert conclusion.scores.weighted_log_loss.value == pytest.approx(WEIGHTED_LOG_LOSS[10], abs=1e-5)
+    assert results.scores is not None
+    assert results.scores.weighted_log_loss.value == pytest.approx(WEIGHTED_LOG_LOSS[10], abs=1e-5)
 
 
 def test_a_checkpoint_is_scored_as_it_was(left: Path) -> None:

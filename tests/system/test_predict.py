@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from hemodist.config.run import AugmentConfig
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.config.data import AugmentConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError, UserError
 from hemodist.predict.new_slices import predict_dataset
 from jobs import predict, shard

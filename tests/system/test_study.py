@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hemodist.config.run import DataConfig, ScalingConfig, TrackingConfig
-from hemodist.dataset.manifest import LABELS
+from hemodist.config.data import DataConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
-from hemodist.metrics import scores
+from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.study.study import Study, conduct
 from tests.support.dataset import make_dataset
 from tests.support.processes import CHECKOUT, alive, start, wait_for
@@ -77,7 +78,7 @@ def test_scores_are_those_of_the_runs_own_predictions(folder, found):
             table = pq.read_table(folder / f"study/runs/{system['name']}-s{seed}/predictions.parquet")
             probability = np.stack([table[name].to_numpy() for name in LABELS], axis=1)
             labels = np.stack([table[f"label_{name}"].to_numpy() for name in LABELS], axis=1)
-            assert scores.weighted_log_loss(probability, labels) == pytest.approx(reported, rel=1e-9)
+            assert weighted_log_loss(probability, labels) == pytest.approx(reported, rel=1e-9)
 
 
 def test_the_terminal_and_the_page_show_table_and_answers(folder, found):

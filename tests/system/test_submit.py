@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from tests.support.dicom_files import dicom_file, hu_image
 from tests.support.ray_head import Cluster, copy_of_the_tree, ray_head
 

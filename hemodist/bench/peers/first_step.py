@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what it takes to import is measured
+    from hemodist.events import Event
 
 DONE = "first step"
 
@@ -33,18 +35,20 @@ def main() -> None:
         run_in_process(train, absolute(run), gpu=False, tell=_tell, folder=f"{run.output}/{run.name}")
 
 
-def _tell(event: Mapping[str, Any]) -> None:
-    if event["kind"] == "step":
+def _tell(event: Event) -> None:
+    from hemodist.events import StepDone
+
+    if isinstance(event, StepDone):
         _done()
 
 
 def _limit(run: Any) -> None:
     import torch
 
-    from hemodist.models.network import build
+    from hemodist.models.network import build_network
     from hemodist.training import optimizer as optim
 
-    network = build(run.model)
+    network = build_network(run.model)
     optimizer = optim.build(network, run.optim)
     images = torch.randn(run.batch.global_batch_size, 3, run.model.image_size, run.model.image_size)
     network(images).square().mean().backward()

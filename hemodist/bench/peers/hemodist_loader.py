@@ -9,10 +9,14 @@ import numpy as np
 import torch
 
 from hemodist.bench.peers.serve import Epoch, Spec, serve
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig
 from hemodist.config.recipes import resnet18
-from hemodist.config.run import AugmentConfig, BatchConfig, DataConfig, ModelConfig, OptimConfig, Run
-from hemodist.dataset.manifest import LABELS, DataSet
-from hemodist.loading.dali_pipeline import Batch, Loader, Request
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
+from hemodist.loading.dali_pipeline import Batch, DaliBatches, Request
+from hemodist.loading.decode_settings import DecodeSettings
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.loading.training_loader import TrainingLoader
@@ -25,7 +29,7 @@ def open_loader(spec: Spec) -> Epoch:
     """The loader over all samples of the data set, which its split would keep second copies from."""
     dataset = DataSet.open(spec.dataset)
     reader = Reader(dataset, ShardCache(dataset, spec.work))
-    loader = _training(spec, dataset, reader) if spec.shuffle else _in_order(spec, dataset, reader)
+    loader = _training(spec, dataset, reader) if spec.shuffle else _in_order(spec, reader)
 
     def epoch() -> Iterator[torch.Tensor]:
         for batch in loader:
@@ -51,18 +55,15 @@ def _training(spec: Spec, dataset: DataSet, reader: Reader) -> Iterable[Batch]:
     return TrainingLoader(prepared, run, reader, device=spec.device)
 
 
-def _in_order(spec: Spec, dataset: DataSet, reader: Reader) -> Iterable[Batch]:
+def _in_order(spec: Spec, reader: Reader) -> Iterable[Batch]:
     rows = np.arange(spec.samples, dtype=np.int64)
-    return Loader(
-        dataset,
+    return DaliBatches(
         reader,
         lambda number: Request(rows[number * spec.batch : (number + 1) * spec.batch]),
+        DecodeSettings(image_size=spec.size, device=spec.device, threads=len(spec.cores) + 1),
         start=0,
         stop=spec.samples // spec.batch,
         max_batch=spec.batch,
-        image_size=spec.size,
-        device=spec.device,
-        threads=len(spec.cores) + 1,
     )
 
 

@@ -6,6 +6,11 @@ import pytest
 
 from hemodist.bench import recovery
 from hemodist.bench.recovery import KILLED, LEFT, Recovery
+from hemodist.events import AttemptStarted, Event, Saved, Started, StepDone, WorkersLost
+
+
+def step_done(step: int) -> StepDone:
+    return StepDone(step, total=100, loss=0.5, corrupt_samples=0, images_per_s=80.0, data_wait_share=0.0)
 
 
 def test_recovery_counts_from_the_fault_to_the_first_saved_step_that_is_new(monkeypatch):
@@ -19,38 +24,38 @@ def test_recovery_counts_from_the_fault_to_the_first_saved_step_that_is_new(monk
         ]
     )
 
-    def tell(at: float, kind: str, step: int = 0) -> None:
+    def tell(at: float, event: Event) -> None:
         now[0] = at
-        faults({"kind": kind, "step": step})
+        faults(event)
 
-    tell(1, "attempt")
-    tell(1, "started", 0)
+    tell(1, AttemptStarted(2))
+    tell(1, Started(0, 100, 2))
     for step in range(1, 31):
-        tell(1 + step / 10, "step", step)
+        tell(1 + step / 10, step_done(step))
     assert done == ["ready", "killed"]  # at 4 s
-    tell(4.1, "step", 31)  # made before, heard after
-    tell(6, "lost")
-    tell(7, "lost")
-    tell(9, "attempt")
-    tell(12, "started", 25)
+    tell(4.1, step_done(31))  # made before, heard after
+    tell(6, WorkersLost("worker 1 is gone", "", None))
+    tell(7, WorkersLost("worker 1 is gone", "", None))
+    tell(9, AttemptStarted(2))
+    tell(12, Started(25, 100, 2))
     for step in range(26, 32):
-        tell(12 + (step - 25) / 10, "step", step)
-    tell(12.6, "saved", 30)
-    tell(12.7, "step", 32)
-    tell(13, "saved", 35)
+        tell(12 + (step - 25) / 10, step_done(step))
+    tell(12.6, Saved(30))
+    tell(12.7, step_done(32))
+    tell(13, Saved(35))
     assert faults.recoveries[KILLED] == [Recovery(2, 5, 8, 9, pytest.approx(8.7), 6)]
 
     for step in range(36, 66):
-        tell(14 + (step - 36) / 10, "step", step)
+        tell(14 + (step - 36) / 10, step_done(step))
     assert done[-1] == "left"  # at 16.9 s
-    tell(17, "saved", 66)
-    tell(17.5, "step", 67)
-    tell(18, "saved", 67)
-    tell(20, "attempt")
-    tell(21, "started", 67)
-    tell(22, "step", 68)
+    tell(17, Saved(66))
+    tell(17.5, step_done(67))
+    tell(18, Saved(67))
+    tell(20, AttemptStarted(2))
+    tell(21, Started(67, 100, 2))
+    tell(22, step_done(68))
     with pytest.raises(recovery._EnoughError):
-        tell(22.5, "saved", 70)
+        tell(22.5, Saved(70))
     (left,) = faults.recoveries[LEFT]
     assert left.found == pytest.approx(1.1)
     assert left.still == pytest.approx(4.5)  # from step 67 to step 68

@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from hemodist.bench.systems import bench_systems
+from hemodist.config.data import MixConfig
 from hemodist.config.recipes import resnet18
-from hemodist.config.run import MixConfig, OptimConfig, Run
+from hemodist.config.run import Run
+from hemodist.config.training import OptimConfig
 from tests.support.dataset import make_dataset
 
 

@@ -13,10 +13,11 @@ from hemodist.cluster import ownership
 from hemodist.cluster.ownership import FILE, Claimed, OvertakenError, claim
 from hemodist.cluster.session import cluster
 from hemodist.cluster.workers import run_in_process, run_on_workers
-from hemodist.config.run import ScalingConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError
+from hemodist.events import AttemptStarted, Note, Tell
 from hemodist.storage.store import Store
-from hemodist.world import Tell, World
+from hemodist.world import World
 from tests.support.ranks import run_ranks
 from tests.support.s3 import bucket_at, s3_process
 
@@ -119,7 +120,7 @@ def test_workers_that_see_another_folder_than_the_driver_end_the_run_before_they
         with pytest.raises(ConfigError, match=r"is not the folder that the driver on .* give --output s3://"):
             run_on_workers(left_a_trace, str(folder), scaling, **given)
     # No restart, and no failure that would be counted; a note says where starting takes long.
-    assert [event["kind"] for event in heard if "waiting" not in event.get("text", "")] == ["attempt"]
+    assert [event for event in heard if not isinstance(event, Note)] == [AttemptStarted(2)]
     assert not list(tmp_path.rglob("trace"))
 
 

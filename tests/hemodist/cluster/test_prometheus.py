@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 
 from hemodist.cluster import prometheus
+from hemodist.events import Note, Saved, StepDone
 
 
 class Shown:
@@ -33,13 +34,13 @@ def shown(monkeypatch):
     return Shown.values
 
 
-STEP = {"kind": "step", "step": 7, "total": 9, "loss": 0.5, "images_per_s": 100.0, "data_wait_share": 0.25}
+STEP = StepDone(step=7, total=9, loss=0.5, corrupt_samples=0, images_per_s=100.0, data_wait_share=0.25)
 
 
 def test_every_event_is_passed_on_and_only_figures_are_shown(shown):
     heard: list = []
     tell = prometheus.Observed(heard.append, "run", 3)
-    events = [STEP, {"kind": "note", "text": "sample ID_1 is masked out"}, {"kind": "saved", "step": 7}]
+    events = [STEP, Note("sample ID_1 is masked out"), Saved(7)]
     for event in events:
         tell(event)
     assert heard == events
@@ -49,7 +50,7 @@ def test_every_event_is_passed_on_and_only_figures_are_shown(shown):
     assert shown["hemodist_checkpoint_time_s", labels] > 1.7e9
     assert {name for name, _ in shown} == {
         "hemodist_step", "hemodist_steps_total", "hemodist_loss", "hemodist_images_per_s", "hemodist_data_wait_share",
-        "hemodist_checkpoint_time_s",
+        "hemodist_corrupt_samples", "hemodist_checkpoint_time_s",
     }  # fmt: skip
 
 

@@ -11,8 +11,11 @@ import pytest
 import torch
 import torchvision
 
+from hemodist.config.data import BatchConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import RECIPES
-from hemodist.config.run import BatchConfig, ModelConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
 from hemodist.models import network
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join
@@ -75,17 +78,18 @@ def test_every_system_has_its_recipe():
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
 def test_every_recipe_trains_an_epoch(recipe, folder):
     training = Training(reduced(recipe(), folder), World.alone(), lambda event: None)
-    before = [p.detach().clone() for p in training.network.parameters()]
-    training.resume()
+    before = [p.detach().clone() for p in training.learner.network.parameters()]
     for batch in training.batches():
         training.update(batch)
     assert training.step == training.total >= 2
-    assert training.skipped == 0
+    assert training.divergence.skipped == 0
     training.validate(training.epoch_ended())
     row = training.history[0]
     assert np.isfinite([row["train_loss"], row["valid_loss"], row["accuracy_multi"]]).all()
     assert ("raw_weighted_log_loss" in row) == (training.run.model.ema_decay > 0)
-    changed = [not torch.equal(old, new) for old, new in zip(before, training.network.parameters(), strict=True)]
+    changed = [
+        not torch.equal(old, new) for old, new in zip(before, training.learner.network.parameters(), strict=True)
+    ]
     assert sum(changed) > 0.9 * len(changed)
 
 
@@ -95,7 +99,7 @@ CONFIGS = {recipe().model.name: recipe().model for recipe in RECIPES}
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_forward_pass_agrees_with_torchvisions_own_network(name):
     size = 64 if name == "alexnet" else 32
-    ours = network.build(ModelConfig(name=name)).eval()
+    ours = network.build_network(ModelConfig(name=name)).eval()
     theirs = torchvision.models.get_model(name, weights=None, num_classes=6).eval()
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from hemodist.config.data import MixConfig
 from hemodist.config.recipes import RECIPES, debug, demo
-from hemodist.config.run import MixConfig, Run, check
+from hemodist.config.run import Run, check
 from hemodist.errors import ConfigError
 
 RUN = replace(demo(), data=replace(demo().data, dataset="somewhere"))

@@ -15,15 +15,20 @@ import pytest
 import torch
 from PIL import Image
 
-from hemodist.config.run import AugmentConfig
-from hemodist.dataset.manifest import INDEX, LABELS, MANIFEST, DataSet, DatasetError, Manifest, sha256
+from hemodist.config.data import AugmentConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import INDEX, MANIFEST, DatasetError, Manifest
 from hemodist.errors import ConfigError
 from hemodist.loading import dali_pipeline, evaluation_batches
 from hemodist.loading import sample_reader as module
-from hemodist.loading.dali_pipeline import MEAN, STD, Loader, Request
+from hemodist.loading.dali_pipeline import MEAN, STD, DaliBatches, Request
+from hemodist.loading.decode_settings import DecodeSettings
+from hemodist.loading.encoded_pictures import PicturesInMemory
 from hemodist.loading.sample_reader import CorruptSampleError, Reader
 from hemodist.loading.shard_cache import ShardCache
-from hemodist.plan.augmentation import draw, in_pixels
+from hemodist.plan.augmentation import draw_augmentation, in_pixels
 from hemodist.plan.order import Plan
 from tests.support.checkpoints import run_of
 from tests.support.dataset import make_dataset
@@ -46,16 +51,18 @@ def still(rows) -> Request:
     return Request(np.asarray(rows), None, np.zeros(n, np.float32), np.ones(n, np.float32))
 
 
-def load(dataset, reader, requests, **options):
-    options = {"image_size": SIZE, "device": "cpu", "start": 0, "stop": len(requests), "max_batch": 64} | options
-    return list(Loader(dataset, reader, requests.__getitem__, **options))
+def load(reader, requests, *, upright=False, regions_only=None, **settings):
+    return list(
+        DaliBatches(reader, requests.__getitem__, DecodeSettings(**{"image_size": SIZE} | settings), start=0,
+                    stop=len(requests), max_batch=64, upright=upright, regions_only=regions_only)
+    )  # fmt: skip
 
 
 def test_images_targets_and_rows_belong_together(folder, tmp_path):
     dataset = DataSet.open(str(folder))
     reader = reader_of(dataset, tmp_path)
     rows = [np.array([3, 99, 50]), np.array([7, 8])]  # batches need not be of one size
-    batches = load(dataset, reader, [still(r) for r in rows])
+    batches = load(reader, [still(r) for r in rows])
     labels = dataset.labels()
     for batch, expected in zip(batches, rows, strict=True):
         assert np.array_equal(batch.rows, expected)
@@ -77,11 +84,11 @@ def test_a_step_has_the_same_pixels_for_any_number_of_workers(folder, tmp_path):
     def images(rank, world):
         def request_at(step):
             share = plan.at(step, rank, world)
-            drawn = draw(STRONG, 1, share.epochs, share.rows)
+            drawn = draw_augmentation(STRONG, 1, share.epochs, share.rows)
             return Request(share.rows, in_pixels(drawn.affine, SIZE), drawn.brightness, drawn.contrast)
 
-        loader = Loader(dataset, reader_of(dataset, tmp_path), request_at, start=1, stop=4, max_batch=48,
-                        image_size=SIZE, device="cpu")  # fmt: skip
+        reader = reader_of(dataset, tmp_path)
+        loader = DaliBatches(reader, request_at, DecodeSettings(image_size=SIZE), start=1, stop=4, max_batch=48)
         return [batch.images for batch in loader]
 
     alone = images(0, 1)
@@ -104,8 +111,8 @@ def test_flips_and_transpositions_are_exact_to_the_pixel(folder, tmp_path, linea
     dataset = DataSet.open(str(folder))
     one, none = np.ones(1, np.float32), np.zeros(1, np.float32)
     moved = Request(np.array([5]), in_pixels(np.array([linear], np.float32), SIZE), none, one)
-    (batch,) = load(dataset, reader_of(dataset, tmp_path), [moved])
-    (plain,) = load(dataset, reader_of(dataset, tmp_path), [still([5])])
+    (batch,) = load(reader_of(dataset, tmp_path), [moved])
+    (plain,) = load(reader_of(dataset, tmp_path), [still([5])])
     image = plain.images[0].permute(1, 2, 0).numpy()
     assert np.allclose(batch.images[0].permute(1, 2, 0).numpy(), expected(image), atol=1e-5)
 
@@ -114,8 +121,8 @@ def test_brightness_and_contrast_are_in_terms_of_the_window(folder, tmp_path):
     dataset = DataSet.open(str(folder))
     affine = in_pixels(np.eye(2, 3, dtype=np.float32)[None], SIZE)
     request = Request(np.array([5]), affine, np.array([0.1], np.float32), np.array([0.8], np.float32))
-    (changed,) = load(dataset, reader_of(dataset, tmp_path), [request])
-    (plain,) = load(dataset, reader_of(dataset, tmp_path), [still([5])])
+    (changed,) = load(reader_of(dataset, tmp_path), [request])
+    (plain,) = load(reader_of(dataset, tmp_path), [still([5])])
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     grey = plain.images[0] * std + mean
     assert torch.allclose(changed.images[0] * std + mean, (grey - 0.5) * 0.8 + 0.5 + 0.1, atol=1e-4)
@@ -124,7 +131,7 @@ def test_brightness_and_contrast_are_in_terms_of_the_window(folder, tmp_path):
 def test_stored_and_wanted_size_may_differ(folder, tmp_path):
     dataset = DataSet.open(str(folder))
     for size in (16, 48):
-        (batch,) = load(dataset, reader_of(dataset, tmp_path), [still([1, 2])], image_size=size)
+        (batch,) = load(reader_of(dataset, tmp_path), [still([1, 2])], image_size=size)
         assert batch.images.shape == (2, 3, size, size)
 
 
@@ -154,9 +161,9 @@ def test_a_corrupt_sample_stops_the_run_or_is_masked_and_counted(tmp_path):
     dataset = DataSet.open(str(folder))
     flip_bit(folder, dataset, 4, np.random.default_rng(1))
     with pytest.raises(CorruptSampleError, match="s00004"):
-        load(dataset, reader_of(dataset, tmp_path), [still(range(8))])
+        load(reader_of(dataset, tmp_path), [still(range(8))])
     reader = reader_of(dataset, tmp_path, "mask")
-    first, second = load(dataset, reader, [still(range(8)), still(range(8, 16))])
+    first, second = load(reader, [still(range(8)), still(range(8, 16))])
     assert first.weights.tolist() == [1, 1, 1, 1, 0, 1, 1, 1]
     assert second.weights.tolist() == [1] * 8
     assert reader.corrupt == {4}
@@ -173,7 +180,7 @@ def test_a_shard_that_is_cut_off_while_it_is_read_names_the_sample_or_masks_it(t
     assert len(stopping.read(11)) == dataset.column("size")[11]
     with pytest.raises(CorruptSampleError, match=r"s00012 .*does not match its checksum"):
         stopping.read(12)
-    (batch,) = load(dataset, masking, [still(range(10, 14))])
+    (batch,) = load(masking, [still(range(10, 14))])
     assert batch.weights.tolist() == [1, 1, 0, 0]
 
 
@@ -231,16 +238,16 @@ def test_an_unknown_label_is_nan_and_never_zero(folder, tmp_path):
     position = dataset.index.schema.get_field_index("epidural")
     index = dataset.index.set_column(position, dataset.index.schema.field(position), pa.array(column, pa.int8()))
     changed = DataSet(dataset.store, dataset.manifest, index)
-    (batch,) = load(changed, reader_of(changed, tmp_path), [still([2, 3])])
+    (batch,) = load(reader_of(changed, tmp_path), [still([2, 3])])
     assert torch.isnan(batch.targets).nonzero().tolist() == [[1, LABELS.index("epidural")]]
 
 
 def test_a_batch_outlives_the_next_ones(folder, tmp_path):
     dataset = DataSet.open(str(folder))
     requests = [still(range(i * 10, i * 10 + 10)) for i in range(10)]
-    kept = load(dataset, reader_of(dataset, tmp_path), requests)
+    kept = load(reader_of(dataset, tmp_path), requests)
     for request, batch in zip(requests, kept, strict=True):
-        (again,) = load(dataset, reader_of(dataset, tmp_path), [request])
+        (again,) = load(reader_of(dataset, tmp_path), [request])
         assert torch.equal(again.images, batch.images)
 
 
@@ -258,10 +265,10 @@ UPRIGHT = AugmentConfig(0.3, 0.5, 0.5, 0.0, 0.0, 0.1, 0.2)
 def test_decoding_the_part_that_is_shown_gives_the_pixels_of_the_whole(large, tmp_path, config, upright, size):
     dataset = DataSet.open(str(large))
     rows = np.arange(24)
-    drawn = draw(config, 5, np.zeros(24, np.int64), rows)
+    drawn = draw_augmentation(config, 5, np.zeros(24, np.int64), rows)
     request = Request(rows, in_pixels(drawn.affine, size), drawn.brightness, drawn.contrast)
     part, whole = (
-        load(dataset, reader_of(dataset, tmp_path), [request], image_size=size, upright=upright, regions_only=only)[0]
+        load(reader_of(dataset, tmp_path), [request], image_size=size, upright=upright, regions_only=only)[0]
         for only in (True, False)
     )
     difference = (grey_levels(part.images) - grey_levels(whole.images)).abs()
@@ -277,11 +284,10 @@ def large(tmp_path_factory) -> Path:
 def test_an_upright_crop_is_the_map_of_it_where_nothing_is_made_smaller(large, tmp_path):
     dataset = DataSet.open(str(large))
     rows = np.arange(24)
-    drawn = draw(UPRIGHT, 5, np.zeros(24, np.int64), rows)
+    drawn = draw_augmentation(UPRIGHT, 5, np.zeros(24, np.int64), rows)
     request = Request(rows, in_pixels(drawn.affine, 96), drawn.brightness, drawn.contrast)
     crop, mapped = (
-        load(dataset, reader_of(dataset, tmp_path), [request], image_size=96, upright=upright)[0]
-        for upright in (True, False)
+        load(reader_of(dataset, tmp_path), [request], image_size=96, upright=upright)[0] for upright in (True, False)
     )
     inner = (grey_levels(crop.images) - grey_levels(mapped.images)).abs()[:, :, 2:-2, 2:-2]
     assert inner.max() <= 1.3  # beside a border the map reads air, the crop repeats the border
@@ -292,8 +298,8 @@ def test_an_upright_crop_is_the_map_of_it_where_nothing_is_made_smaller(large, t
 def test_images_have_the_dtype_and_the_layout_that_are_asked_for(folder, tmp_path, dtype, bits, channels_last):
     dataset = DataSet.open(str(folder))
     options = {"dtype": dtype, "channels_last": channels_last}
-    (batch,) = load(dataset, reader_of(dataset, tmp_path), [still(range(6))], **options)
-    (plain,) = load(dataset, reader_of(dataset, tmp_path), [still(range(6))])
+    (batch,) = load(reader_of(dataset, tmp_path), [still(range(6))], **options)
+    (plain,) = load(reader_of(dataset, tmp_path), [still(range(6))])
     assert batch.images.dtype == dtype
     assert batch.images.shape == (6, 3, SIZE, SIZE)
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -311,14 +317,14 @@ def test_images_have_the_dtype_and_the_layout_that_are_asked_for(folder, tmp_pat
 def test_what_cannot_be_had_is_refused(folder, tmp_path, options, message):
     dataset = DataSet.open(str(folder))
     with pytest.raises(ConfigError, match=message):
-        load(dataset, reader_of(dataset, tmp_path), [still([1])], **options)
+        load(reader_of(dataset, tmp_path), [still([1])], **options)
 
 
 def test_torch_sees_the_very_memory_that_dali_wrote(folder, tmp_path):
     dataset = DataSet.open(str(folder))
     requests = [still(range(4)), still(range(4, 8))]
-    loader = Loader(dataset, reader_of(dataset, tmp_path), requests.__getitem__, start=0, stop=2, max_batch=4,
-                    image_size=SIZE, device="cpu")  # fmt: skip
+    reader = reader_of(dataset, tmp_path)
+    loader = DaliBatches(reader, requests.__getitem__, DecodeSettings(image_size=SIZE), start=0, stop=2, max_batch=4)
     run, given = loader._pipeline.run, []
 
     def watched():
@@ -335,7 +341,7 @@ def test_torch_sees_the_very_memory_that_dali_wrote(folder, tmp_path):
 def test_a_grey_data_set_fills_three_channels(tmp_path, encoding):
     folder = make_dataset(tmp_path / "data", samples=12, encoding=encoding, windows=1)
     dataset = DataSet.open(str(folder))
-    (batch,) = load(dataset, reader_of(dataset, tmp_path), [still(range(12))])
+    (batch,) = load(reader_of(dataset, tmp_path), [still(range(12))])
     grey = grey_levels(batch.images)
     assert torch.allclose(grey[:, 0], grey[:, 1], atol=1e-3)
     assert torch.allclose(grey[:, 0], grey[:, 2], atol=1e-3)
@@ -344,18 +350,32 @@ def test_a_grey_data_set_fills_three_channels(tmp_path, encoding):
     assert np.abs(grey[3, 0].numpy() - np.asarray(stored, np.float32)).max() <= 1.5
 
 
+def test_pictures_in_memory_give_the_tensors_of_the_same_pictures_in_shards(folder, tmp_path):
+    reader = reader_of(DataSet.open(str(folder)), tmp_path)
+    encoded = [reader.read(row).tobytes() for row in range(8)]
+    (stored,) = load(reader, [still(range(8))])
+    (given,) = load(PicturesInMemory(encoded, stored_size=SIZE, windows=3), [still(range(8))])
+    assert torch.equal(given.images, stored.images)
+    assert given.weights.tolist() == [1.0] * 8
+    assert torch.isnan(given.targets).all()
+    assert given.targets.shape == stored.targets.shape
+    assert given.keys == ()
+    with pytest.raises(DatasetError, match=r"memory has images of 2 windows"):
+        load(PicturesInMemory(encoded, stored_size=SIZE, windows=2), [still([1])])
+
+
 def test_a_data_set_of_two_windows_is_refused(folder, tmp_path):
     dataset = DataSet.open(str(folder))
     manifest = replace(dataset.manifest, config=dataset.manifest.config | {"windows": [{}, {}]})
     with pytest.raises(DatasetError, match="images of 2 windows; shard again with one or three"):
-        load(replace(dataset, manifest=manifest), reader_of(dataset, tmp_path), [still([1])])
+        load(reader_of(replace(dataset, manifest=manifest), tmp_path), [still([1])])
 
 
 def test_a_flipped_bit_anywhere_in_a_shard_changes_no_pixel_in_silence(tmp_path):
     """In an image: an error that names it. In a header, a JSON member or the padding: no other pixels."""
     folder = make_dataset(tmp_path / "data", samples=24, per_shard=24, encoding="JPEG", json=True)
     dataset = DataSet.open(str(folder))
-    (plain,) = load(dataset, reader_of(dataset, tmp_path), [still(range(24))])
+    (plain,) = load(reader_of(dataset, tmp_path), [still(range(24))])
     shard = folder / "shards/000000.tar"
     content = shard.read_bytes()
     offset, size = dataset.column("offset"), dataset.column("size")
@@ -376,7 +396,7 @@ def test_a_flipped_bit_anywhere_in_a_shard_changes_no_pixel_in_silence(tmp_path)
                 content[start : start + length] for start, length in zip(offset, size, strict=True)
             ]
     assert 20 < caught < 80
-    (last,) = load(dataset, reader_of(dataset, tmp_path, "mask"), [still(range(24))])
+    (last,) = load(reader_of(dataset, tmp_path, "mask"), [still(range(24))])
     kept = last.weights > 0
     assert torch.equal(last.images[kept], plain.images[kept])
 
@@ -390,12 +410,12 @@ def test_a_stream_frees_its_pipeline_when_it_ends_or_is_left(folder, tmp_path):
         build(self, *given, **named)
         made.append(weakref.ref(self._pipeline))
 
-    build = dali_pipeline.Loader.__init__
+    build = dali_pipeline.DaliBatches.__init__
     gc.collect()
     gc.disable()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dali_pipeline.Loader, "__init__", watched)
+            patch.setattr(dali_pipeline.DaliBatches, "__init__", watched)
             list(evaluation_batches.stored_batches(dataset, np.arange(40), run, torch.device("cpu")))
             left = evaluation_batches.stored_batches(dataset, np.arange(40), run, torch.device("cpu"))
             next(left)

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import ConfigError
-from hemodist.loading import node_copies
-from hemodist.loading.node_copies import CacheError
+from hemodist.loading import cache_files
+from hemodist.loading.cache_files import CacheError
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import FETCHERS, ShardCache
 from hemodist.storage.store import Store
@@ -116,17 +116,17 @@ def test_what_the_plan_needs_last_is_deleted_first_and_the_bound_holds(dataset, 
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0, 1, 2, 3))
     for shard in range(4):
         cache.open(shard).close()
-    cache._turns = {1: 0, 7: 0, 3: 1, 0: 2, 2: 9}  # as `follow` would, without fetching ahead
+    cache._needed_before = {1: 0, 7: 0, 3: 1, 0: 2, 2: 9}  # as `follow` would, without fetching ahead
     cache.open(7).close()
     assert held(tmp_path) == [0, 1, 3, 7]
-    cache._turns = {8: 0, 7: 1, 3: 2, 0: 3}  # nobody needs shard 1 any more
+    cache._needed_before = {8: 0, 7: 1, 3: 2, 0: 3}  # nobody needs shard 1 any more
     cache.open(8).close()
     assert held(tmp_path) == [0, 3, 7, 8]
     assert taken(tmp_path) <= size(dataset, 0, 1, 2, 3)
 
 
 def test_a_shard_in_use_is_never_deleted_and_its_release_makes_room(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(node_copies, "WAIT_FOR_ROOM", 0.3)
+    monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.3)
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0, 1))
     first, second = cache.open(0), cache.open(1)
     with pytest.raises(CacheError, match=r"bytes of copies are in use .*set data.cache_gb higher"):
@@ -139,7 +139,7 @@ def test_a_shard_in_use_is_never_deleted_and_its_release_makes_room(dataset, tmp
 
 
 def test_a_shard_in_use_by_another_process_is_kept_until_that_process_is_killed(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(node_copies, "WAIT_FOR_ROOM", 0.3)
+    monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.3)
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0))
     cache.open(0).close()
     (copy,) = tmp_path.glob("copies/*/000000.copy")
@@ -159,7 +159,7 @@ def test_a_shard_in_use_by_another_process_is_kept_until_that_process_is_killed(
 
 
 def test_a_reader_keeps_its_shard_until_it_is_closed(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(node_copies, "WAIT_FOR_ROOM", 0.3)
+    monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.3)
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0))
     reader = Reader(dataset, cache)
     assert reader.read(0)[:4].tobytes() == b"\x89PNG"
@@ -303,7 +303,7 @@ def test_what_killed_processes_left_is_swept_and_what_others_write_is_not(datase
 
 
 def test_a_full_disk_makes_room_or_says_so(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(node_copies, "WAIT_FOR_ROOM", 0.1)
+    monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.1)
     disk = size(dataset, 0, 1)
 
     def allocate(descriptor: int, offset: int, length: int) -> None:
@@ -345,13 +345,13 @@ def work(folder: Path, place: Path, log: Path, seed: int, limit: int, cycles: in
     blocks = [list(range(i, i + 3)) for i in range(0, 12, 3)] * cycles
     reader = Reader(dataset, cache)
     shard = dataset.column("shard")
-    from hemodist.plan.order import Ahead
+    from hemodist.plan.order import NeededShards
 
     for number, block in enumerate(blocks):
         rest = [s for later in blocks[number + 1 :] for s in later if s not in block]
-        ahead = Ahead(tuple(block), tuple(dict.fromkeys(rest)))
+        needed = NeededShards(tuple(block), tuple(dict.fromkeys(rest)))
         for row in rng.permutation(np.flatnonzero(np.isin(shard, block))):
-            reader.follow(ahead)
+            reader.follow(needed)
             reader.read(int(row))  # checks the CRC-32
     reader.close()
     cache.close()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import AugmentConfig, BatchConfig, DataConfig, MixConfig
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import ConfigError
 from hemodist.loading import training_loader as module
 from hemodist.loading.training_loader import TrainingLoader

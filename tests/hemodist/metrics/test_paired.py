@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hemodist.dataset.manifest import UNKNOWN
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics import paired
-from hemodist.metrics import scores as metrics
 from hemodist.metrics.bootstrap import resamples
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.probabilities import probabilities
+from hemodist.metrics.scores import score
 
 
 def a_split(n=400, patients=25, seeds=2, unknown=0.05):
@@ -17,20 +19,20 @@ def a_split(n=400, patients=25, seeds=2, unknown=0.05):
     groups = np.unique(rng.integers(patients, size=n), return_inverse=True)[1].astype(np.int64)
     labels = (rng.random((n, 6)) < 0.3).astype(np.int8)
     labels[rng.random((n, 6)) < unknown] = UNKNOWN
-    probability = metrics.probabilities(
+    probability = probabilities(
         np.round(2.0 * (labels == 1) - 1 + rng.normal(size=(seeds, n, 6)), 1)
     )  # rounded, so there are ties
     return probability, labels, groups
 
 
-def the_answers(name, probability, labels, groups, replicates=200):
-    return paired.answers(name, probability, labels, groups, resamples(int(groups.max()) + 1, replicates, 0))
+def the_scores(name, probability, labels, groups, replicates=200):
+    return paired.resample_scores(name, probability, labels, groups, resamples(int(groups.max()) + 1, replicates, 0))
 
 
 def test_scores_and_intervals_are_those_of_the_metrics():
     probability, labels, groups = a_split(seeds=1)
-    ours = the_answers("a", probability, labels, groups)
-    scores = metrics.score(probability[0], labels, groups, train_prevalence=np.full(6, 0.3), bootstrap=200)
+    ours = the_scores("a", probability, labels, groups)
+    scores = score(probability[0], labels, groups, train_prevalence=np.full(6, 0.3), bootstrap=200)
     for name, expected in (
         (paired.LOG_LOSS, scores.weighted_log_loss),
         (paired.AUC, scores.auc_any),
@@ -42,7 +44,7 @@ def test_scores_and_intervals_are_those_of_the_metrics():
 def test_a_replicate_is_the_score_of_the_patients_drawn():
     probability, labels, groups = a_split(seeds=2)
     counts = resamples(int(groups.max()) + 1, 20, 3)
-    ours = paired.answers("a", probability, labels, groups, counts)
+    ours = paired.resample_scores("a", probability, labels, groups, counts)
     for replicate in (0, 7):
         rows = np.repeat(np.arange(len(labels)), counts[replicate][groups].astype(int))
         known = rows[labels[rows, 0] != UNKNOWN]
@@ -51,19 +53,19 @@ def test_a_replicate_is_the_score_of_the_patients_drawn():
                 roc_auc_score(labels[known, 0], probability[seed][known, 0])
             )
             assert ours.replicates[paired.LOG_LOSS][seed, replicate] == pytest.approx(
-                metrics.weighted_log_loss(probability[seed][rows], labels[rows])
+                weighted_log_loss(probability[seed][rows], labels[rows])
             )
 
 
 def test_the_parts_of_the_groups_sum_to_the_score():
     probability, labels, groups = a_split()
-    ours = the_answers("a", probability, labels, groups)
+    ours = the_scores("a", probability, labels, groups)
     np.testing.assert_allclose(ours.losses.sum(axis=1), ours.value[paired.LOG_LOSS], rtol=1e-12)
 
 
 def test_equal_systems_cannot_be_told_apart():
     probability, labels, groups = a_split()
-    ours = the_answers("a", probability[:1], labels, groups)
+    ours = the_scores("a", probability[:1], labels, groups)
     same = paired.difference(ours, ours, paired.LOG_LOSS)
     assert (same.value, same.low, same.high, same.p, same.verdict) == (0, 0, 0, 1, 0)
 
@@ -72,7 +74,7 @@ def test_equal_systems_cannot_be_told_apart():
 def test_a_clearly_better_system_is_found_whichever_side_it_is_on(score):
     probability, labels, groups = a_split()
     blurred = 0.5 + 0.02 * (probability - 0.5) + 0.1 * (np.random.default_rng(1).random(probability.shape) - 0.5)
-    good, bad = (the_answers(n, p, labels, groups) for n, p in (("good", probability), ("bad", blurred)))
+    good, bad = (the_scores(n, p, labels, groups) for n, p in (("good", probability), ("bad", blurred)))
     assert paired.difference(good, bad, score).verdict == 1
     assert paired.difference(bad, good, score).verdict == -1
     forward, backward = paired.difference(good, bad, score), paired.difference(bad, good, score)
@@ -84,7 +86,7 @@ def test_what_both_share_cancels():
     probability, labels, groups = a_split(seeds=1)
     probability = np.where((groups == 0)[:, None], 0.999 * (labels != 1) + 0.0005, probability)
     worse = np.where((groups == 0)[:, None], probability, probability * 0.97 + 0.01)
-    a, b = the_answers("a", probability, labels, groups), the_answers("b", worse, labels, groups)
+    a, b = the_scores("a", probability, labels, groups), the_scores("b", worse, labels, groups)
     own = a.estimate(paired.LOG_LOSS)
     between = paired.difference(a, b, paired.LOG_LOSS)
     assert between.high - between.low < 0.2 * (own.high - own.low)
@@ -94,9 +96,9 @@ def test_seeds_that_disagree_widen_the_interval_of_a_difference():
     probability, labels, groups = a_split()
     spread = np.stack([probability[0], 0.5 + 0.3 * (probability[0] - 0.5)])
     mean_like = np.stack([probability[0]] * 2)
-    base = the_answers("base", probability[1:], labels, groups)
-    wide = paired.difference(the_answers("wide", spread, labels, groups), base, paired.LOG_LOSS)
-    narrow = paired.difference(the_answers("narrow", mean_like, labels, groups), base, paired.LOG_LOSS)
+    base = the_scores("base", probability[1:], labels, groups)
+    wide = paired.difference(the_scores("wide", spread, labels, groups), base, paired.LOG_LOSS)
+    narrow = paired.difference(the_scores("narrow", mean_like, labels, groups), base, paired.LOG_LOSS)
     assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
 
 
@@ -104,8 +106,8 @@ def test_five_patients_can_never_tell():
     probability, labels, groups = a_split(patients=5)
     perfect = np.clip((labels == 1) * 1.0, 0.01, 0.99)[None]
     found = paired.difference(
-        the_answers("perfect", perfect, labels, groups),
-        the_answers("noise", probability, labels, groups),
+        the_scores("perfect", perfect, labels, groups),
+        the_scores("noise", probability, labels, groups),
         paired.LOG_LOSS,
     )
     assert found.high < 0
@@ -137,7 +139,7 @@ def test_holm_keeps_the_family_wise_error():
 def test_one_class_leaves_auc_undefined_and_no_verdict():
     probability, labels, groups = a_split()
     labels[:, 0] = 0
-    a = the_answers("a", probability, labels, groups)
+    a = the_scores("a", probability, labels, groups)
     found = paired.difference(a, a, paired.AUC)
     assert math.isnan(found.value)
     assert found.verdict == 0
@@ -147,4 +149,4 @@ def test_one_class_leaves_auc_undefined_and_no_verdict():
 def test_shapes_that_do_not_match_are_refused():
     probability, labels, groups = a_split()
     with pytest.raises(ValueError, match="do not match"):
-        the_answers("a", probability[0], labels, groups)
+        the_scores("a", probability[0], labels, groups)

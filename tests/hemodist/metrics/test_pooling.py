@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from hemodist.dataset.manifest import UNKNOWN
-from hemodist.metrics import scores
+from hemodist.dataset.labels import UNKNOWN
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.pooling import Pooled, pooled_scores, unit_names
 
 
@@ -50,14 +51,14 @@ def test_scores_of_units_equal_scikit_learns_on_the_pooled_arrays():
         pooled = Pooled.of(names)
         p, y = pooled.probability(probability, ours.pooling), pooled.labels(labels)
         assert ours.units == len(set(names))
-        assert ours.weighted_log_loss.value == pytest.approx(scores.weighted_log_loss(p, y))
+        assert ours.weighted_log_loss.value == pytest.approx(weighted_log_loss(p, y))
         for i, label in enumerate(ours.labels):
             known = y[:, i] != UNKNOWN
             if len(set(y[known, i])) == 2:
                 assert label.auc.value == pytest.approx(sk.roc_auc_score(y[known, i], p[known, i]))
                 expected = sk.average_precision_score(y[known, i], p[known, i])
                 assert label.average_precision.value == pytest.approx(expected)
-        assert json.dumps(scores.plain_json({"x": ours.constant_prevalence}), allow_nan=False)
+        assert json.dumps(plain_json({"x": ours.constant_prevalence}), allow_nan=False)
 
 
 def test_units_without_any_known_label_have_no_scores():

@@ -67,7 +67,7 @@ def test_damaged_checkpoints_that_were_passed_over_push_out_no_whole_one(store):
     Checkpoints(store, keep=2).save(state_of(20), 20, None)
     store.local("checkpoints/step-00000020.pt").write_bytes(b"damaged")
     newest = checkpoints.newest(lambda text: None)
-    checkpoints.go_on_from(newest["state"]["step"])
+    checkpoints.delete_leftovers(newest["state"]["step"])
     for step in (11, 12):
         checkpoints.save(state_of(step), step, None)
         assert checkpoints.newest(pytest.fail)["state"]["step"] == step
@@ -80,9 +80,9 @@ def test_what_kills_leave_of_checkpoints_is_cleared_away_when_a_run_goes_on(stor
     store.write("checkpoints/step-00000007.pt", b"without a record")
     store.write("checkpoints/step-00000003.json", b"{half a rec")
     store.local("checkpoints/step-00000009.pt.0123.partial").write_bytes(b"part")
-    checkpoints.go_on_from(5)
+    checkpoints.delete_leftovers(5)
     assert names(store) == ["step-00000005.json", "step-00000005.pt"]
-    checkpoints.go_on_from(None)
+    checkpoints.delete_leftovers(None)
     assert names(store) == []
 
 
@@ -154,7 +154,7 @@ def test_loading_never_executes_code(tmp_path):
 def test_a_checkpoint_is_told_of_when_it_is_there(store):
     checkpoints = Checkpoints(store, keep=2)
     told: list[list[int]] = []
-    checkpoints.save_behind(state_of(3), 3, None, lambda: told.append([r.step for r in checkpoints.records()]))
+    checkpoints.save_in_background(state_of(3), 3, None, lambda: told.append([r.step for r in checkpoints.records()]))
     checkpoints.wait()
     assert told == [[3]]
 
@@ -163,7 +163,7 @@ def test_what_is_written_behind_the_training_is_what_was_there_when_it_was_asked
     checkpoints = Checkpoints(store, keep=3)
     state = state_of(3) | {"shared": None}
     state["shared"] = state["model"]
-    checkpoints.save_behind(state, 3, None)
+    checkpoints.save_in_background(state, 3, None)
     state["model"]["w"].fill_(-1.0)  # the next update
     checkpoints.wait()
     back = checkpoints.newest(pytest.fail)
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_could_not_be_written_behind_is_said_where_it_is_waite
     checkpoints = Checkpoints(store, keep=3)
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "checkpoints").write_text("in the way")
-    checkpoints.save_behind(state_of(1), 1, None)
+    checkpoints.save_in_background(state_of(1), 1, None)
     with pytest.raises(StoreError):
         checkpoints.wait()
     checkpoints.wait()  # once

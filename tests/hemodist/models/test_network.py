@@ -5,17 +5,17 @@ import torch
 import torchvision
 from torch import nn
 
-from hemodist.config.run import ModelConfig
+from hemodist.config.training import ModelConfig
 from hemodist.errors import ConfigError
 from hemodist.models.network import (
     MatrixPool,
-    bare,
-    build,
-    check,
+    build_network,
+    check_model,
     has_dropout,
     last_linear,
     load_pretrained,
     make_deterministic,
+    untrained_network,
 )
 
 
@@ -24,13 +24,13 @@ from hemodist.models.network import (
 )
 def test_any_classification_network_gets_six_logits(name):
     size = 224 if name.startswith("vit") else 64
-    model = build(ModelConfig(name=name)).eval()
+    model = build_network(ModelConfig(name=name)).eval()
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 6)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "densenet121"])
 def test_the_body_agrees_with_torchvisions_own_network(name):
-    ours = build(ModelConfig(name=name)).eval()
+    ours = build_network(ModelConfig(name=name)).eval()
     theirs = torchvision.models.get_model(name, weights=None).eval()
     head = last_linear(theirs)
     theirs.load_state_dict(
@@ -45,29 +45,29 @@ def test_the_body_agrees_with_torchvisions_own_network(name):
 
 
 def test_silu_replaces_every_relu():
-    model = build(ModelConfig(name="resnet34", activation="silu"))
+    model = build_network(ModelConfig(name="resnet34", activation="silu"))
     kinds = [type(module) for module in model.modules()]
     assert nn.ReLU not in kinds
     assert kinds.count(nn.SiLU) == 17
 
 
 def test_dropout_is_noticed():
-    assert has_dropout(build(ModelConfig(name="alexnet")))
-    assert not has_dropout(build(ModelConfig(name="resnet18")))
+    assert has_dropout(build_network(ModelConfig(name="alexnet")))
+    assert not has_dropout(build_network(ModelConfig(name="resnet18")))
 
 
 def test_local_weights_are_loaded_but_for_the_head(tmp_path):
     donor = torchvision.models.resnet18(weights=None)
     torch.save(donor.state_dict(), tmp_path / "w.pt")
-    model = build(ModelConfig(weights=str(tmp_path / "w.pt")))
+    model = build_network(ModelConfig(weights=str(tmp_path / "w.pt")))
     assert torch.equal(model.conv1.weight, donor.conv1.weight)
     assert model.fc.weight.shape == (6, 512)
 
 
 def check_and_build(config: ModelConfig) -> None:
     """As the driver does, and then a worker."""
-    check(config)
-    build(config)
+    check_model(config)
+    build_network(config)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_what_cannot_be_built_says_why(tmp_path, monkeypatch, name, weights, mes
 )
 def test_a_network_that_cannot_train_is_refused_before_it_is_built(config, message):
     with pytest.raises(ConfigError, match=message):
-        check(config)
+        check_model(config)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3", "densenet161", "efficientnet_b0", "convnext_tiny"])
 def test_checking_a_network_that_can_train_spends_no_memory(name):
-    check(ModelConfig(name=name, image_size=299 if name == "inception_v3" else 256))
+    check_model(ModelConfig(name=name, image_size=299 if name == "inception_v3" else 256))
 
 
 def test_weights_that_would_execute_code_are_refused(tmp_path):
@@ -107,19 +107,19 @@ def test_weights_that_would_execute_code_are_refused(tmp_path):
 
     torch.save({"x": Evil()}, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match="cannot be read"):
-        build(ModelConfig(weights=str(tmp_path / "w.pt")))
+        build_network(ModelConfig(weights=str(tmp_path / "w.pt")))
 
 
 def test_a_network_of_one_channel_reads_the_first_window_and_takes_three_channel_weights(tmp_path):
     donor = torchvision.models.resnet18(weights=None).eval()
     torch.save(donor.state_dict(), tmp_path / "w.pt")
-    model = build(ModelConfig(channels=1, weights=str(tmp_path / "w.pt"))).eval()
+    model = build_network(ModelConfig(channels=1, weights=str(tmp_path / "w.pt"))).eval()
     assert model.conv1.weight.shape == (64, 1, 7, 7)
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(model(images), model(images[:, :1]))
     grey = images[:, :1].expand(-1, 3, -1, -1)
     assert torch.allclose(model.conv1(grey), donor.conv1(grey), atol=1e-4)
-    check(ModelConfig(channels=1, name="densenet121"))
+    check_model(ModelConfig(channels=1, name="densenet121"))
 
 
 def test_pretrained_weights_are_read_when_asked_for_and_not_before(tmp_path, monkeypatch):
@@ -128,8 +128,8 @@ def test_pretrained_weights_are_read_when_asked_for_and_not_before(tmp_path, mon
     donor = torchvision.models.resnet18(weights=None).state_dict()
     monkeypatch.setattr(type(weights), "get_state_dict", lambda self, **options: asked.append(self) or donor)
     config = ModelConfig(weights="IMAGENET1K_V1")
-    check(config)
-    network = bare(config)
+    check_model(config)
+    network = untrained_network(config)
     assert not asked
     load_pretrained(network, config)
     assert asked == [weights]
@@ -142,13 +142,15 @@ def test_weights_that_cannot_be_downloaded_say_so(monkeypatch):
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", failing)
     with pytest.raises(ConfigError, match="could not download the weights IMAGENET1K_V1 of resnet18"):
-        build(ModelConfig(weights="imagenet"))
+        build_network(ModelConfig(weights="imagenet"))
 
 
 def test_a_checkpoint_of_hemodist_can_be_the_start_of_another_run(tmp_path):
-    donor = build(ModelConfig()).state_dict()
+    donor = build_network(ModelConfig()).state_dict()
     torch.save({"scored": donor, "run": {}}, tmp_path / "step.pt")
-    assert torch.equal(build(ModelConfig(weights=str(tmp_path / "step.pt"))).conv1.weight, donor["conv1.weight"])
+    assert torch.equal(
+        build_network(ModelConfig(weights=str(tmp_path / "step.pt"))).conv1.weight, donor["conv1.weight"]
+    )
 
 
 @pytest.mark.parametrize(("size", "cells"), [(7, (6, 6)), (8, (7, 7)), (3, (6, 6)), (12, (5, 3))])
@@ -159,17 +161,17 @@ def test_pooling_by_matrices_is_adaptive_average_pooling(size, cells):
 
 
 def test_what_has_no_deterministic_gradient_on_a_gpu_is_replaced():
-    model = build(ModelConfig(name="alexnet")).eval()
+    model = build_network(ModelConfig(name="alexnet")).eval()
     images = torch.randn(1, 3, 96, 96)
     before = model(images)
     assert make_deterministic(model) == 1
     assert torch.allclose(model(images), before, atol=1e-5)
-    assert make_deterministic(build(ModelConfig(name="resnet18"))) == 0
+    assert make_deterministic(build_network(ModelConfig(name="resnet18"))) == 0
 
 
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "densenet121", "squeezenet1_0", "mobilenet_v2"])
 def test_a_logit_can_be_of_either_sign(name):
-    model = build(ModelConfig(name=name))
+    model = build_network(ModelConfig(name=name))
     before = {key: value.clone() for key, value in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     logits = model.eval()(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hemodist.config.run import AugmentConfig
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.config.data import AugmentConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.models.checkpoints import CheckpointError
 from hemodist.models.trained import check_fits, mean_logits, open_trained, views

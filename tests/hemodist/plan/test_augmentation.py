@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemodist.config.run import AugmentConfig
-from hemodist.plan.augmentation import draw, in_pixels
+from hemodist.config.data import AugmentConfig
+from hemodist.plan.augmentation import draw_augmentation, in_pixels
 
 STRONG = AugmentConfig(
     min_crop_area=0.5, flip_horizontal=0.5, flip_vertical=0.5, transpose=0.5, rotation_degrees=30.0,
@@ -12,20 +12,20 @@ STRONG = AugmentConfig(
 
 
 def drawn(config: AugmentConfig, n: int = 4000, seed: int = 0):
-    return draw(config, seed, np.zeros(n, np.int64), np.arange(n))
+    return draw_augmentation(config, seed, np.zeros(n, np.int64), np.arange(n))
 
 
 def test_a_draw_belongs_to_seed_epoch_and_sample_not_to_the_batch():
     rows = np.array([5, 99, 3])
     epochs = np.array([0, 2, 1])
-    together = draw(STRONG, 7, epochs, rows)
+    together = draw_augmentation(STRONG, 7, epochs, rows)
     for i in range(3):
-        alone = draw(STRONG, 7, epochs[i : i + 1], rows[i : i + 1])
+        alone = draw_augmentation(STRONG, 7, epochs[i : i + 1], rows[i : i + 1])
         assert np.array_equal(alone.affine[0], together.affine[i])
         assert alone.brightness[0] == together.brightness[i]
         assert alone.contrast[0] == together.contrast[i]
-    assert not np.array_equal(draw(STRONG, 7, epochs + 1, rows).affine, together.affine)
-    assert not np.array_equal(draw(STRONG, 8, epochs, rows).affine, together.affine)
+    assert not np.array_equal(draw_augmentation(STRONG, 7, epochs + 1, rows).affine, together.affine)
+    assert not np.array_equal(draw_augmentation(STRONG, 8, epochs, rows).affine, together.affine)
 
 
 def test_no_strength_is_the_identity():

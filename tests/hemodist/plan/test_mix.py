@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.config.run import MixConfig
-from hemodist.loading.mixing import apply
-from hemodist.plan.mix import draw
+from hemodist.config.data import MixConfig
+from hemodist.loading.mixing import mix_batch
+from hemodist.plan.mix import draw_mix
 
 SIZE, GROUP = 24, 4
 
@@ -40,9 +40,9 @@ def slow_reference(images, targets, mix):
 
 def test_cutmix_equals_a_slow_reference_in_pixels_and_targets():
     images, targets, weights = batch()
-    mix = draw(MixConfig("cutmix", probability=0.8), 3, 10, 6, mix_group=GROUP, size=SIZE)
+    mix = draw_mix(MixConfig("cutmix", probability=0.8), 3, 10, 6, mix_group=GROUP, size=SIZE)
     assert 0 < (mix.shift > 0).sum() <= 6
-    mixed, labels, _ = apply(images, targets, weights, mix, GROUP)
+    mixed, labels, _ = mix_batch(images, targets, weights, mix, GROUP)
     expected_images, expected_labels = slow_reference(images, targets, mix)
     assert torch.equal(mixed, expected_images)
     assert torch.allclose(labels, expected_labels, atol=1e-6)
@@ -53,9 +53,9 @@ def test_a_cutmix_that_keeps_the_first_images_label_is_a_bug():
     images = torch.zeros(GROUP, 3, SIZE, SIZE)
     targets = torch.tensor([[1.0] * 6, [0.0] * 6, [1.0] * 6, [0.0] * 6])
     for number in range(50):
-        mix = draw(MixConfig("cutmix"), 0, number, 1, mix_group=GROUP, size=SIZE)
+        mix = draw_mix(MixConfig("cutmix"), 0, number, 1, mix_group=GROUP, size=SIZE)
         if mix.share[0] < 1 and mix.shift[0] % 2 == 1:
-            _, labels, _ = apply(images, targets, torch.ones(GROUP), mix, GROUP)
+            _, labels, _ = mix_batch(images, targets, torch.ones(GROUP), mix, GROUP)
             assert torch.allclose(labels[0], torch.full((6,), mix.share[0], dtype=torch.float32))
             assert not torch.equal(labels, targets)
             return
@@ -63,7 +63,7 @@ def test_a_cutmix_that_keeps_the_first_images_label_is_a_bug():
 
 
 def test_the_share_is_exactly_the_area_that_was_not_pasted():
-    mix = draw(MixConfig("cutmix"), 0, 0, 2000, mix_group=GROUP, size=SIZE)
+    mix = draw_mix(MixConfig("cutmix"), 0, 0, 2000, mix_group=GROUP, size=SIZE)
     area = (mix.box[:, 2] - mix.box[:, 0]) * (mix.box[:, 3] - mix.box[:, 1])
     assert np.array_equal(mix.share, 1 - area / SIZE**2)
     assert mix.box.min() >= 0
@@ -73,9 +73,9 @@ def test_the_share_is_exactly_the_area_that_was_not_pasted():
 
 def test_draws_belong_to_the_group_not_to_the_share_that_a_rank_reads():
     config = MixConfig("cutmix", probability=0.5, alpha=0.4)
-    whole = draw(config, 5, 100, 12, mix_group=8, size=64)
+    whole = draw_mix(config, 5, 100, 12, mix_group=8, size=64)
     for first, count in ((100, 5), (105, 1), (106, 6)):
-        part = draw(config, 5, first, count, mix_group=8, size=64)
+        part = draw_mix(config, 5, first, count, mix_group=8, size=64)
         chosen = slice(first - 100, first - 100 + count)
         assert np.array_equal(part.shift, whole.shift[chosen])
         assert np.array_equal(part.box, whole.box[chosen])
@@ -83,14 +83,14 @@ def test_draws_belong_to_the_group_not_to_the_share_that_a_rank_reads():
 
 
 def test_partners_are_other_samples_of_the_same_group():
-    mix = draw(MixConfig("cutmix"), 0, 0, 1000, mix_group=GROUP, size=SIZE)
+    mix = draw_mix(MixConfig("cutmix"), 0, 0, 1000, mix_group=GROUP, size=SIZE)
     assert set(mix.shift) == {1, 2, 3}
 
 
 def test_mixup_blends_images_and_targets_with_one_share():
     images, targets, weights = batch()
-    mix = draw(MixConfig("mixup", alpha=0.4), 1, 0, 6, mix_group=GROUP, size=SIZE)
-    mixed, labels, _ = apply(images, targets, weights, mix, GROUP)
+    mix = draw_mix(MixConfig("mixup", alpha=0.4), 1, 0, 6, mix_group=GROUP, size=SIZE)
+    mixed, labels, _ = mix_batch(images, targets, weights, mix, GROUP)
     for i in range(len(images)):
         g = i // GROUP
         j = g * GROUP + (i % GROUP + int(mix.shift[g])) % GROUP
@@ -104,10 +104,10 @@ def test_an_unknown_label_stays_unknown_and_a_masked_sample_masks_its_partner():
     targets[0, 2] = float("nan")
     weights[1] = 0
     for number in range(50):
-        mix = draw(MixConfig("cutmix"), 0, number, 1, mix_group=GROUP, size=SIZE)
+        mix = draw_mix(MixConfig("cutmix"), 0, number, 1, mix_group=GROUP, size=SIZE)
         if mix.share[0] < 1:
             break
-    _, labels, mixed_weights = apply(images, targets, weights, mix, GROUP)
+    _, labels, mixed_weights = mix_batch(images, targets, weights, mix, GROUP)
     holders = [i for i in range(GROUP) if 0 in (i, (i + int(mix.shift[0])) % GROUP)]
     assert torch.isnan(labels[:, 2]).nonzero().flatten().tolist() == holders
     assert not torch.isnan(labels[:, [0, 1, 3, 4, 5]]).any()
@@ -117,8 +117,8 @@ def test_an_unknown_label_stays_unknown_and_a_masked_sample_masks_its_partner():
 
 def test_none_changes_nothing():
     images, targets, weights = batch()
-    mix = draw(MixConfig("none"), 0, 0, 6, mix_group=GROUP, size=SIZE)
-    mixed, labels, kept = apply(images, targets, weights, mix, GROUP)
+    mix = draw_mix(MixConfig("none"), 0, 0, 6, mix_group=GROUP, size=SIZE)
+    mixed, labels, kept = mix_batch(images, targets, weights, mix, GROUP)
     assert mixed is images
     assert labels is targets
     assert kept is weights

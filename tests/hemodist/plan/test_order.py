@@ -93,36 +93,36 @@ def test_every_shard_that_a_step_reads_is_in_use_at_it_and_was_announced_before(
     plan = plan_of(n, batch=4 * groups, mix=4, per_shard=per_shard, block=block, weights=weights)
     announced: set[int] | None = None
     for step in range(min(plan.steps(2), 60)):
-        ahead = plan.ahead(step, epochs=4)
+        ahead = plan.needed_shards(step, epochs=4)
         read = set((plan.at(step).rows // 3 // per_shard).tolist())
         assert read <= set(ahead.now)
         assert announced is None or set(ahead.now) <= announced
         assert not set(ahead.now) & set(ahead.later)
         assert len(set(ahead.later)) == len(ahead.later)
         announced = {*ahead.now, *ahead.later}
-    assert plan.ahead(plan.steps(3), epochs=3).later == ()
+    assert plan.needed_shards(plan.steps(3), epochs=3).later == ()
 
 
 def test_ahead_of_the_border_of_two_epochs_lies_the_next_one():
     plan = plan_of(1000, per_shard=50, block=4, batch=40, mix=8)
-    last_block = plan.ahead(24)  # positions 960 to 999
+    last_block = plan.needed_shards(24)  # positions 960 to 999
     assert list(last_block.now) == plan.shard_order(0)[16:]
     assert list(last_block.later) == [shard for shard in plan.shard_order(1) if shard not in last_block.now]
-    assert plan.ahead(24, epochs=1).later == ()
-    assert plan.ahead(24) == plan.ahead(20)
+    assert plan.needed_shards(24, epochs=1).later == ()
+    assert plan.needed_shards(24) == plan.needed_shards(20)
 
 
-def test_shards_in_use_on_a_node_are_never_more_than_the_windows_say():
+def test_shards_in_use_on_a_node_are_never_more_than_the_plan_says():
     plan = plan_of(1000, per_shard=50, block=4, batch=16, mix=8)
-    largest = max(len(window) for window in plan.windows(2))
+    largest = max(len(shards) for shards in plan.shards_at_once(2))
     for step in range(2 * 62):
-        in_use = {shard for other in range(step, step + 3) for shard in plan.ahead(other).now}
+        in_use = {shard for other in range(step, step + 3) for shard in plan.needed_shards(other).now}
         assert len(in_use) <= largest
     assert largest == 8
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_the_windows_ask_for_is_enough_in_every_epoch_of_the_run(seed):
+def test_what_the_plan_asks_for_at_once_is_enough_in_every_epoch_of_the_run(seed):
     rng = np.random.default_rng(seed)
     held = rng.integers(90, 111, 24)
     plan = Plan(
@@ -130,15 +130,15 @@ def test_what_the_windows_ask_for_is_enough_in_every_epoch_of_the_run(seed):
         block_shards=4,
     )  # fmt: skip
     bytes_of = rng.integers(900, 1100, 24)
-    bound = max(bytes_of[window].sum() for window in plan.windows(9))
+    bound = max(bytes_of[shards].sum() for shards in plan.shards_at_once(9))
     for step in range(plan.steps(9)):
-        in_use = {shard for other in range(step, step + 3) for shard in plan.ahead(other).now}
+        in_use = {shard for other in range(step, step + 3) for shard in plan.needed_shards(other).now}
         assert bytes_of[sorted(in_use)].sum() <= bound
 
 
 def test_the_deeper_ranks_prefetch_the_more_shards_they_read_at_a_time():
     plan = plan_of(1000, per_shard=50, block=1, batch=16, mix=8)
-    few, many = (max(len(window) for window in plan.windows(2, prefetch)) for prefetch in (0, 20))
+    few, many = (max(len(shards) for shards in plan.shards_at_once(2, prefetch)) for prefetch in (0, 20))
     assert many > few + 4
 
 
@@ -200,12 +200,12 @@ def test_planning_for_the_whole_data_set_is_cheap(weigh):
         begin = time.process_time()
         plan = Plan(rows, shards, 0, 256, 16, 16, weights)
         plan.at(0)
-        plan.ahead(0)
+        plan.needed_shards(0)
         starts.append(time.process_time() - begin)
     for step in range(600):  # ten blocks
         begin = time.process_time()
         plan.at(step)
-        plan.ahead(step)
+        plan.needed_shards(step)
         steps.append(time.process_time() - begin)
     plan.at(plan.steps(1))  # another epoch's
     assert min(starts) < 1  # 0.02 s on an idle core

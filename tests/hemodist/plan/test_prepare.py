@@ -8,11 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemodist.config.run import BatchConfig, DataConfig, OptimConfig, Run, ScalingConfig, check
-from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.fields import fields_of
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run, check
+from hemodist.config.training import OptimConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import ConfigError
-from hemodist.metrics import scores
-from hemodist.plan.prepare import fold_runs, prepare, prevalence, selected
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.plan.prepare import check_resume, fold_runs, prepare, prevalence, selected
 from tests.support.dataset import make_dataset
 
 
@@ -116,4 +121,39 @@ def test_the_constant_answer_of_a_label_that_training_never_saw_is_no_infinite_e
     assert constant[5] == 0.5
     some = np.zeros((200, 6), np.int8)
     some[:40, 0] = some[:2, 1] = 1
-    assert scores.weighted_log_loss(np.broadcast_to(constant, some.shape), some) < 0.35
+    assert weighted_log_loss(np.broadcast_to(constant, some.shape), some) < 0.35
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data.subset",
+        "data.folds",
+        "data.valid_fold",
+        "data.test_fold",
+        "batch.global_batch_size",
+        "batch.mix_group",
+        "batch.block_shards",
+        "scaling.min_workers",
+    ],
+)
+def test_a_number_whose_range_others_narrow_is_refused_below_its_lowest(folder, name):
+    run = run_of(folder)
+    ranges = {field.name: field.range for field in fields_of(run)}
+    part, _, field = name.partition(".")
+    below = replace(getattr(run, part), **{field: int(ranges[name].low) - 1})
+    with pytest.raises(ConfigError, match=field):
+        prepare(replace(run, **{part: below}))
+
+
+def test_a_checkpoint_goes_on_with_other_fields_that_decide_nothing_and_names_those_that_do(folder):
+    run = run_of(folder)
+    prepared = prepare(run)
+    state = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
+    saved = {"run": run.to_dict(), "state": state}
+    free = replace(run.batch, eval_batch_size=7, accumulate=2)
+    check_resume(saved, prepared, replace(run, batch=free, model=replace(run.model, weights="x", compile=True)), "here")
+    with pytest.raises(ConfigError, match=r"optim.epochs was 3, is 4; seed was 0, is 5; use another name"):
+        check_resume(saved, prepared, replace(run, seed=5, optim=replace(run.optim, epochs=4)), "here")
+    with pytest.raises(ConfigError, match="split was other, is"):
+        check_resume(saved | {"state": state | {"split": "other"}}, prepared, run, "here")

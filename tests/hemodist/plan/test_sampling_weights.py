@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.plan.order import Plan
 from hemodist.plan.sampling_weights import balanced, classes, weighted
@@ -39,20 +39,20 @@ def test_a_weighted_epoch_has_n_positions_and_each_sample_its_share_for_any_worl
     plan = plan_of(weights, seed=seed, batch=mix * max(groups, world), mix=mix)
     epochs = 2
     parts = [[plan.at(step, rank, world) for rank in range(world)] for step in range(plan.steps(epochs))]
-    for field in ("rows", "epochs", "copies"):
+    for field in ("rows", "epochs", "repeats"):
         joined = [np.concatenate([getattr(share, field) for share in step]) for step in parts]
         alone = [getattr(plan.at(step), field) for step in range(plan.steps(epochs))]
         assert all(np.array_equal(a, b) for a, b in zip(joined, alone, strict=True))
     stream = np.concatenate([share.rows for step in parts for share in step])
-    copies = np.concatenate([share.copies for step in parts for share in step])
+    repeats = np.concatenate([share.repeats for step in parts for share in step])
     for epoch in range(epochs):
         times = np.bincount(stream[epoch * n : (epoch + 1) * n] // 2, minlength=n)
         assert times.sum() == n
         for count, weight in zip(times, weights, strict=True):
             wanted = Fraction(n * weight, sum(weights))
             assert abs(count - wanted) < 1  # rounded down or up
-        here = list(zip(stream[epoch * n : (epoch + 1) * n], copies[epoch * n : (epoch + 1) * n], strict=True))
-        assert len(set(here)) == n  # copies of a sample are numbered
+        here = list(zip(stream[epoch * n : (epoch + 1) * n], repeats[epoch * n : (epoch + 1) * n], strict=True))
+        assert len(set(here)) == n  # repeats of a sample are numbered
 
 
 def test_equal_weights_read_every_sample_once():

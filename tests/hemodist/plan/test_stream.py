@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemodist.config.run import AugmentConfig, MixConfig
+from hemodist.config.data import AugmentConfig, MixConfig
 from hemodist.plan.order import Plan
 from hemodist.plan.stream import Stream
 
@@ -31,7 +31,7 @@ def seen(stream: Stream, step: int, world: int) -> list[np.ndarray]:
         position = np.arange(len(share.rows))
         shift = np.repeat(mix.shift, group)
         partners.append(share.rows[position // group * group + (position % group + shift) % group])
-    fields = [[getattr(share, name) for share, _ in shares] for name in ("rows", "epochs", "copies")]
+    fields = [[getattr(share, name) for share, _ in shares] for name in ("rows", "epochs", "repeats")]
     fields += [[getattr(drawn, name) for _, drawn in shares] for name in ("affine", "brightness", "contrast")]
     fields += [[getattr(mix, name) for mix in mixes] for name in ("shift", "box", "share")]
     return [np.concatenate(field) for field in (*fields, partners)]
@@ -85,5 +85,5 @@ def test_a_repeated_sample_is_augmented_anew():
     assert twice
     for row in twice:
         first, second = np.flatnonzero(share.rows == row)
-        assert share.copies[[first, second]].tolist() in ([0, 1], [1, 0])
+        assert share.repeats[[first, second]].tolist() in ([0, 1], [1, 0])
         assert not np.array_equal(drawn.affine[first], drawn.affine[second])

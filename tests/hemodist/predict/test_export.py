@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hemodist.dataset.manifest import LABELS, sha256
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS
 from hemodist.models.trained import open_trained
 from hemodist.predict import export
 from tests.support.checkpoints import make_checkpoint

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.pooling import pooled_scores
-from hemodist.metrics.scores import probabilities, score
-from hemodist.reports import page as report
-from hemodist.reports.contents import Card, Extras, Pointing
+from hemodist.metrics.probabilities import probabilities
+from hemodist.metrics.scores import score
+from hemodist.reports import page as page_module
+from hemodist.reports.contents import Description, HeatMapResults, PointingGame, ScoredSplit, SliceFigure
+from hemodist.reports.epoch_table import format_history_row, history_header
+from hemodist.reports.page import write_report
+from hemodist.reports.score_tables import compare, scores_table
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil.example/x.png>"
 SECTIONS = {"summary", "learning", "curves", "calibration", "confusion", "labels", "history", "dataset", "config"}
@@ -39,17 +43,24 @@ def a_split(n=1500, patients=40):
     return probability, labels, groups
 
 
-def a_report(path, split=None, **changes):
+BASELINES = {"brain-window threshold": Estimate(0.71, 0.65, 0.77, 100)}
+
+
+def a_scored_split(split=None, extra_baselines=BASELINES, pooled=()):
     probability, labels, groups = split or a_split()
     scores = score(probability, labels, groups, train_prevalence=np.full(6, 0.1), bootstrap=100)
-    given = {
-        "title": "Demo run", "history": HISTORY, "scores": scores, "probabilities": probability, "labels": labels,
-        "groups": groups,
+    return ScoredSplit(scores, probability, labels, groups, pooled, extra_baselines)
+
+
+def a_report(path, split=None, *, shown=None, synthetic=True, **changes):
+    """The report of a split; `shown` are heat maps and windows, `changes` go to the description and the baselines."""
+    scored = a_scored_split(split, **{k: changes.pop(k) for k in ("extra_baselines", "pooled") if k in changes})
+    described = {
+        "title": "Demo run", "history": HISTORY,
         "config": {"seed": 0, "optim": {"lr": 3e-4, "schedule": {"kind": "one cycle"}}, "tags": ["a", "b"]},
-        "dataset": {"samples": 1500, "rejected": {"constant image": 3}}, "notes": ["A note."],
-        "extra_baselines": {"brain-window threshold": Estimate(0.71, 0.65, 0.77, 100)}, "synthetic": True,
+        "facts": {"samples": 1500, "rejected": {"constant image": 3}}, "notes": ["A note."],
     }  # fmt: skip
-    return report.write_report(path, **given | changes)
+    return write_report(path, Description(**described | changes), scored, synthetic=synthetic, **shown or {})
 
 
 def a_bare_report(path, **changes):
@@ -116,7 +127,7 @@ def test_hostile_strings_are_shown_and_never_become_tags(tmp_path):
     plain, hostile = (
         Page(
             a_bare_report(
-                tmp_path / "r.html", title=text, notes=[text], config={text: {text: text}}, dataset={text: text},
+                tmp_path / "r.html", title=text, notes=[text], config={text: {text: text}}, facts={text: text},
                 extra_baselines={text: 0.6},
             ).read_text()
         )
@@ -146,16 +157,20 @@ def test_one_class_is_said_and_not_drawn(tmp_path):
     assert len(page.images()) == 5
 
 
-CARD = Card("missed", "ID_1", "data:image/jpeg;base64,AA==", 0.01, "subdural 0.02", "subdural", True, True)
+MISSED = SliceFigure("missed", "ID_1", "data:image/jpeg;base64,AA==", 0.01, "subdural 0.02", "subdural", True, True)
 
 
 def test_worst_slices_pooled_scores_and_the_pointing_game_are_shown_where_they_are_known(tmp_path):
     probability, labels, groups = a_split(300)
     pooled = pooled_scores("study", groups.astype(str), probability, labels, groups, bootstrap=20)
-    pointing = Pointing(Estimate(0.75, 0.6, 0.9, 100), 30, 40, 0.02, 0.1, "layer4")
-    alarm = dataclasses.replace(CARD, kind="alarm", key="ID_2", readers="no hemorrhage", wrong=False, outlined=False)
-    extras = Extras(pooled, [CARD, alarm], pointing, ["brain 40/80", "subdural 80/200", "soft_tissue 40/380"])
-    page = Page(a_report(tmp_path / "r.html", (probability, labels, groups), extras=extras).read_text())
+    pointing = PointingGame(Estimate(0.75, 0.6, 0.9, 100), 30, 40, 0.02, 0.1, "layer4")
+    alarm = dataclasses.replace(MISSED, kind="alarm", key="ID_2", readers="no hemorrhage", wrong=False, outlined=False)
+    shown = {
+        "heat_maps": HeatMapResults([MISSED, alarm], pointing),
+        "windows": ["brain 40/80", "subdural 80/200", "soft_tissue 40/380"],
+    }
+    split = (probability, labels, groups)
+    page = Page(a_report(tmp_path / "r.html", split, shown=shown, pooled=pooled).read_text())
     assert {"pooled", "worst"} <= {attrs["id"] for tag, attrs in page.tags if tag == "h2"}
     text = " ".join(page.text.split())
     for said in ("ID_1", "ID_2", "(wrong at 0.5)", "brain 40/80", "30 of 40 true positives: 75.0 %", "noisy-or",
@@ -166,7 +181,7 @@ def test_worst_slices_pooled_scores_and_the_pointing_game_are_shown_where_they_a
 
 def test_facts_by_reason_become_a_table_of_their_own(tmp_path):
     facts = {"samples": 5, "rejected files by reason": {"empty": {"files": 2}, "colour": {"files": 1}}}
-    page = Page(a_bare_report(tmp_path / "r.html", dataset=facts).read_text())
+    page = Page(a_bare_report(tmp_path / "r.html", facts=facts).read_text())
     assert "rejected files by reason" in page.text
     assert "colour" in page.text
 
@@ -175,10 +190,11 @@ def test_forty_thousand_slices_still_fit_a_mail(tmp_path):
     assert a_report(tmp_path / "r.html", a_split(40_000, 1000)).stat().st_size < 1_500_000
 
 
-def test_arrays_other_than_those_scored_are_refused_and_no_file_is_left(tmp_path):
-    with pytest.raises(ValueError, match="pass the arrays that were scored"):
-        a_report(tmp_path / "r.html", probabilities=a_split()[0][:7])
-    assert list(tmp_path.iterdir()) == []
+def test_arrays_other_than_those_scored_are_refused():
+    split = a_scored_split()
+    for name in ("probability", "labels", "groups"):
+        with pytest.raises(ValueError, match="pass the arrays that were scored"):
+            dataclasses.replace(split, **{name: getattr(split, name)[:7]})
 
 
 def test_a_failed_write_keeps_the_old_report_and_leaves_nothing_aside(tmp_path, monkeypatch):
@@ -188,7 +204,7 @@ def test_a_failed_write_keeps_the_old_report_and_leaves_nothing_aside(tmp_path, 
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "fsync", full)
+    monkeypatch.setattr(page_module.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         a_bare_report(path, title="newer")
     assert path.read_bytes() == old
@@ -196,23 +212,23 @@ def test_a_failed_write_keeps_the_old_report_and_leaves_nothing_aside(tmp_path, 
 
 
 def test_history_lines_have_the_studys_columns_and_one_width():
-    lines = [report.history_header(), *(report.format_history_row(row) for row in HISTORY)]
+    lines = [history_header(), *(format_history_row(row) for row in HISTORY)]
     assert lines[0].split() == [
         "epoch", "train_loss", "valid_loss", "accuracy_multi", "time", "weighted_log_loss", "auc_any"
     ]  # fmt: skip
     assert lines[1].split() == ["1", "0.400000", "0.420000", "0.910000", "01:01", "0.300000", "-"]
     assert len({len(line) for line in lines}) == 1
-    assert report.format_history_row({"epoch": 1, "seconds": 3725.2}).split()[4] == "1:02:05"
+    assert format_history_row({"epoch": 1, "seconds": 3725.2}).split()[4] == "1:02:05"
 
 
 def test_terminal_tables_show_each_label_and_every_baseline():
     probability, labels, groups = a_split()
     scores = score(probability, labels, groups, train_prevalence=np.full(6, 0.1), bootstrap=50)
-    text = text_of(report.scores_table(scores, {"threshold": 0.6}))
+    text = text_of(scores_table(scores, {"threshold": 0.6}))
     for word in (*LABELS, "constant prevalence", "any constant", "threshold", "predict none", "majority"):
         assert word in text
     assert f"{scores.auc_any.low:.4f} to {scores.auc_any.high:.4f}" in text
-    assert "01:01" in report.format_history_row(HISTORY[0])
+    assert "01:01" in format_history_row(HISTORY[0])
 
 
 @pytest.mark.parametrize(
@@ -229,4 +245,4 @@ def test_terminal_tables_show_each_label_and_every_baseline():
     ],
 )
 def test_better_is_said_only_as_far_as_the_interval_allows(ours, baseline, lower, answer):
-    assert report._compare("s", ours, "b", Estimate(baseline), lower=lower).better == answer
+    assert compare("s", ours, "b", Estimate(baseline), lower=lower).better == answer

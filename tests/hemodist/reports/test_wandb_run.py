@@ -16,9 +16,13 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 
-from hemodist.config.run import BatchConfig, ModelConfig, OptimConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.data import BatchConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.events import EpochDone, Note, Started
 from hemodist.plan.prepare import prepare
-from hemodist.reports import wandb_run
+from hemodist.reports import versions, wandb_run
 from hemodist.reports.run_log import RunLog
 from hemodist.reports.shown_slices import Panel, choose
 from hemodist.reports.wandb_run import Tracker
@@ -82,13 +86,13 @@ def test_the_offline_log_of_a_run_that_was_killed_holds_every_row_once(tmp_path,
     assert killed.exitcode == -signal.SIGKILL
     said = []
     loop.train(run, World.alone(), said.append)
-    assert any("going on at step" in event.get("text", "") for event in said)
-    assert not any("W&B" in event.get("text", "") for event in said)
+    assert any("going on at step" in event.text for event in said if isinstance(event, Note))
+    assert not any("W&B" in event.text for event in said if isinstance(event, Note))
 
     (folder,) = (tmp_path / "runs/tracked/wandb").glob("offline-run-*")  # the first log is replaced
     config, history = read(folder)
-    total = next(event["total"] for event in said if event["kind"] == "started")
-    epochs = [row["step"] for event in said if event["kind"] == "epoch" for row in [event["row"]]]
+    total = next(event.total for event in said if isinstance(event, Started))
+    epochs = [event.row["step"] for event in said if isinstance(event, EpochDone)]
     steps = [row["_step"] for row in history]
     assert steps == sorted(set(steps))
     assert [row["step"] for row in history if "loss" in row] == sorted({*range(2, total + 1, 2), total})
@@ -132,13 +136,13 @@ def test_the_code_of_a_run_is_all_of_the_library_the_sharder_and_the_jobs(tmp_pa
 def test_the_revision_of_an_image_is_not_taken_for_that_of_submitted_code(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     monkeypatch.setenv("HEMODIST_REVISION", "abc123")
-    monkeypatch.setattr(wandb_run.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path / "installed")})
+    monkeypatch.setattr(versions.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path / "installed")})
     for folder, said in (("installed", "abc123"), ("working_dir", "abc123+submitted")):
         (tmp_path / folder).mkdir()
-        monkeypatch.setattr(wandb_run, "__file__", str(tmp_path / folder / "tracking.py"))
-        assert wandb_run.revision() == said
+        monkeypatch.setattr(versions, "__file__", str(tmp_path / folder / "versions.py"))
+        assert versions.revision() == said
     monkeypatch.delenv("HEMODIST_REVISION")
-    assert wandb_run.revision() == "unknown"
+    assert versions.revision() == "unknown"
 
 
 def test_where_a_run_is_no_folder_its_offline_log_ends_there_too_and_replaces_that_of_an_earlier_end(

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from hemodist.config.run import ModelConfig
-from hemodist.dataset.manifest import LABELS
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
-from hemodist.models.network import build
-from hemodist.scoring.heat_maps import Masks, heat_maps, on_mask, pixel_maps, pointing_of, region_maps, target_layer
+from hemodist.models.network import build_network
+from hemodist.scoring.heat_maps import Masks, heat_maps, on_mask, pixel_maps, pointing_game, region_maps, target_layer
 
 
 class Brightness(nn.Module):
@@ -77,7 +77,7 @@ def test_explaining_changes_neither_the_network_nor_its_gradients():
     ],
 )
 def test_the_layer_is_the_last_one_with_more_than_one_cell(name, size, layer):
-    network = build(ModelConfig(name=name, image_size=size))
+    network = build_network(ModelConfig(name=name, image_size=size))
     network.train()
     assert target_layer(network, size) == layer
     assert network.training
@@ -113,7 +113,7 @@ def test_a_peak_is_looked_up_in_a_finer_mask():
 
 def test_the_pointing_game_counts_hits_and_says_what_chance_would_give():
     hits = np.array([True, True, False, True])
-    found = pointing_of(hits, ~hits, np.array([0.01, 0.03, 0.02, 0.02]), np.array([5, 5, 9, 9]), "layer4")
+    found = pointing_game(hits, ~hits, np.array([0.01, 0.03, 0.02, 0.02]), np.array([5, 5, 9, 9]), "layer4")
     assert (found.hits, found.cases, found.layer, found.coarse) == (3, 4, "layer4", 0.25)
     assert found.share.value == 0.75
     assert found.share.low <= 0.75 <= found.share.high
@@ -138,7 +138,7 @@ def test_masks_are_read_by_key_and_what_is_none_is_named(tmp_path):
 
 def test_maps_of_many_images_are_those_of_each_alone():
     torch.manual_seed(0)
-    network = build(ModelConfig(name="resnet18", image_size=64)).eval()
+    network = build_network(ModelConfig(name="resnet18", image_size=64)).eval()
     images, layer = torch.randn(6, 3, 64, 64), target_layer(network, 64)
     together = heat_maps(network, images, "any", layer)
     alone = np.concatenate([heat_maps(network, image[None], "any", layer) for image in images])

@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from hemodist.storage import early_writer
-from hemodist.storage.early_writer import Ahead
+from hemodist.storage.early_writer import EarlyWriter
 from hemodist.storage.store import Store
 
 CONTENT = random.Random(0).randbytes(10_000)
@@ -20,7 +20,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(early_writer, "PIECE", 1000)
 
 
-def offer_all(writer: Ahead, step: int = 300) -> None:
+def offer_all(writer: EarlyWriter, step: int = 300) -> None:
     growing = bytearray()
     for start in range(0, len(CONTENT), step):
         growing += CONTENT[start : start + step]
@@ -34,7 +34,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("step", [100, 999, 1000, 3000, 10_000])
 def test_what_is_written_ahead_is_the_whole_file_and_shows_only_when_finished(tmp_path: Path, step: int) -> None:
-    with Ahead(Store.open(tmp_path), "a/b.tar") as writer:
+    with EarlyWriter(Store.open(tmp_path), "a/b.tar") as writer:
         offer_all(writer, step)
         assert not (tmp_path / "a" / "b.tar").exists()
         assert len(names(tmp_path)) == 1  # something is on its way
@@ -46,7 +46,7 @@ def test_what_is_written_ahead_is_the_whole_file_and_shows_only_when_finished(tm
 
 def test_an_existing_file_is_replaced_only_when_the_new_one_is_whole(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"old")
-    with Ahead(Store.open(tmp_path), "b") as writer:
+    with EarlyWriter(Store.open(tmp_path), "b") as writer:
         offer_all(writer)
         assert (tmp_path / "b").read_bytes() == b"old"
     assert names(tmp_path) == ["b"]
@@ -67,7 +67,7 @@ def test_a_fault_on_the_way_costs_the_head_start_only(
         return original(*args)
 
     monkeypatch.setattr(os, call, faulty)
-    with Ahead(Store.open(tmp_path), "b") as writer:
+    with EarlyWriter(Store.open(tmp_path), "b") as writer:
         offer_all(writer)
         writer.finish(memoryview(CONTENT))
     assert calls >= (1 if call in ("open", "fsync") else 3)
@@ -76,7 +76,7 @@ def test_a_fault_on_the_way_costs_the_head_start_only(
 
 
 def test_a_file_that_is_taken_away_on_the_way_is_written_again(tmp_path: Path) -> None:
-    with Ahead(Store.open(tmp_path), "b") as writer:
+    with EarlyWriter(Store.open(tmp_path), "b") as writer:
         offer_all(writer)
         next(tmp_path.glob("*.partial")).unlink()
         writer.finish(memoryview(CONTENT))
@@ -86,7 +86,7 @@ def test_a_file_that_is_taken_away_on_the_way_is_written_again(tmp_path: Path) -
 
 def test_nothing_is_left_when_the_maker_fails(tmp_path: Path) -> None:
     def fail() -> None:
-        with Ahead(Store.open(tmp_path), "b") as writer:
+        with EarlyWriter(Store.open(tmp_path), "b") as writer:
             offer_all(writer)
             raise KeyboardInterrupt
 
@@ -97,7 +97,7 @@ def test_nothing_is_left_when_the_maker_fails(tmp_path: Path) -> None:
 
 def test_a_store_that_is_not_local_gets_the_file_in_one_piece(tmp_path: Path) -> None:
     remote = Store("remote", "", pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()))
-    with Ahead(remote, "b") as writer:
+    with EarlyWriter(remote, "b") as writer:
         offer_all(writer)
         assert names(tmp_path) == []
         writer.finish(memoryview(CONTENT))

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pyarrow.fs as pafs
 import pytest
 
+from hemodist.storage import retries
 from hemodist.storage import store as store_module
-from hemodist.storage.store import PARTIAL_SUFFIX, Store, StoreError, join
+from hemodist.storage.local_files import PARTIAL_SUFFIX
+from hemodist.storage.store import Store, StoreError, join
 
 
 def test_what_is_written_is_read_listed_and_deleted(tmp_path):
@@ -78,7 +80,7 @@ def test_a_name_that_leads_out_of_the_root_is_refused(tmp_path, name):
 
 
 def test_opening_tries_again_where_the_store_may_come_back(monkeypatch):
-    monkeypatch.setattr(store_module, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(retries, "WAITS", (0.0, 0.0))
     calls = []
 
     def busy(uri):

@@ -7,11 +7,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from hemodist.config.run import DataConfig
-from hemodist.dataset.manifest import UNKNOWN, DataSet
+from hemodist.config.data import DataConfig
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import UserError
 from hemodist.loading.dali_pipeline import MEAN, STD
-from hemodist.metrics import scores
+from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.scores import share_of_positives
 from hemodist.plan.prepare import divide
 from hemodist.study import classical
 from tests.support.dataset import make_dataset
@@ -61,18 +63,18 @@ def test_slices_are_measured_once_each_in_the_order_of_the_rows(dataset):
 def test_every_method_sees_what_gray_values_show(dataset, measured):
     train, valid = measured
     labels = dataset.labels()
-    answers = classical.floors(train, labels[train.rows], dataset.column("group")[train.rows], valid)
+    answers = classical.fit_methods(train, labels[train.rows], dataset.column("group")[train.rows], valid)
     assert [floor.name for floor in answers] == METHODS
     truth = labels[valid.rows]
-    constant = np.broadcast_to(scores.prevalence(labels[train.rows]), truth.shape)
+    constant = np.broadcast_to(share_of_positives(labels[train.rows]), truth.shape)
     for floor in answers[1:]:  # the drawn squares of this data set are brighter than any blood
         assert roc_auc_score(truth[:, 0], floor.probability[:, 0]) > 0.9, floor.name
-        assert scores.weighted_log_loss(floor.probability, truth) < scores.weighted_log_loss(constant, truth)
+        assert weighted_log_loss(floor.probability, truth) < weighted_log_loss(constant, truth)
 
 
 def test_a_threshold_sees_one_number():
     (train, labels), (valid, truth) = drawn(signal=3.0), drawn(seed=1, signal=3.0)
-    threshold = classical.floors(train, labels, PATIENTS, valid)[0]
+    threshold = classical.fit_methods(train, labels, PATIENTS, valid)[0]
     order = np.argsort(valid.blood[:, 0])
     assert (np.diff(threshold.probability[order, 0]) >= 0).all()
     assert roc_auc_score(truth[:, 0], threshold.probability[:, 0]) > 0.95
@@ -81,17 +83,17 @@ def test_a_threshold_sees_one_number():
 def test_without_signal_no_method_claims_much():
     """Calibration holds: nothing is far worse than the constant answer."""
     (train, labels), (valid, truth) = drawn(), drawn(seed=1)
-    constant = scores.weighted_log_loss(np.broadcast_to(scores.prevalence(labels), truth.shape), truth)
-    for floor in classical.floors(train, labels, PATIENTS, valid):
+    constant = weighted_log_loss(np.broadcast_to(share_of_positives(labels), truth.shape), truth)
+    for floor in classical.fit_methods(train, labels, PATIENTS, valid):
         assert 0.4 < roc_auc_score(truth[:, 0], floor.probability[:, 0]) < 0.6, floor.name
-        assert scores.weighted_log_loss(floor.probability, truth) < 1.15 * constant, floor.name
+        assert weighted_log_loss(floor.probability, truth) < 1.15 * constant, floor.name
 
 
 def test_labels_that_are_unknown_or_of_one_class_are_answered_by_prevalence():
     (train, labels), (valid, _) = drawn(), drawn(50, seed=1)
     labels[:, 1] = 0
     labels[:, 2] = UNKNOWN
-    for floor in classical.floors(train, labels, PATIENTS, valid):
+    for floor in classical.fit_methods(train, labels, PATIENTS, valid):
         assert np.isfinite(floor.probability).all(), floor.name
         np.testing.assert_allclose(floor.probability[:, 1], 0.5 / 601, atol=0.01)
         np.testing.assert_allclose(floor.probability[:, 2], 0.5)
@@ -104,8 +106,8 @@ def test_unknown_labels_teach_nothing():
     masked[~rows] = UNKNOWN
     fewer = classical.Statistics(train.rows[rows], train.windows[rows], train.blood[rows], 1.0)
     whole, part = (
-        classical.floors(train, masked, PATIENTS, valid)[0],
-        classical.floors(fewer, labels[rows], PATIENTS[rows], valid)[0],
+        classical.fit_methods(train, masked, PATIENTS, valid)[0],
+        classical.fit_methods(fewer, labels[rows], PATIENTS[rows], valid)[0],
     )
     np.testing.assert_allclose(whole.probability, part.probability, atol=1e-6)
 
@@ -113,13 +115,13 @@ def test_unknown_labels_teach_nothing():
 def test_a_label_that_one_patient_alone_shows_is_answered_by_prevalence_where_calibration_needs_two():
     (train, labels), (valid, _) = drawn(signal=1.0), drawn(50, seed=1)
     labels[:, 3] = PATIENTS == 4
-    bayes = classical.floors(train, labels, PATIENTS, valid)[1]
+    bayes = classical.fit_methods(train, labels, PATIENTS, valid)[1]
     np.testing.assert_allclose(bayes.probability[:, 3], 20.5 / 601)
 
 
 def test_the_same_seed_gives_the_same_answers():
     (train, labels), (valid, _) = drawn(), drawn(50, seed=1)
-    once, again = (classical.floors(train, labels, PATIENTS, valid, seed=7) for _ in range(2))
+    once, again = (classical.fit_methods(train, labels, PATIENTS, valid, seed=7) for _ in range(2))
     for a, b in zip(once, again, strict=True):
         np.testing.assert_array_equal(a.probability, b.probability)
 
@@ -127,7 +129,7 @@ def test_the_same_seed_gives_the_same_answers():
 def test_where_no_window_resolves_blood_there_is_no_threshold():
     (train, labels), (valid, _) = drawn(), drawn(50, seed=1)
     blind = classical.Statistics(valid.rows, valid.windows, np.full((50, 1), np.nan), 1.0)
-    assert [floor.name for floor in classical.floors(train, labels, PATIENTS, blind)] == METHODS[1:]
+    assert [floor.name for floor in classical.fit_methods(train, labels, PATIENTS, blind)] == METHODS[1:]
 
 
 def test_a_corrupt_sample_stops_or_is_left_out(tmp_path):

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hemodist.metrics import scores
 from hemodist.metrics.bootstrap import resamples
-from hemodist.metrics.paired import LOG_LOSS, answers
-from hemodist.study import findings, report
-from hemodist.study.findings import Findings, System, compare
+from hemodist.metrics.paired import LOG_LOSS, resample_scores
+from hemodist.metrics.probabilities import probabilities
+from hemodist.study import report
+from hemodist.study.findings import Findings, compare
+from hemodist.study.published import PUBLISHED, PUBLISHED_MAJORITY
+from hemodist.study.system import System
 
 PATIENTS = 24
 
@@ -34,7 +36,7 @@ def a_system(name, strength, *, kind="network", seconds=60.0, seeds=2, split=Non
     rng = np.random.default_rng(hash_of(name))
     logits = strength * (2 * labels - 1) + noise * rng.normal(size=(seeds, *labels.shape))
     counts = resamples(int(groups.max()) + 1, 300, 0)
-    scored = answers(name, scores.probabilities(logits), labels, groups, counts)
+    scored = resample_scores(name, probabilities(logits), labels, groups, counts)
     if kind != "network":
         times = {"classical": (seconds,), "constant": ()}[kind]
         return System(name, kind, scored, 100, times, tuple(400 / t for t in times))
@@ -172,7 +174,7 @@ def test_one_seed_is_said_to_be_one():
 
 
 def test_of_the_published_figures_only_one_beats_the_majority():
-    assert [one.system for one in findings.PUBLISHED if one.accuracy > findings.PUBLISHED_MAJORITY] == ["DenseNet"]
+    assert [one.system for one in PUBLISHED if one.accuracy > PUBLISHED_MAJORITY] == ["DenseNet"]
     assert "1 of 7 lie above 0.7547" in answer(the_findings(a_system("resnet18", 1)), "What of the published")
 
 
@@ -234,7 +236,7 @@ def test_the_table_shows_the_mean_over_seeds_with_its_interval(found):
     system = found.networks[0]
     one = system.estimate(LOG_LOSS)
     assert row["system"] == "resnet18"
-    assert row["weighted log loss"] == f"{system.answers.value[LOG_LOSS].mean():.4f}"
+    assert row["weighted log loss"] == f"{system.resampled.value[LOG_LOSS].mean():.4f}"
     assert row["95 % over patients"] != "-"
     assert (row["seeds"], row["time"], row["images/s"], row["parameters"]) == ("2", "0:30", "40.0", "1,000,000")
     assert one.low < one.value < one.high
@@ -244,11 +246,11 @@ def test_the_table_shows_the_mean_over_seeds_with_its_interval(found):
     assert "…" not in text
 
 
-def test_markdown_has_one_row_a_system_and_the_answers(found):
+def test_markdown_has_one_row_a_system_and_the_scores(found):
     text = report.markdown(found)
     header = text.splitlines()[0]
     body = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(body) == 1 + len(found.systems) + 1 + len(findings.PUBLISHED) + 2
+    assert len(body) == 1 + len(found.systems) + 1 + len(PUBLISHED) + 2
     assert body[1].count("|") == header.count("|")
     assert "- **Does SiLU help?** " in text
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from hemodist.cluster.session import ClusterInfo
-from hemodist.config.run import DataConfig, ScalingConfig
+from hemodist.config.data import DataConfig
+from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join

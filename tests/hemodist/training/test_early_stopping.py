@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from hemodist.config.run import StopConfig
-from hemodist.training.early_stopping import badness, should_stop
+from hemodist.config.training import StopConfig
+from hemodist.training.early_stopping import score_as_loss, should_stop
 
 
 def history_of(values, name="weighted_log_loss"):
@@ -32,4 +32,4 @@ def test_more_is_better_for_scores_that_are_no_loss():
     config = StopConfig(score="auc_any", patience=1)
     assert not should_stop(history_of([0.7, 0.8], "auc_any"), config)
     assert should_stop(history_of([0.8, 0.7], "auc_any"), config)
-    assert badness({"auc_any": 0.9}, "auc_any") < badness({"auc_any": 0.8}, "auc_any")
+    assert score_as_loss({"auc_any": 0.9}, "auc_any") < score_as_loss({"auc_any": 0.8}, "auc_any")

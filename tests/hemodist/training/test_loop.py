@@ -13,28 +13,27 @@ import pytest
 import torch
 
 from hemodist.cluster.ownership import OvertakenError, claim
-from hemodist.config.run import (
-    AugmentConfig,
-    BatchConfig,
-    CheckpointConfig,
-    MixConfig,
-    ModelConfig,
-    OptimConfig,
-    Run,
-    ScalingConfig,
-    StopConfig,
-)
-from hemodist.config.run import TrackingConfig as Tracking
-from hemodist.dataset.manifest import DataSet
+from hemodist.config.data import AugmentConfig, BatchConfig, MixConfig
+from hemodist.config.operation import CheckpointConfig, ScalingConfig
+from hemodist.config.operation import TrackingConfig as Tracking
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig, OptimConfig, StopConfig
+from hemodist.dataset.dataset import DataSet
 from hemodist.errors import ConfigError
+from hemodist.events import EpochDone, Note
+from hemodist.models.checkpoints import Checkpoints
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.run_network import run_over_split
 from hemodist.scoring.write_results import probability_of
+from hemodist.storage.store import Store
 from hemodist.training import loop
-from hemodist.training.loop import DivergedError, Training
+from hemodist.training.divergence import DivergedError
+from hemodist.training.loop import Training
 from hemodist.world import World
 from tests.support.dataset import make_dataset
+
+PARTS = "hemodist.training."
 
 
 def run_of(folder: Path, **changes) -> Run:
@@ -57,6 +56,10 @@ def silent(event) -> None:
     """A `Tell` that nobody hears."""
 
 
+def notes(said) -> list[str]:
+    return [event.text for event in said if isinstance(event, Note)]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("loop")
@@ -66,15 +69,16 @@ def folder(tmp_path_factory) -> Path:
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     training = Training(run, World.alone(), silent)
-    training.resume()
     assert training.step == training.total
-    return dict(training.network.state_dict()) | {f"ema.{k}": v for k, v in training.scored.state_dict().items()}
+    return dict(training.learner.network.state_dict()) | {
+        f"ema.{k}": v for k, v in training.learner.validated.state_dict().items()
+    }
 
 
 def test_a_run_that_was_killed_gives_the_undisturbed_weights_bit_for_bit(folder, monkeypatch):
     checkpoint = replace(run_of(folder).checkpoint, every_steps=2)
     undisturbed = run_of(folder, name="undisturbed", checkpoint=checkpoint)
-    conclusion = loop.train(undisturbed, World.alone(), silent)
+    results = loop.train(undisturbed, World.alone(), silent)
     killed = replace(undisturbed, name="killed")
     update = Training.update
     for step in (3, 8):  # of 11; the second attempt goes on from the first one's checkpoint
@@ -90,11 +94,11 @@ def test_a_run_that_was_killed_gives_the_undisturbed_weights_bit_for_bit(folder,
     monkeypatch.setattr(Training, "update", update)
     said = []
     again = loop.train(killed, World.alone(), said.append)
-    assert any("going on at step 8 of" in event.get("text", "") for event in said)
+    assert any("going on at step 8 of" in text for text in notes(said))
     expected = weights(undisturbed)
     for name, value in weights(killed).items():
         assert torch.equal(value, expected[name]), name
-    assert again.summary() == conclusion.summary()
+    assert again.summary() == results.summary()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,6 @@ def test_a_run_that_was_killed_gives_the_undisturbed_weights_bit_for_bit(folder,
 def test_a_changed_run_does_not_go_on_in_silence(folder, change, message):
     run = run_of(folder, name="changed", optim=OptimConfig(lr=1e-3, epochs=2))
     training = Training(run, World.alone(), silent)
-    training.resume()
     training.update(next(training.batches()))
     training.save()
     training.checkpoints.wait()
@@ -157,6 +160,32 @@ def test_a_run_that_another_driver_has_taken_over_ends_and_changes_nothing_of_it
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == left
 
 
+def parts_of(training: Training) -> dict[str, object]:
+    """The run itself and what it is made of, as far as it is of the training room."""
+    parts = {name: part for name, part in vars(training).items() if type(part).__module__.startswith(PARTS)}
+    return {"training": training, **parts}
+
+
+def test_no_attribute_appears_after_construction(folder):
+    run = run_of(folder, name="whole", checkpoint=CheckpointConfig(every_steps=2), optim=OptimConfig(lr=1e-3, epochs=1))
+    run = replace(run, tracking=replace(run.tracking, ledger=True))
+    for _ in ("new", "goes on"):
+        training = Training(run, World.alone(), silent)
+        parts = parts_of(training)
+        assert {"learner", "epoch", "divergence", "checkpoints", "validation"} <= parts.keys()
+        built = {name: set(vars(part)) for name, part in parts.items()}
+        for batch in training.batches():
+            training.update(batch)
+            epoch = training.epoch_ended()
+            if epoch is not None:
+                training.validate(epoch)
+            if not training.must_leave(epoch) and training.save_is_due():
+                training.save()
+        training.finish()
+        assert {name: set(vars(part)) for name, part in parts.items()} == built
+        assert parts_of(training).keys() == parts.keys()
+
+
 def test_masked_samples_are_said_counted_and_not_scored(tmp_path):
     make_dataset(tmp_path / "data", samples=100)
     dataset = DataSet.open(str(tmp_path / "data"))
@@ -169,11 +198,10 @@ def test_masked_samples_are_said_counted_and_not_scored(tmp_path):
         content[int(dataset.column("offset")[row]) + 40] ^= 1
         shard.write_bytes(content)
     said = []
-    conclusion = loop.train(run, World.alone(), said.append)
-    notes = [event["text"] for event in said if event["kind"] == "note"]
-    assert sum("masked out" in note for note in notes) == 3
-    assert f"2 of {len(parts.valid)} samples are corrupt and are not scored" in notes
-    assert conclusion.scores.slices == len(parts.valid) - 2
+    results = loop.train(run, World.alone(), said.append)
+    assert sum("masked out" in note for note in notes(said)) == 3
+    assert f"2 of {len(parts.valid)} samples are corrupt and are not scored" in notes(said)
+    assert results.scores.slices == len(parts.valid) - 2
 
 
 def test_a_run_that_diverges_says_what_to_change(folder):
@@ -196,10 +224,9 @@ def test_dropout_is_repeated_after_a_restart(folder):
     losses = []
     for _ in range(2):
         training = Training(run, World.alone(), silent)
-        training.resume()
         torch.manual_seed(len(losses))  # whatever the process has drawn before
         training.update(next(training.batches()))
-        losses.append(training.epoch_loss.item())
+        losses.append(training.epoch.totals()[0])
     assert losses[0] == losses[1]
     assert np.isfinite(losses[0])
 
@@ -215,7 +242,7 @@ def test_a_run_stops_early_scores_both_weights_and_stays_stopped(folder):
     loop.train(run, World.alone(), said.append)
     history = json.loads((folder / "runs/early/history.json").read_text())
     assert [row["epoch"] for row in history] == [1, 2, 3]
-    assert any("2 epochs without a better accuracy_multi" in event.get("text", "") for event in said)
+    assert any("2 epochs without a better accuracy_multi" in text for text in notes(said))
     for name in ("weighted_log_loss", "auc_any", "accuracy_multi"):
         assert {name, f"raw_{name}"} <= history[0].keys()
     report = (folder / "runs/early/report.html").read_text()
@@ -223,27 +250,31 @@ def test_a_run_stops_early_scores_both_weights_and_stays_stopped(folder):
     assert f"The raw weights of the same step: {history[0]['raw_weighted_log_loss']:.4f}" in report
     again = []
     loop.train(run, World.alone(), again.append)
-    assert not [event for event in again if event["kind"] == "epoch"]
+    assert not [event for event in again if isinstance(event, EpochDone)]
 
 
 def test_the_raw_scores_are_those_of_the_raw_weights(folder):
     training = Training(run_of(folder, name="raw"), World.alone(), silent)
-    training.resume()
     for batch in training.batches():
         training.update(batch)
         if training.epoch_ended() is not None:
             break
     training.validate(0)
     row = training.history[0]
-    assert row["raw_weighted_log_loss"] == training._scores(training._predict(training.network))["weighted_log_loss"]
-    assert row["weighted_log_loss"] == training._scores(training._predict(training.ema.module))["weighted_log_loss"]
+    validation = training.validation
+    for name, network in (
+        ("raw_weighted_log_loss", training.learner.network),
+        ("weighted_log_loss", training.learner.ema.module),
+    ):
+        scores = validation.scores(validation.predict(network, training.step))
+        assert row[name] == scores["weighted_log_loss"]
     assert row["raw_weighted_log_loss"] != row["weighted_log_loss"]
 
 
 def test_checkpoints_by_the_clock_fall_on_logged_steps(folder):
     run = run_of(folder, name="clock", checkpoint=CheckpointConfig(every_minutes=1e-6, keep=100))
     loop.train(run, World.alone(), silent)
-    steps = {record.step for record in loop.Checkpoints(Training(run, World.alone(), silent).store, 1).records()}
+    steps = {record.step for record in Checkpoints(Store.open(f"{run.output}/{run.name}"), 1).records()}
     assert {3, 6, 9} <= steps  # log_every 3, and each epoch's end
 
 
@@ -255,22 +286,20 @@ def test_a_score_that_is_not_defined_is_null_in_the_history(tmp_path):
 
 
 def test_pretrained_weights_are_not_asked_for_when_a_run_goes_on(folder, tmp_path):
-    donor = Training(run_of(folder, name="donor"), World.alone(), silent).network.state_dict()
+    donor = Training(run_of(folder, name="donor"), World.alone(), silent).learner.network.state_dict()
     torch.save(donor, tmp_path / "w.pt")
     run = run_of(folder, name="pretrained")
     run = replace(run, model=replace(run.model, weights=str(tmp_path / "w.pt")))
     training = Training(run, World.alone(), silent)
-    training.resume()
-    assert torch.equal(training.network.conv1[0].weight, donor["conv1.0.weight"])
-    assert torch.equal(training.ema.module.conv1[0].weight, donor["conv1.0.weight"])
+    assert torch.equal(training.learner.network.conv1[0].weight, donor["conv1.0.weight"])
+    assert torch.equal(training.learner.ema.module.conv1[0].weight, donor["conv1.0.weight"])
     training.update(next(training.batches()))
     training.save()
     training.checkpoints.wait()
     (tmp_path / "w.pt").unlink()
     again = Training(run, World.alone(), silent)
-    again.resume()
     assert again.step == 1
-    assert torch.equal(again.network.conv1[0].weight, training.network.conv1[0].weight)
+    assert torch.equal(again.learner.network.conv1[0].weight, training.learner.network.conv1[0].weight)
 
 
 def test_steps_without_an_update_are_counted_and_after_some_in_a_row_the_samples_are_named(folder):
@@ -278,32 +307,31 @@ def test_steps_without_an_update_are_counted_and_after_some_in_a_row_the_samples
     run = replace(run, optim=OptimConfig(lr=1e-5, max_nonfinite=2))
     said = []
     training = Training(run, World.alone(), said.append)
-    training.resume()
     batches = training.batches()
     first, second, third = (next(batches) for _ in range(3))
-    weights_before = [p.detach().clone() for p in training.network.parameters()]
+    weights_before = [p.detach().clone() for p in training.learner.network.parameters()]
     training.update(replace(first, images=first.images * float("inf")))
-    assert all(torch.equal(p, q) for p, q in zip(training.network.parameters(), weights_before, strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(training.learner.network.parameters(), weights_before, strict=True))
     training.update(second)
-    assert (training.skipped, training.nonfinite) == (1, 0)
-    assert training.epoch_weight.item() == len(second.rows)  # what was skipped does not dilute the mean loss
+    assert (training.divergence.skipped, training.divergence.nonfinite) == (1, 0)
+    assert training.epoch.totals()[1] == len(second.rows)  # what was skipped does not dilute the mean loss
     training.update(replace(third, images=third.images * float("inf")))
     keys = training.prepared.dataset.index.column("key").take(third.rows).to_pylist()
     with pytest.raises(DivergedError, match=f"2 steps in a row.*{keys[0]}"):
         training.update(replace(third, images=third.images * float("inf"), number=3))
-    assert any(keys[0] in event.get("text", "") for event in said)
+    assert any(keys[0] in text for text in notes(said))
 
 
 def test_a_run_with_a_test_fold_leaves_the_best_checkpoints_answers_on_it_and_shows_none(folder):
     run = run_of(folder, name="held")
     run = replace(run, data=replace(run.data, test_fold=1))
     told = []
-    conclusion = loop.train(run, World.alone(), told.append)
+    results = loop.train(run, World.alone(), told.append)
     split = prepare(run).split
     table = pq.read_table(folder / "runs/held/test_predictions.parquet")
     keys = DataSet.open(run.data.dataset).index.column("key").take(pa.array(split.test))
     assert table["key"].to_pylist() == keys.to_pylist()
-    assert conclusion.scores.slices == len(split.valid)
+    assert results.scores.slices == len(split.valid)
     trained = open_trained(str(folder / "runs/held"))
     again = run_over_split(trained.network, DataSet.open(run.data.dataset), split.test, run, World.alone(), silent)
     np.testing.assert_allclose(table["any"].to_numpy(), probability_of(again)[:, 0], atol=1e-6)

@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from hemodist.config.data import BatchConfig
+from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import alexnet
-from hemodist.config.run import BatchConfig, Run, ScalingConfig, TrackingConfig
+from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.plan.prepare import prepare
 from hemodist.training.found_lr import PLOT, RESULT, with_found_lr
@@ -155,7 +157,6 @@ def test_on_alexnet_the_found_rate_of_every_seed_is_within_a_factor_of_3_of_the_
         """The validation loss after two epochs, 32 steps."""
         attempt = replace(run, name=f"lr-{lr:g}-{seed}", seed=seed, optim=replace(run.optim, lr=lr, epochs=2))
         training = Training(attempt, World.alone(), silent)
-        training.resume()
         for batch in training.batches():
             training.update(batch)
         training.validate(1)

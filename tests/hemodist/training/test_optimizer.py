@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hemodist.config.run import OptimConfig
+from hemodist.config.training import OptimConfig
 from hemodist.training.optimizer import build, lr_at, warmup_steps
 
 

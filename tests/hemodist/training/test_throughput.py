@@ -7,7 +7,7 @@ import time
 import pytest
 
 from hemodist.config.recipes import demo
-from hemodist.config.run import ModelConfig
+from hemodist.config.training import ModelConfig
 from hemodist.models.flops import peak_flops, training_flops
 from hemodist.training.throughput import Throughput
 from hemodist.world import World

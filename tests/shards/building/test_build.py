@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from hemodist.dataset.manifest import LABELS, DataSet, read_manifest
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import read_manifest
 from hemodist.storage.store import Store
 from shards.building import build
 from shards.inspect.verify import verify

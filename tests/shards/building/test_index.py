@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hemodist.dataset.manifest import LABELS, DataSet
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.labels import LABELS
 from hemodist.plan.prepare import usable
 from hemodist.storage.store import Store
 from shards.building import build

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemodist.dataset.manifest import DataSet
+from hemodist.dataset.dataset import DataSet
 from shards.building import build
 from tests.support.builds import config, make
 

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hemodist.dataset.manifest import DataSet, DatasetError
-from hemodist.storage.store import PARTIAL_SUFFIX, Store
+from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.manifest import DatasetError
+from hemodist.storage.local_files import PARTIAL_SUFFIX
+from hemodist.storage.store import Store
 from shards.__main__ import main
 from shards.building import build, unfinished
 from shards.building.options import ShardConfig

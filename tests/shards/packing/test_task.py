@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hemodist.dataset.manifest import LABELS, UNKNOWN
-from hemodist.storage import store
+from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.storage import retries
 from hemodist.storage.store import Store, StoreError
 from shards.dicom.read import Slice, read_slice
 from shards.dicom.reasons import Reason, Rejected
@@ -134,7 +134,7 @@ def test_stems_are_keys_where_they_are_unique() -> None:
 
 
 def test_a_source_that_changes_under_the_sharder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(retries, "WAITS", (0.0, 0.0, 0.0))
     (tmp_path / "a.dcm").write_bytes(b"123")
     source = Store.open(tmp_path)
     assert task.read_source(source, File("a.dcm", 3)) == b"123"
@@ -145,7 +145,7 @@ def test_a_source_that_changes_under_the_sharder_is_an_error(tmp_path: Path, mon
 
 
 def test_a_passing_read_error_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(retries, "WAITS", (0.0, 0.0, 0.0))
     (tmp_path / "a.dcm").write_bytes(b"123")
     fails, read = [errno.EIO, errno.ESTALE], io.FileIO
 

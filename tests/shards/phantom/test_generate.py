@@ -14,7 +14,7 @@ import psutil
 import pydicom
 import pytest
 
-from hemodist.dataset.manifest import LABELS
+from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from shards.phantom.anatomy import SUBTYPES, draw_subject, masks_of, render
 from shards.phantom.generate import ROW_ORDER, generate, plan_of, truth_mask

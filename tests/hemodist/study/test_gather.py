@@ -8,15 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hemodist.config.run import DataConfig
-from hemodist.metrics import scores
+from hemodist.config.data import DataConfig
+from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.predictions import Predictions
+from hemodist.metrics.probabilities import probabilities
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
-from hemodist.study.results import gather, parameters
+from hemodist.study.gather import gather, parameters
 from hemodist.study.study import Study
-from hemodist.training.loop import HISTORY
+from hemodist.training.run_checkpoints import HISTORY
 from tests.support.dataset import make_dataset
 
 ROW = {"epoch": 1, "step": 3, "weighted_log_loss": 0.5, "auc_any": 0.7, "seconds": 10.0, "images_per_s": 40.0}
@@ -33,7 +34,7 @@ def answered(run, prepared, rows, logits, file=PREDICTIONS):
     """Leave what a finished run leaves, with the answers in any order."""
     store = Store.open(join(run.output, run.name))
     given = Predictions(rows, logits.astype(np.float32), np.zeros(len(rows)))
-    store.write(file, given.to_parquet(prepared.dataset, scores.probabilities(logits)))
+    store.write(file, given.to_parquet(prepared.dataset, probabilities(logits)))
     store.write(HISTORY, json.dumps([ROW, ROW | {"epoch": 2, "images_per_s": 60.0}]).encode())
 
 
@@ -58,10 +59,9 @@ def test_answers_are_matched_by_slice_and_only_common_ones_count(study):
         assert system.seconds == (20.0, 20.0)
         assert system.images_per_s == (50.0, 50.0)
         expected = [
-            scores.weighted_log_loss(scores.probabilities(logits[f"{system.name}-s{seed}"][common]), labels)
-            for seed in (3, 5)
+            weighted_log_loss(probabilities(logits[f"{system.name}-s{seed}"][common]), labels) for seed in (3, 5)
         ]
-        np.testing.assert_allclose(system.answers.value["weighted_log_loss"], expected)
+        np.testing.assert_allclose(system.resampled.value["weighted_log_loss"], expected)
 
 
 def test_without_classical_methods_none_is_fitted(study):
@@ -70,7 +70,7 @@ def test_without_classical_methods_none_is_fitted(study):
     answered(runs[0], prepared, prepared.split.valid, np.zeros((len(prepared.split.valid), 6)))
     systems, _ = gather(runs, prepared, classical=False, replicates=100)
     assert [system.name for system in systems] == ["constant prevalence", "resnet18"]
-    assert systems[1].answers.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
+    assert systems[1].resampled.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
 
 
 def test_parameters_are_those_of_the_network_that_is_trained(study):
@@ -86,4 +86,4 @@ def test_where_a_fold_is_held_out_systems_are_compared_on_it_alone(study):
     answered(runs[0], prepared, test, np.zeros((len(test), 6)), TEST_PREDICTIONS)
     systems, labels = gather(runs, prepared, classical=True, replicates=100)
     np.testing.assert_array_equal(labels, prepared.labels[test])
-    assert systems[-1].answers.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
+    assert systems[-1].resampled.value["weighted_log_loss"][0] == pytest.approx(np.log(2))

@@ -15,17 +15,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from hemodist.config.run import ModelConfig, Run
-from hemodist.dataset.manifest import LABELS
+from hemodist.config.run import Run
+from hemodist.config.training import ModelConfig
+from hemodist.dataset.labels import LABELS
 from hemodist.metrics.bootstrap import F64, resamples
-from hemodist.metrics.paired import answers
-from hemodist.models.network import build
+from hemodist.metrics.paired import resample_scores
+from hemodist.models.network import build_network
 from hemodist.plan.prepare import Prepared
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
-from hemodist.study import classical as methods
-from hemodist.study.findings import Kind, System
-from hemodist.training.loop import HISTORY
+from hemodist.study.classical import fit_methods, statistics
+from hemodist.study.system import Kind, System
+from hemodist.training.run_checkpoints import HISTORY
 
 _SEED_MARK = "-s"
 
@@ -67,8 +68,8 @@ def gather(
     predicted = {run.name: _predictions(Store.open(join(run.output, run.name)), file, keys) for run in runs}
     rows = scored[np.all([np.isfinite(values[:, 0]) for values in predicted.values()], axis=0)]
     if classical:
-        train = methods.statistics(dataset, prepared.split.train, runs[0].data)
-        asked = methods.statistics(dataset, rows, runs[0].data)
+        train = statistics(dataset, prepared.split.train, runs[0].data)
+        asked = statistics(dataset, rows, runs[0].data)
         rows = asked.rows
     chosen = np.searchsorted(scored, rows)
     labels = prepared.labels[rows]
@@ -76,17 +77,17 @@ def gather(
     counts = resamples(int(groups.max()) + 1, replicates, 0)
 
     def system(name: str, kind: Kind, probability: F64, **more: Any) -> System:
-        return System(name, kind, answers(name, probability, labels, groups, counts), **more)
+        return System(name, kind, resample_scores(name, probability, labels, groups, counts), **more)
 
     constant = np.broadcast_to(prepared.train_prevalence, (1, *labels.shape))
     found = [system("constant prevalence", "constant", constant, parameters=len(LABELS))]
     if classical:
         known = prepared.labels[train.rows], dataset.column("group")[train.rows]
-        for floor in methods.floors(train, *known, asked, seed=runs[0].seed):
-            seconds = train.seconds + floor.seconds
+        for method in fit_methods(train, *known, asked, seed=runs[0].seed):
+            seconds = train.seconds + method.seconds
             more = {"seconds": (seconds,), "images_per_s": (len(train.rows) / seconds,)}
-            probability = floor.probability[None]
-            found.append(system(floor.name, "classical", probability, parameters=floor.parameters, **more))
+            probability = method.probability[None]
+            found.append(system(method.name, "classical", probability, parameters=method.parameters, **more))
     for recipe in dict.fromkeys(map(recipe_of, runs)):
         mine = [run for run in runs if recipe_of(run) == recipe]
         histories = tuple(json.loads(Store.open(join(run.output, run.name)).read(HISTORY)) for run in mine)
@@ -113,7 +114,7 @@ def parameters(config: ModelConfig) -> int:
     11179590
     """
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build(replace(config, weights="none")).parameters())
+        return sum(parameter.numel() for parameter in build_network(replace(config, weights="none")).parameters())
 
 
 def _predictions(store: Store, file: str, keys: pa.Array) -> F64:

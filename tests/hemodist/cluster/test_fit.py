@@ -7,21 +7,22 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
 from hemodist.cluster import session
+from hemodist.cluster.fit import check_cpus, check_slots, uses_gpu, waiting_for_nodes
 from hemodist.cluster.session import ClusterInfo
-from hemodist.cluster.workers import check_cpus, check_room, uses_gpu, waits_for_nodes
-from hemodist.config.run import BatchConfig, DataConfig, Run, ScalingConfig, check
+from hemodist.config.data import BatchConfig, DataConfig
+from hemodist.config.operation import ScalingConfig
+from hemodist.config.run import Run, check
 from hemodist.errors import ConfigError
-from hemodist.launch import train
+from hemodist.launch import ranks
 
 
 def run_of(batch: BatchConfig, **scaling) -> Run:
     return Run(name="x", data=DataConfig(dataset="d"), batch=batch, scaling=ScalingConfig(**scaling))
 
 
-def test_a_range_of_workers_needs_room_for_the_fewest_only():
+def test_a_range_of_workers_needs_slots_for_the_fewest_only():
     scaling = ScalingConfig(workers=4, min_workers=2, cpus_per_worker=3)
     check_cpus(scaling, 6)
     assert uses_gpu(scaling, 2)
@@ -31,7 +32,7 @@ def test_a_range_of_workers_needs_room_for_the_fewest_only():
         uses_gpu(scaling, 1)
 
 
-def test_a_fixed_number_of_workers_needs_room_for_all():
+def test_a_fixed_number_of_workers_needs_slots_for_all():
     scaling = ScalingConfig(workers=4)
     with pytest.raises(ConfigError, match=r"scaling.workers 4 x .* = 4 CPUs, and there are 3"):
         check_cpus(scaling, 3)
@@ -94,51 +95,45 @@ def test_an_autoscaler_that_does_not_say_how_far_it_goes_is_not_a_cluster_that_s
 
 def test_a_run_waits_for_the_nodes_that_an_autoscaler_may_add():
     nothing = ClusterInfo(0, 0, joined=True, cpus_to_come=math.inf, gpus_to_come=math.inf)
-    assert check_room(replace(EIGHT, device="cuda"), nothing)
-    assert not check_room(replace(EIGHT, device="cpu"), nothing)
-    said = waits_for_nodes(replace(EIGHT, device="cuda"), nothing, gpu=True)
+    assert check_slots(replace(EIGHT, device="cuda"), nothing)
+    assert not check_slots(replace(EIGHT, device="cpu"), nothing)
+    said = waiting_for_nodes(replace(EIGHT, device="cuda"), nothing, gpu=True)
     assert "needs 80 CPUs and 8 GPUs" in said
     assert "has 0 and 0 so far; waiting until a node joins" in said
-    assert waits_for_nodes(EIGHT, ClusterInfo(80, 8, joined=True), gpu=True) == ""
+    assert waiting_for_nodes(EIGHT, ClusterInfo(80, 8, joined=True), gpu=True) == ""
     with pytest.raises(ConfigError, match=r"= 80 CPUs, and the cluster grows to 48"):
-        check_room(EIGHT, ClusterInfo(8, 0, joined=True, cpus_to_come=40))
+        check_slots(EIGHT, ClusterInfo(8, 0, joined=True, cpus_to_come=40))
     with pytest.raises(ConfigError, match=r"need 8 GPUs, one each, and the cluster grows to 4; use .* 4"):
-        check_room(EIGHT, ClusterInfo(80, 0, joined=True, gpus_to_come=4))
+        check_slots(EIGHT, ClusterInfo(80, 0, joined=True, gpus_to_come=4))
 
 
 def test_auto_never_takes_cpus_where_gpus_may_still_join():
     head_with_cpus = ClusterInfo(100, 0, joined=True)
-    assert not check_room(EIGHT, head_with_cpus)
-    assert check_room(EIGHT, replace(head_with_cpus, gpus_to_come=64))
+    assert not check_slots(EIGHT, head_with_cpus)
+    assert check_slots(EIGHT, replace(head_with_cpus, gpus_to_come=64))
     with pytest.raises(ConfigError, match=r"use --scaling.device cuda or --scaling.device cpu"):
-        check_room(EIGHT, replace(head_with_cpus, gpus_to_come=math.inf))
-
-
-def test_the_wait_for_workers_that_hang_reaches_rays_controller_on_any_cluster(monkeypatch):
-    name = "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"
-    monkeypatch.setenv(name, "7")
-    assert get_env_vars_to_propagate()[name] == "7"  # of the controller's runtime environment
+        check_slots(EIGHT, replace(head_with_cpus, gpus_to_come=math.inf))
 
 
 def test_nodes_that_kuberay_starts_again_have_a_while_to_join_and_no_others(monkeypatch, capsys):
     scaling = ScalingConfig(workers=8, device="cuda")
     one, all_of_them = ClusterInfo(8, 4, joined=True), ClusterInfo(16, 8, joined=True)
     clock = iter(range(0, 10_000, 50))
-    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
+    monkeypatch.setattr(ranks, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
     looks = iter([one, all_of_them])
-    monkeypatch.setattr(train, "look", lambda joined: next(looks))
+    monkeypatch.setattr(ranks, "look", lambda joined: next(looks))
     monkeypatch.delenv("KUBERAY_GEN_RAY_START_CMD", raising=False)
     with pytest.raises(ConfigError, match="need 8 GPUs"):
-        train.room(scaling, one)
+        ranks.wait_for_slots(scaling, one)
     monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head")
-    assert train.room(scaling, one) == (all_of_them, True)
+    assert ranks.wait_for_slots(scaling, one) == (all_of_them, True)
     assert capsys.readouterr().out.count("there are 4; use") == 1
-    monkeypatch.setattr(train, "look", lambda joined: one)
+    monkeypatch.setattr(ranks, "look", lambda joined: one)
     with pytest.raises(ConfigError, match="need 8 GPUs"):  # not for ever
-        train.room(scaling, one)
+        ranks.wait_for_slots(scaling, one)
     nothing = ClusterInfo(0, 0, joined=True, cpus_to_come=math.inf, gpus_to_come=math.inf)
-    monkeypatch.setattr(train, "look", lambda joined: all_of_them)
-    assert train.room(replace(scaling, device="auto"), nothing) == (all_of_them, True)
+    monkeypatch.setattr(ranks, "look", lambda joined: all_of_them)
+    assert ranks.wait_for_slots(replace(scaling, device="auto"), nothing) == (all_of_them, True)
     monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", "ray start --head --no-monitor")
     with pytest.raises(ConfigError, match="grows to 4"):  # an autoscaler has said how far it goes
-        train.room(scaling, replace(one, gpus=0, gpus_to_come=4))
+        ranks.wait_for_slots(scaling, replace(one, gpus=0, gpus_to_come=4))

@@ -1,0 +1,110 @@
+"""What every worker runs: the rank finds its place among the others, and then runs the function that it was given."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+
+from hemodist.cluster.mailbox import Posted
+from hemodist.cluster.prometheus import Observed
+from hemodist.errors import UserError
+from hemodist.events import AttemptStarted, Event, Failed, Tell
+from hemodist.world import LeavingError, World
+
+RankFunction = Callable[[Any, World, Tell], Any]
+"""What every rank runs: (argument, world, tell) -> result; defined in the library, so that workers can import it."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the ranks return when they have left before the end; the driver then starts them again.
+
+    Attributes:
+        step: the last one, which is saved.
+        reason: why they have left.
+    """
+
+    step: int
+    reason: str
+
+
+def run_rank(config: dict[str, Any]) -> Any:
+    """The train function that Ray Train calls on every worker, or in this process.
+
+    Args:
+        config: `function` and its `argument`; `gpu`, whether to compute on one; `tell`, told what happens; `claimed`,
+            the folder that the driver owns.
+
+    Returns:
+        What the function returns; `Left` where the ranks were asked to leave; None where the driver has given up.
+
+    Raises:
+        Exception: whatever the function raises, with the traceback as a note.
+    """
+    context = ray.train.get_context()
+    grouped = dist.is_available() and dist.is_initialized()
+    tell = config["tell"]
+    if grouped:
+        if tell.is_closed():
+            return None
+        if context.get_world_rank() == 0:  # first of all, so that every failure is one of an attempt
+            tell(AttemptStarted(context.get_world_size()))
+    device = torch.device("cuda", torch.cuda.current_device()) if config["gpu"] else torch.device("cpu")
+    notice = LeavingNotice(tell, is_rank_0=context.get_world_rank() == 0) if grouped else None
+    world = World(
+        rank=context.get_world_rank() if grouped else 0,
+        size=context.get_world_size() if grouped else 1,
+        device=device,
+        must_leave=notice,
+        check_owner=config["claimed"].check,
+    )
+    # cuBLAS asks for this in deterministic mode, before its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        if grouped:
+            config["claimed"].check_all_see_it(world)
+        heard: Tell = tell if world.is_rank_0 else _tell_nobody
+        if ray.is_initialized():  # Prometheus hears every rank
+            heard = Observed(heard, context.get_experiment_name(), world.rank)
+        return config["function"](config["argument"], world, heard)
+    except LeavingError as leaving:
+        return Left(leaving.step, notice.reason if notice else "")
+    except UserError as error:
+        if grouped and not error.transient:  # the same would happen again
+            tell(Failed(error))
+        raise
+    except Exception as error:  # raised again, as it is
+        error.add_note(traceback.format_exc())  # a note survives the way to the driver
+        raise
+
+
+class LeavingNotice:
+    """Answers whether the ranks must save and leave, and keeps why; rank 0's answer counts.
+
+    They must where a node is about to be taken away, or the driver asks for it.
+    """
+
+    def __init__(self, tell: Posted, *, is_rank_0: bool) -> None:
+        """Nothing is known yet."""
+        self._tell, self._is_rank_0 = tell, is_rank_0
+        self.reason = ""
+
+    def __call__(self) -> bool:
+        """Whether to leave; a barrier, so every rank calls it equally often."""
+        if ray.train.get_preemption_info() is not None:
+            self.reason = "a node is about to be taken away"
+        elif self._is_rank_0 and self._tell.must_leave():
+            self.reason = "slots for more workers are free"
+        return bool(self.reason)
+
+
+def _tell_nobody(event: Event) -> None:
+    """The `tell` of every rank but rank 0: the driver needs to hear each event once."""

@@ -1,0 +1,98 @@
+"""What is trained: the network, optimizer and schedule, and which epoch is the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from hemodist.config.fields import MANY, DecidesBestLr, DecidesResult, Range
+from hemodist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: Annotated[str, DecidesResult(), DecidesBestLr()] = "resnet18"
+    """A classification network of torchvision."""
+
+    activation: Annotated[Literal["relu", "silu"], DecidesResult(), DecidesBestLr()] = "relu"
+    """Keep torchvision's ReLU, or replace every one by SiLU."""
+
+    weights: Annotated[str, DecidesBestLr()] = "none"
+    """What training starts from: `none`, downloaded weights, or the path of a local state_dict.
+    Downloaded are `imagenet` (torchvision's newest) and names of torchvision's enum such as IMAGENET1K_V1."""
+
+    image_size: Annotated[int, Range(32, 2048), DecidesResult(), DecidesBestLr()] = 256
+    """Side of the network's input in pixels."""
+
+    channels: Annotated[Literal[1, 3], DecidesResult(), DecidesBestLr()] = 3
+    """3 for all three windows, 1 for the first window only."""
+
+    sync_batch_norm: Annotated[bool, DecidesResult()] = False
+    """Batch statistics over all ranks."""
+
+    ema_decay: Annotated[float, Range(0, 0.999999), DecidesResult()] = 0.0
+    """Decay a step of the moving average (EMA) of the weights; 0 for none."""
+
+    compile: bool = False
+    """Use torch.compile."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and schedule."""
+
+    name: Annotated[Literal["adamw", "sgd"], DecidesResult(), DecidesBestLr()] = "adamw"
+    """AdamW or SGD."""
+
+    lr: Annotated[float | Literal["found"], Range(1e-12, 100), DecidesResult()] = 1e-3
+    """The peak learning rate, reached after `warmup_steps`.
+    `found` takes what `jobs/find_lr.py` has found for this run."""
+
+    weight_decay: Annotated[float, Range(0, 10), DecidesResult(), DecidesBestLr()] = 0.01
+    """Decoupled for AdamW; not applied to biases and normalisation."""
+
+    momentum: Annotated[float, Range(0, 0.9999), DecidesResult(), DecidesBestLr()] = 0.9
+    """Of SGD, or AdamW's beta1."""
+
+    schedule: Annotated[Literal["one_cycle", "cosine", "constant"], DecidesResult()] = "one_cycle"
+    """Shape of the learning rate after warm-up."""
+
+    warmup_steps: Annotated[int | None, Range(0, MANY), DecidesResult()] = None
+    """Steps of the linear warm-up (cosine for one_cycle) to `lr`.
+    None for a tenth of all steps (one_cycle: a quarter, as fast.ai does)."""
+
+    final_lr_fraction: Annotated[float, Range(0, 1), DecidesResult()] = 0.001
+    """Learning rate at the last step, as a share of `lr`."""
+
+    clip_norm: Annotated[float, Range(0, 1e6), DecidesResult(), DecidesBestLr()] = 0.0
+    """Largest gradient norm; 0 for no clipping."""
+
+    epochs: Annotated[int, Range(1, 100_000), DecidesResult()] = 4
+    """Passes over the training split."""
+
+    max_nonfinite: Annotated[int, Range(1, MANY), DecidesResult()] = 5
+    """Steps in a row with a non-finite loss after which the run stops."""
+
+    @property
+    def peak(self) -> float:
+        """`lr` as a number.
+
+        Raises:
+            ConfigError: it still is `found`.
+        """
+        if self.lr == "found":
+            raise ConfigError("optim.lr found was not looked up; run `python jobs/find_lr.py` first, or give a number")
+        return self.lr
+
+
+@dataclass(frozen=True)
+class StopConfig:
+    """Which epoch is the best, and when the run ends before its last one."""
+
+    score: Annotated[Literal["weighted_log_loss", "auc_any", "accuracy_multi"], DecidesResult()] = "weighted_log_loss"
+    """What decides, on the validation split; of the averaged weights where there are any."""
+
+    patience: Annotated[int, Range(0, MANY), DecidesResult()] = 0
+    """Epochs in a row without a better score after which the run ends; 0 for never."""

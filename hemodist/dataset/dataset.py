@@ -1,0 +1,75 @@
+"""An opened data set: the manifest and the index of finished shards, checked against each other."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.index import INDEX_SCHEMA, labels_of
+from hemodist.dataset.manifest import INDEX, DatasetError, Manifest, read_manifest
+from hemodist.storage.store import Store, StoreError
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An opened data set: where it is, its manifest, and its index.
+
+    Attributes:
+        store: the data set's root.
+        manifest: the content of `manifest.json`.
+        index: a row a sample, of `INDEX_SCHEMA`, in shard order.
+    """
+
+    store: Store
+    manifest: Manifest
+    index: pa.Table
+
+    @classmethod
+    def open(cls, uri: str) -> DataSet:
+        """Open a finished data set and check its index against the manifest.
+
+        Raises:
+            DatasetError: there is none, it is unfinished, or the index is damaged.
+        """
+        store = Store.open(uri)
+        manifest = read_manifest(store)
+        try:
+            content = store.read(INDEX)
+        except StoreError as error:
+            raise DatasetError(f"{store.uri} has no readable {INDEX}: {error}") from error
+        if sha256(content) != manifest.index_sha256:
+            raise DatasetError(f"{store.uri}/{INDEX} does not match its digest; run `python -m shards verify {uri}`")
+        dataset = cls(store, manifest, pq.read_table(io.BytesIO(content)).cast(INDEX_SCHEMA))
+        dataset._check_places()
+        return dataset
+
+    def _check_places(self) -> None:
+        """Check that every sample lies in a shard: the digest does not tell who wrote index and manifest."""
+        shard, offset, size = (self.column(name).astype(np.int64) for name in ("shard", "offset", "size"))
+        lengths = np.array([info.bytes for info in self.manifest.shards] or [0], np.int64)
+        known = (shard >= 0) & (shard < len(self.manifest.shards))
+        # In this order, so that no sum can overflow.
+        room = lengths[np.where(known, shard, 0)] - offset
+        outside = ~(known & (offset >= 0) & (size > 0) & (size <= room))
+        if outside.any():
+            key = self.index.column("key")[int(outside.argmax())]
+            raise DatasetError(
+                f"{self.store.uri}/{INDEX} puts {int(outside.sum())} samples outside their shards, {key} the first; "
+                f"run `python -m shards verify {self.store.uri}`"
+            )
+
+    def labels(self) -> npt.NDArray[np.int8]:
+        """Labels, int8 [samples, 6], values 0, 1 and `UNKNOWN`."""
+        return labels_of(self.index)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A column of the index without nulls, as an array of its own dtype [samples]."""
+        array: npt.NDArray[Any] = self.index.column(name).to_numpy()
+        return array

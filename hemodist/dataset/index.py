@@ -1,0 +1,44 @@
+"""The columns of `index.parquet` and `rejected.parquet`, and the labels of an index as an array."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hemodist.dataset.labels import LABELS, UNKNOWN
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # the sample's name in its tar
+        pa.field("shard", pa.int32(), nullable=False),  # number of the tar
+        pa.field("offset", pa.int64(), nullable=False),  # of the image's first byte in the tar
+        pa.field("size", pa.int32(), nullable=False),  # of the encoded image, in bytes
+        pa.field("crc32", pa.uint32(), nullable=False),  # of the encoded image (zlib)
+        *[pa.field(label, pa.int8()) for label in LABELS],  # 0, 1 or null
+        pa.field("patient", pa.string()),  # keyed pseudonyms; null where the file has none
+        pa.field("study", pa.string()),
+        pa.field("series", pa.string()),
+        pa.field("position", pa.float32()),  # mm along the slice normal; null where unknown
+        pa.field("group", pa.int32(), nullable=False),  # what no split divides
+        pa.field("brain_fraction", pa.float32(), nullable=False),  # share of pixels in 0 to 80 HU
+        pa.field("pixel_digest", pa.binary(16), nullable=False),  # of the repaired HU image, before cropping and resampling
+        pa.field("duplicate", pa.bool_(), nullable=False),  # a second copy of a slice: stored, never used
+    ]
+)
+"""A row a sample, in shard order."""
+
+REJECTED_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),  # of the source file, relative to the source
+        pa.field("reason", pa.string(), nullable=False),  # a code of `shards.dicom.reasons.Reason`
+        pa.field("detail", pa.string(), nullable=False),  # the numbers
+    ]
+)
+"""A row a source file that could not be used, sorted by path."""
+
+
+def labels_of(table: pa.Table) -> npt.NDArray[np.int8]:
+    """The label columns of a table, int8 [rows, 6]; null becomes `UNKNOWN`."""
+    columns = [table.column(label).fill_null(UNKNOWN).to_numpy() for label in LABELS]
+    return np.stack(columns, axis=1).astype(np.int8)

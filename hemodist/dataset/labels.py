@@ -1,0 +1,13 @@
+"""The six labels, their order, and what they weigh."""
+
+from __future__ import annotations
+
+LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
+"""The six labels of RSNA 2019, in the order of every array and table here."""
+
+UNKNOWN = -1
+"""An unknown label in int8 arrays; null in parquet, `null` in JSON. Never zero."""
+
+LOSS_WEIGHTS = (2.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+"""Weight of each label in the training loss and the log loss: `any` counts twice (RSNA Intracranial Hemorrhage
+Detection 2019, evaluation page)."""

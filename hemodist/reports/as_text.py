@@ -1,0 +1,52 @@
+"""Numbers as a person reads them, in tables, sentences and pages."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hemodist.metrics.bootstrap import Estimate
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Fixed digits, or significant ones for what they would round away; "-" for what is not defined."""
+    x = as_float(value)
+    if not math.isfinite(x):
+        return "-"
+    return f"{x:.{digits}f}" if x == 0 or abs(x) >= 10.0 ** (1 - digits) else f"{x:.{max(2, digits - 2)}g}"
+
+
+def as_float(value: Any) -> float:
+    """The number, or nan for None, which JSON has instead."""
+    return math.nan if value is None else float(value)
+
+
+def interval_text(estimate: Estimate) -> str:
+    """The two ends; "-" where there is no interval."""
+    return f"{number(estimate.low)} to {number(estimate.high)}" if math.isfinite(estimate.low) else "-"
+
+
+def percent(value: Any) -> str:
+    """A share in percent; "-" for what is not defined."""
+    x = as_float(value)
+    return f"{100 * x:.1f} %" if math.isfinite(x) else "-"
+
+
+def percent_interval(estimate: Estimate) -> str:
+    """The interval of a share in percent, in brackets; empty where there is none."""
+    if not math.isfinite(estimate.low):
+        return ""
+    return f" (95 % interval over patients {100 * estimate.low:.0f} to {100 * estimate.high:.0f} %)"
+
+
+def threshold(value: float) -> str:
+    """Digits enough to be applied, also beside 1; "-" where nothing is called."""
+    return f"{value:.9g}" if math.isfinite(value) else "-"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as mm:ss, from an hour on as h:mm:ss."""
+    if not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:02d}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

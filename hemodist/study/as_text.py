@@ -1,0 +1,27 @@
+"""Times and differences as a person reads them."""
+
+from __future__ import annotations
+
+import math
+
+from hemodist.metrics.paired import Difference
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss.
+
+    >>> duration(75.4), duration(3725), duration(0.31)
+    ('1:15', '1:02:05', '0.3 s')
+    """
+    if not math.isfinite(seconds):
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def difference_text(one: Difference) -> str:
+    """A difference as text: value, interval, and p where there is a test."""
+    p = "" if math.isnan(one.p) else f"; p = {one.p:.2g}"
+    return f"{one.value:+.4f} (95 % interval {one.low:+.4f} to {one.high:+.4f}{p})"

@@ -1,0 +1,133 @@
+"""What learns on one rank: the network, its optimizer and its moving average, and what one step does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from hemodist.config.run import Run
+from hemodist.errors import ConfigError
+from hemodist.loading.dali_pipeline import Batch
+from hemodist.models.network import build_network, has_dropout, load_pretrained, make_deterministic
+from hemodist.plan.philox import Purpose, words
+from hemodist.training import optimizer
+from hemodist.training.ema import EMA
+from hemodist.training.gradient import backward, clip, distributed
+from hemodist.world import World
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step has found.
+
+    Attributes:
+        loss_sum: of this rank's samples; float32 scalar on its device.
+        gradient_norm: of the mean gradient over the global batch, before clipping; scalar on the device, the same on
+            every rank.
+        made: whether the weights were changed; they are not where the gradient is not finite.
+    """
+
+    loss_sum: torch.Tensor
+    gradient_norm: torch.Tensor
+    made: bool
+
+
+class Learner:
+    """The network and what moves its weights.
+
+    Attributes:
+        network: the bare network, whose weights a checkpoint holds.
+        wrapped: the network as a step calls it: compiled where the run says so, with gradients averaged over the ranks.
+        optimizer: of the network's parameters.
+        ema: the exponential moving average of the network; None where the run has none.
+    """
+
+    def __init__(self, network: nn.Module, run: Run, world: World, saved: Mapping[str, Any] | None) -> None:
+        """Take the weights of a checkpoint, or the pretrained ones, and give every rank the same.
+
+        Args:
+            network: as `seeded_network` gave it.
+            run: the configuration.
+            world: the ranks, which call this together.
+            saved: the checkpoint to go on from, the same on every rank; None for a new run.
+
+        Raises:
+            ConfigError: the pretrained weights cannot be had, or do not fit.
+        """
+        self._run, self._world = run, world
+        self.network = network
+        self.optimizer = optimizer.build(network, run.optim)
+        self._draws = has_dropout(network)
+        if saved is not None:
+            network.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        elif world.is_rank_0:
+            load_pretrained(network, run.model)
+        module: nn.Module = torch.compile(network) if run.model.compile else network  # type: ignore[assignment]
+        self.wrapped = distributed(module, world)  # which gives all ranks rank 0's weights
+        self.ema = EMA(network, run.model.ema_decay) if run.model.ema_decay else None
+        if self.ema is not None and saved is not None:
+            self.ema.load_state_dict(saved["ema"])
+
+    @property
+    def validated(self) -> nn.Module:
+        """The network that is validated and later used: the average where there is one, else the network itself."""
+        return self.network if self.ema is None else self.ema.module
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def step(self, batch: Batch, lr: float) -> Update:
+        """Make one optimizer step on the mean gradient over the global batch, unless that is not finite.
+
+        Args:
+            batch: this rank's share.
+            lr: the learning rate.
+        """
+        if self._draws:  # keyed by seed, step and rank, so that a restart repeats it
+            torch.manual_seed(int(words(self._run.seed, Purpose.NETWORK, batch.number, self._world.rank)[0, 0]))
+        optimizer.set_lr(self.optimizer, lr)
+        self.wrapped.train()
+        loss_sum = backward(self.wrapped, batch, self._run, self._world, self.optimizer)
+        norm = clip(self.network, self._run.optim.clip_norm)
+        # The gradient is already averaged over the ranks, so they all see the same norm and decide alike.
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimizer.step()
+            if self.ema is not None:
+                self.ema.follow(self.network, batch.number)
+        return Update(loss_sum, norm, finite)
+
+    def state(self) -> dict[str, Any]:
+        """The part of a checkpoint that holds tensors."""
+        return {
+            "model": self.network.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scored": self.validated.state_dict(),
+        }
+
+
+def seeded_network(run: Run, world: World) -> nn.Module:
+    """The run's network on this rank's device, with random weights from the run's seed, the same on every rank.
+
+    Raises:
+        ConfigError: batch norm cannot be synchronised on CPUs, or see `models.network.build_network`.
+    """
+    torch.manual_seed(run.seed)
+    torch.use_deterministic_algorithms(run.scaling.deterministic)
+    network = build_network(replace(run.model, weights="none")).to(world.device)
+    if run.scaling.deterministic and world.device.type == "cuda":
+        make_deterministic(network)
+    if run.model.sync_batch_norm and world.size > 1:
+        if world.device.type == "cpu":
+            raise ConfigError("model.sync_batch_norm works on GPUs only; leave it out on CPUs, or use one worker")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return network
