@@ -22,7 +22,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("position", pa.float32()),  # mm along the slice normal; null where unknown
         pa.field("group", pa.int32(), nullable=False),  # what no split divides
         pa.field("brain_fraction", pa.float32(), nullable=False),  # share of pixels in 0 to 80 HU
-        pa.field("pixel_digest", pa.binary(16), nullable=False),  # of the HU image before cleaning
+        pa.field("pixel_digest", pa.binary(16), nullable=False),  # of the HU image before cropping and resampling
         pa.field("duplicate", pa.bool_(), nullable=False),  # a second copy of a slice: stored, never used
     ]
 )
@@ -31,7 +31,7 @@ INDEX_SCHEMA = pa.schema(
 REJECTED_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),  # of the source file, relative to the source
-        pa.field("reason", pa.string(), nullable=False),  # a code of `shards.dicom.read.Reason`
+        pa.field("reason", pa.string(), nullable=False),  # a code of `shards.dicom.reasons.Reason`
         pa.field("detail", pa.string(), nullable=False),  # the numbers
     ]
 )
