@@ -18,7 +18,7 @@ MOST_LINES = 300
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: f"{room.parent.name}-{room.name}")
 def test_the_readme_of_a_room_names_its_modules_and_no_others(room: Path) -> None:
     text = (room / "README.md").read_text()
-    named = set(re.findall(r"^- `(\w+)/?`", text, re.MULTILINE))
+    named = set(re.findall(r"^- `(\w+)/?`:", text, re.MULTILINE))
     there = {path.stem for path in room.glob("*.py")} - {"__init__"}
     there |= {path.parent.name for path in room.glob("*/__init__.py")}
     assert named == there
