@@ -165,7 +165,7 @@ class TrainingLoader:
         return loader
 
     def state(self, step: int) -> dict[str, Any]:
-        """All that is needed to go on at global step `step`, on any number of ranks; plain values that JSON can hold."""
+        """All that is needed to go on at global step `step`, on any number of ranks; JSON can hold it."""
         parts = {name: dataclasses.asdict(getattr(self._run, name)) for name in ("batch", "augment", "mix")}
         flat = {f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}
         flat = {name: value for name, value in flat.items() if name not in FREE}
