@@ -95,7 +95,7 @@ def wait_until(true, seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-def test_a_copy_has_the_sources_bytes_and_is_fetched_once(dataset, folder, tmp_path):
+def test_a_cached_shard_has_the_sources_bytes_and_is_fetched_once(dataset, folder, tmp_path):
     cache = ShardCache(dataset, str(tmp_path / "c"))
     for _ in range(3):
         with cache.open(5) as file:
@@ -125,7 +125,7 @@ def test_what_the_plan_needs_last_is_deleted_first_and_the_bound_holds(dataset, 
     assert taken(tmp_path) <= size(dataset, 0, 1, 2, 3)
 
 
-def test_a_shard_in_use_is_never_deleted_and_its_release_makes_room(dataset, tmp_path, monkeypatch):
+def test_a_shard_in_use_is_never_deleted_and_its_release_frees_its_bytes(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.3)
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0, 1))
     first, second = cache.open(0), cache.open(1)
@@ -142,12 +142,12 @@ def test_a_shard_in_use_by_another_process_is_kept_until_that_process_is_killed(
     monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.3)
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0))
     cache.open(0).close()
-    (copy,) = tmp_path.glob("copies/*/000000.copy")
+    (cached,) = tmp_path.glob("copies/*/000000.copy")
     code = (
         "import fcntl, sys, time; file = open(sys.argv[1], 'rb'); fcntl.flock(file, fcntl.LOCK_SH); "
         "print('held', flush=True); time.sleep(99)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(copy)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", code, str(cached)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(CacheError, match="no room"):
@@ -169,7 +169,9 @@ def test_a_reader_keeps_its_shard_until_it_is_closed(dataset, tmp_path, monkeypa
     cache.open(1).close()
 
 
-def test_copies_are_deleted_where_only_a_file_open_for_writing_can_be_locked_alone(dataset, tmp_path, monkeypatch):
+def test_cached_shards_are_deleted_where_only_a_file_open_for_writing_can_be_locked_alone(
+    dataset, tmp_path, monkeypatch
+):
     """As NFS version 4 has it."""
     flock = fcntl.flock
 
@@ -211,7 +213,7 @@ def test_a_manifest_that_gives_a_shard_another_length_than_its_digest_is_an_erro
         ShardCache(lying, str(tmp_path)).open(3)
 
 
-def test_copies_of_other_data_sets_make_room_first(dataset, tmp_path):
+def test_cached_shards_of_other_data_sets_are_deleted_first(dataset, tmp_path):
     other = far(make_dataset(tmp_path / "other", samples=8, per_shard=8, seed=9), tmp_path / "other_log")
     ShardCache(other, str(tmp_path)).open(0).close()
     cache = ShardCache(dataset, str(tmp_path), limit=size(dataset, 0, 1))
@@ -221,7 +223,7 @@ def test_copies_of_other_data_sets_make_room_first(dataset, tmp_path):
 
 
 def test_a_source_below_the_cache_folder_is_never_deleted(dataset, folder, tmp_path):
-    # A careless user keeps data sets where the copies go.
+    # A careless user keeps data sets where the cache files go.
     for place in (tmp_path / "copies" / "mine", tmp_path / "copies" / dataset.manifest.digest[:32] / "shards"):
         place.mkdir(parents=True)
         (place / "000000.tar").write_bytes(bytes(1000))
@@ -265,24 +267,24 @@ def test_a_shard_that_fails_its_digest_is_fetched_again_and_then_named(dataset, 
     assert held(tmp_path) == [3]
 
 
-def test_a_copy_that_changes_on_the_disk_is_fetched_again(dataset, tmp_path):
+def test_a_cached_shard_that_changes_on_the_disk_is_fetched_again(dataset, tmp_path):
     reader = Reader(dataset, ShardCache(dataset, str(tmp_path)))
     expected = reader.read(10).tobytes()
-    (copy,) = tmp_path.glob("copies/*/000001.copy")
-    content = bytearray(copy.read_bytes())
+    (cached,) = tmp_path.glob("copies/*/000001.copy")
+    content = bytearray(cached.read_bytes())
     for row in range(8, 16):
         content[int(dataset.column("offset")[row])] ^= 0x10
-    copy.write_bytes(content)
+    cached.write_bytes(content)
     assert reader.read(10).tobytes() == expected
     assert reader.corrupt == set()
     assert dataset.store.counts()["shards/000001.tar"] == 2
 
 
-def test_a_copy_cut_short_by_a_power_cut_is_fetched_again(dataset, tmp_path):
+def test_a_cached_shard_cut_short_by_a_power_cut_is_fetched_again(dataset, tmp_path):
     cache = ShardCache(dataset, str(tmp_path))
     cache.open(2).close()
-    (copy,) = tmp_path.glob("copies/*/*.copy")
-    os.truncate(copy, 100)
+    (cached,) = tmp_path.glob("copies/*/*.copy")
+    os.truncate(cached, 100)
     with cache.open(2) as file:
         assert len(file.read()) == size(dataset, 2)
 
@@ -302,7 +304,7 @@ def test_what_killed_processes_left_is_swept_and_what_others_write_is_not(datase
     assert held(tmp_path) == [0, 1]
 
 
-def test_a_full_disk_makes_room_or_says_so(dataset, tmp_path, monkeypatch):
+def test_on_a_full_disk_others_are_deleted_or_it_is_said(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_files, "WAIT_FOR_FREE_BYTES", 0.1)
     disk = size(dataset, 0, 1)
 
