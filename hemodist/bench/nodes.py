@@ -37,7 +37,7 @@ class NodeCost:
     Attributes:
         nodes: how many there are.
         shards: of the data set.
-        room: copies that the node's folder may hold.
+        capacity: copies that the node's folder may hold.
         needed: different shards that the node reads a sample of.
         fetched: whole shards that it reads from the store in all epochs.
         kept: copies at the end.
@@ -45,7 +45,7 @@ class NodeCost:
 
     nodes: int
     shards: int
-    room: int
+    capacity: int
     needed: int
     fetched: int
     kept: int
@@ -73,19 +73,19 @@ def plan_of(samples: int, batch: int = BATCH) -> Plan:
     return Plan(rows, (rows // PER_SHARD).astype(np.int32), 0, batch, mix_group=8, block_shards=16)
 
 
-def node_cost(nodes: int, samples: int, room: float, folder: Path, *, rank: int = 0) -> NodeCost:
+def node_cost(nodes: int, samples: int, capacity: float, folder: Path, *, rank: int = 0) -> NodeCost:
     """Take one of some nodes through `EPOCHS` epochs as the loader's reader would: follow the plan, open what is read.
 
     Args:
         nodes: number of nodes, each with one worker that reads `BATCH` samples a step.
         samples: of the data set.
-        room: share of the data set's shards that the node's folder may hold, 0 to 1.
+        capacity: share of the data set's shards that the node's folder may hold, 0 to 1.
         folder: for the copies; empty.
         rank: the node that is looked at.
     """
     shards = -(-samples // PER_SHARD)
     store = _StandIns("bench://stand-ins", str(folder), pafs.SubTreeFileSystem("/", pafs.LocalFileSystem()))
-    copies = math.ceil(room * shards)
+    copies = math.ceil(capacity * shards)
     dataset = DataSet(store, _manifest(shards), INDEX_SCHEMA.empty_table())
     cache = ShardCache(dataset, str(folder), limit=copies * _BYTES)
     plan = plan_of(samples, BATCH * nodes)

@@ -24,7 +24,7 @@ SAMPLES = 752_803
 
 WORKERS = (1, 2, 4, 8, 16)
 
-ROOMS = (1.0, 0.25)
+CAPACITIES = (1.0, 0.25)
 """Share of the data set's shards that a node's folder for copies has room for."""
 
 
@@ -179,7 +179,10 @@ def node_scaling(work: Path, samples: int = SAMPLES) -> dict[int, dict[float, No
         samples: of the data set.
     """
     return {
-        world: {room: node_cost(world, samples, room, work / f"node-{world}-{room:g}") for room in ROOMS}
+        world: {
+            capacity: node_cost(world, samples, capacity, work / f"node-{world}-{capacity:g}")
+            for capacity in CAPACITIES
+        }
         for world in WORKERS
     }
 
@@ -196,7 +199,7 @@ def plot(
     Args:
         plans: by workers.
         caches: by workers on one node.
-        nodes: by nodes and room.
+        nodes: by nodes and capacity.
         gigabytes: of a shard.
         path: of the PNG.
     """
@@ -209,11 +212,11 @@ def plot(
     middle.plot(
         list(caches), [cost.fetches / cost.shards for cost in caches.values()], "o-", label="one node, one epoch"
     )
-    for room in ROOMS:
-        fetches = [by_room[room].fetches for by_room in nodes.values()]
-        middle.plot(list(nodes), fetches, "o--", label=f"a node each, two epochs, room for {room:.0%}")
-        total = [by_room[room].fetched * gigabytes * world for world, by_room in nodes.items()]
-        right.plot(list(nodes), total, "o--", label=f"room for {room:.0%}")
+    for capacity in CAPACITIES:
+        fetches = [by_capacity[capacity].fetches for by_capacity in nodes.values()]
+        middle.plot(list(nodes), fetches, "o--", label=f"a node each, two epochs, room for {capacity:.0%}")
+        total = [by_capacity[capacity].fetched * gigabytes * world for world, by_capacity in nodes.items()]
+        right.plot(list(nodes), total, "o--", label=f"room for {capacity:.0%}")
     middle.set(title="shard cache", xlabel="workers, or nodes of one worker", ylabel="fetches a shard and node")
     right.set(title="read from the store in two epochs", xlabel="nodes", ylabel="GB by all nodes")
     for axes in (left, middle, right):

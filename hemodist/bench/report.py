@@ -96,15 +96,15 @@ def bench_plan(dataset: Path, work: Path, *, quick: bool) -> Outcome:
         ]
         for world, plan in plans.items()
     ]
-    rooms = [f"room for {room:.0%}" for room in planning.ROOMS]
+    capacities = [f"room for {capacity:.0%}" for capacity in planning.CAPACITIES]
     columns = [
         "workers or nodes",
         "plan: start, s",
         "MiB",
         "ms a step",
         "one node: fetches a shard",
-        *(f"a node each: fetches a shard, {room}" for room in rooms),
-        *(f"GB a node, {room}" for room in rooms),
+        *(f"a node each: fetches a shard, {capacity}" for capacity in capacities),
+        *(f"GB a node, {capacity}" for capacity in capacities),
     ]
     found = {
         "start": (cost.start_seconds, "s", 1.0),
@@ -127,7 +127,8 @@ def bench_plan(dataset: Path, work: Path, *, quick: bool) -> Outcome:
         "workers": {world: asdict(value) for world, value in plans.items()},
         "one node": {world: asdict(value) for world, value in caches.items()},
         "a node each": {
-            world: {room: asdict(value) for room, value in by_room.items()} for world, by_room in nodes.items()
+            world: {capacity: asdict(value) for capacity, value in by_capacity.items()}
+            for world, by_capacity in nodes.items()
         },
     }
     return Outcome(

@@ -16,14 +16,14 @@ class ScalingConfig:
     """Ranks, one GPU or `cpus_per_worker` CPUs each; 0 runs the loop in the calling process, without Ray."""
 
     min_workers: Annotated[int | None, Range(1, 65_536, checked_by="config.run.check")] = None
-    """Fewest ranks that the run starts and goes on with while there is no room for `workers`.
-    None is `workers`, so that the run waits until there is room for all."""
+    """Fewest ranks that the run starts and goes on with while there are no free slots for `workers`.
+    None is `workers`, so that the run waits for slots for all."""
 
     wait_seconds: Annotated[float, Range(1, 86_400)] = 15.0
-    """Seconds that lost workers' places are waited for before the run goes on with fewer."""
+    """Seconds that slots for lost workers are waited for before the run goes on with fewer."""
 
     grow_seconds: Annotated[float, Range(20, 86_400)] = 60.0
-    """Seconds that there must have been room for more workers before a run with too few is saved and takes them.
+    """Seconds that slots for more workers must have been free before a run with too few is saved and takes them.
     Not under 20, the age of Ray's own count of nodes."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -37,7 +37,7 @@ def test_every_worker_plans_all_of_rsna_within_the_bounds() -> None:
 def test_the_plot_shows_workers_and_nodes(tmp_path: Path) -> None:
     costs = planning.plan_scaling(samples=20_000, planned=2**13)
     nodes = {
-        world: {room: node_cost(1, SAMPLES, 1.0, tmp_path / f"{world}-{room}") for room in planning.ROOMS}
+        world: {share: node_cost(1, SAMPLES, 1.0, tmp_path / f"{world}-{share}") for share in planning.CAPACITIES}
         for world in (1, 2)
     }
     planning.plot(costs, {1: CacheCost(3, 3, 0.1)}, nodes, 0.03, tmp_path / "plot.png")
