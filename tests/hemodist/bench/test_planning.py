@@ -22,9 +22,9 @@ def test_a_node_with_room_for_all_reads_every_shard_once_in_all_epochs(nodes: in
 
 def test_a_node_with_less_room_reads_again_no_more_than_it_could_not_keep(tmp_path: Path) -> None:
     cost = node_cost(2, SAMPLES, 0.75, tmp_path)
-    assert cost.room == 45
-    assert SHARDS + (SHARDS - cost.room) <= cost.fetched <= EPOCHS * SHARDS
-    assert 0 < cost.kept <= cost.room + 4  # what is just being fetched may come on top
+    assert cost.capacity == 45
+    assert SHARDS + (SHARDS - cost.capacity) <= cost.fetched <= EPOCHS * SHARDS
+    assert 0 < cost.kept <= cost.capacity + 4  # what is just being fetched may come on top
 
 
 def test_every_worker_plans_all_of_rsna_within_the_bounds() -> None:
