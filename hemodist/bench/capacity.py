@@ -51,7 +51,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCost:
     """A training run on paper.
 
     Attributes:
@@ -82,7 +82,7 @@ def batch_of(gpus: int) -> int:
     return 64 * gpus if gpus <= 32 else max(2048, 8 * gpus)
 
 
-def training(slices: int, gpus: int, rates: Rates) -> Training:
+def training(slices: int, gpus: int, rates: Rates) -> TrainingCost:
     """A run of a data set on a number of GPUs.
 
     A step computes, and sums gradients over the nodes beside the backward pass (two thirds of it), and decodes ahead;
@@ -105,7 +105,7 @@ def training(slices: int, gpus: int, rates: Rates) -> Training:
     fetch = max(size / rates.store_node, nodes * size / rates.store_total)
     later = max(parts, key=lambda name: parts[name])
     first = "fetching shards" if fetch > epoch + validation else later
-    return Training(
+    return TrainingCost(
         gpus=gpus,
         batch=batch,
         step=step,
