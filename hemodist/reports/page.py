@@ -18,7 +18,7 @@ from hemodist.metrics.calibration import CALIBRATION_BINS
 from hemodist.metrics.log_loss import EPSILON
 from hemodist.metrics.ranking import operating_points_of_any
 from hemodist.reports import charts
-from hemodist.reports.as_text import interval_text, number, percent, threshold
+from hemodist.reports.as_text import flat, interval_text, number, percent, threshold
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, epoch_cells
 from hemodist.reports.score_tables import comparisons, pointing_text, pooled_rows
@@ -66,10 +66,9 @@ def write_report(
         comparisons=comparisons(scores, split.extra_baselines),
         notes=description.notes,
         learning=charts.learning_curves(history, scores) if history else None,
-        roc=charts.roc_curves(p, labels, groups, scores),
-        recall=charts.recall_curves(p, labels, groups, scores),
+        ranking=charts.ranking_curves(p, labels, groups, scores),
         one_class=[s for s in scores.labels if not 0 < s.positive < s.known],
-        calibration=charts.calibration(p, labels, groups),
+        calibration=charts.calibration(p, labels, groups, scores),
         histograms=charts.histograms(p, labels),
         points=operating_points_of_any(p, labels),
         pooled=pooled_rows(split.pooled),
@@ -79,9 +78,9 @@ def write_report(
         pointing=pointing_text(heat_maps.pointing) if heat_maps.pointing else None,
         history_columns=(*HISTORY_COLUMNS, "lr", "images/s"),
         history=[(*epoch_cells(row), number(row.get("lr"), 2), number(row.get("images_per_s"), 1)) for row in history],
-        dataset=list(charts.flat({name: value for name, value in facts.items() if name not in tables})),
+        dataset=list(flat({name: value for name, value in facts.items() if name not in tables})),
         tables=[_table(name, rows) for name, rows in tables.items()],
-        config=list(charts.flat(description.config)),
+        config=list(flat(description.config)),
         epsilon=EPSILON,
         bins=CALIBRATION_BINS,
     )

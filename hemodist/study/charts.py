@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from hemodist.metrics.paired import AUC, LOG_LOSS
-from hemodist.reports.charts import dress, svg_uri
+from hemodist.reports.charts import STYLE, grid, svg_uri
 from hemodist.study.findings import Findings
 from hemodist.study.system import System
 
@@ -20,42 +21,45 @@ _COLORS = ("#1f78b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#1
 _MARKS = "osD^vPX<>*"
 _FLOOR_COLOR = "#777777"
 _FLOOR_STYLES = ("--", ":", "-.", (0, (1, 3)))
+_PANELS = ((LOG_LOSS, "weighted log loss (nats)"), (AUC, "AUC of any"))
+_WIDTH = 12.5  # inches
 
 
+@mpl.rc_context(STYLE)
 def learning_curves(found: Findings) -> str:
     """Weighted log loss and AUC of `any` by epoch, all systems in one plot; the band is from seed to seed."""
-    figure = Figure(figsize=(12.5, 4.6), layout="constrained")
-    for axes, score, name in zip(
-        figure.subplots(1, 2), (LOG_LOSS, AUC), ("weighted log loss (nats)", "AUC of any"), strict=True
-    ):
-        for system, color, mark in zip(found.networks, _cycle(_COLORS), _cycle(_MARKS), strict=False):
+    names = _room_for_names(found) + 0.6
+    figure, panels = grid(
+        2, ((_WIDTH - names - 1.75) / 2, 3.9), gap=(0.9, 0), left=0.85, right=names, top=0.15, bottom=0.5
+    )
+    for axes, (score, name) in zip(panels, _PANELS, strict=True):
+        for system, color, mark in zip(found.networks, cycle(_COLORS), cycle(_MARKS), strict=False):
             values = _by_epoch(system, score)
             epochs = np.arange(1, values.shape[1] + 1)
             axes.plot(epochs, _mean(values), f"{mark}-", color=color, markersize=4, linewidth=1.6, label=system.name)
             if len(values) > 1:
                 axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.12, linewidth=0)
-        for system, style in zip(
-            (s for s in found.systems if s.kind != "network"), _cycle(_FLOOR_STYLES), strict=False
-        ):
+        for system, style in zip((s for s in found.systems if s.kind != "network"), cycle(_FLOOR_STYLES), strict=False):
             value = system.estimate(score).value
             if math.isfinite(value):
                 axes.axhline(value, color=_FLOOR_COLOR, linestyle=style, linewidth=1.2, label=system.name)
-        dress(axes, "epoch", name)
+        axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if score == LOG_LOSS:
             axes.set_yscale("log")
-            _plain_numbers(axes)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+            _plain_numbers(axes.yaxis, (1, 1.5, 2, 3, 5, 7))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="center right", fontsize=9)
     return svg_uri(figure)
 
 
+@mpl.rc_context(STYLE)
 def intervals(found: Findings) -> str:
     """Every system's score with its interval over patients, and a dot a seed."""
     systems = found.systems[::-1]
-    figure = Figure(figsize=(12.5, 1.2 + 0.36 * len(systems)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, score, name in zip(panels, (LOG_LOSS, AUC), ("weighted log loss (nats)", "AUC of any"), strict=True):
+    left = _room_for_names(found) + 0.2
+    size = ((_WIDTH - left - 0.5) / 2, 0.36 * len(systems) + 0.5)
+    figure, panels = grid(2, size, gap=(0.35, 0), left=left, right=0.15, top=0.1, bottom=0.5)
+    for axes, (score, name) in zip(panels, _PANELS, strict=True):
         for place, system in enumerate(systems):
             one, color = system.estimate(score), _color(found, system)
             if math.isfinite(one.low):
@@ -64,17 +68,18 @@ def intervals(found: Findings) -> str:
             if len(system.seeds) > 1:
                 dots = system.resampled.value[score]
                 axes.plot(dots, np.full(len(dots), place + 0.22), ".", color=color, markersize=5, alpha=0.8)
-        dress(axes, name, "")
-        axes.set_yticks(range(len(systems)), [system.name for system in systems])
+        axes.set_xlabel(name)
+        axes.set_yticks(range(len(systems)), [system.name if axes is panels[0] else "" for system in systems])
         axes.set_ylim(-0.6, len(systems) - 0.4)
     return svg_uri(figure)
 
 
+@mpl.rc_context(STYLE)
 def score_and_time(found: Findings) -> str:
     """Weighted log loss against training time, with intervals over patients."""
-    figure = Figure(figsize=(12.5, 4.4), layout="constrained")
-    axes = figure.subplots()
-    for system, mark in zip((s for s in found.systems if s.seconds), _cycle(_MARKS), strict=False):
+    names = _room_for_names(found) + 0.6
+    figure, (axes,) = grid(1, (_WIDTH - names - 0.85, 3.75), left=0.85, right=names, top=0.15, bottom=0.5)
+    for system, mark in zip((s for s in found.systems if s.seconds), cycle(_MARKS), strict=False):
         one = system.estimate(LOG_LOSS)
         ends = np.abs([[one.low - one.value], [one.high - one.value]]) if math.isfinite(one.low) else None
         axes.errorbar(
@@ -85,12 +90,17 @@ def score_and_time(found: Findings) -> str:
     axes.axhline(
         constant.estimate(LOG_LOSS).value, color=_FLOOR_COLOR, linestyle="--", linewidth=1.2, label=constant.name
     )
-    dress(axes, "time to train and validate, or to measure and fit (seconds, logarithmic)", "weighted log loss (nats)")
+    axes.set(xlabel="time to train and validate, or to measure and fit (seconds, logarithmic)", ylabel=_PANELS[0][1])
     axes.set_xscale("log")
     axes.margins(x=0.08)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    _plain_numbers(axes.xaxis, (1, 2, 5))
+    figure.legend(loc="center right", fontsize=9)
     return svg_uri(figure)
+
+
+def _room_for_names(found: Findings) -> float:
+    """Inches that the longest name of a system takes."""
+    return 0.09 * max(len(system.name) for system in found.systems)
 
 
 def _by_epoch(system: System, score: str) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -114,13 +124,8 @@ def _color(found: Findings, system: System) -> str:
     return _COLORS[found.networks.index(system) % len(_COLORS)] if system.kind == "network" else _FLOOR_COLOR
 
 
-def _cycle(values: Any) -> Iterator[Any]:
-    while True:
-        yield from values
-
-
-def _plain_numbers(axes: Axes) -> None:
+def _plain_numbers(axis: Axis, each_decade: Sequence[float]) -> None:
     """Ticks on a logarithmic axis at round numbers, several a decade, and no powers of ten."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axis.set_major_locator(LogLocator(subs=each_decade))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.paired import ACCURACY, AUC, LOG_LOSS
-from hemodist.reports.charts import flat
+from hemodist.reports.as_text import flat
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, format_history_row
 from hemodist.study import charts
 from hemodist.study.as_text import difference_text, duration
