@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.labels import LABELS, LOSS_WEIGHTS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, LEVEL, Estimate, interval, ratio
-from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.log_loss import weighted_entropy
 from hemodist.metrics.probabilities import DECISION
 from hemodist.metrics.ranking import auc_replicates
 
@@ -112,20 +112,20 @@ def resample_scores(
         )
     drawn = np.concatenate([np.ones((1, counts.shape[1])), counts])  # the split itself is the first row
     known = labels != UNKNOWN
-    members = [np.flatnonzero(groups == group) for group in range(counts.shape[1])]
-    weight = np.array([(known[rows] * np.array(LOSS_WEIGHTS)).sum() for rows in members])
-    losses = np.stack([_losses(p, labels, members, weight) for p in probability])
     right = ((probability > DECISION) == (labels == 1)) & known
-    correct = np.stack([np.bincount(groups, r.sum(axis=1), minlength=counts.shape[1]) for r in right])
-    entries = np.bincount(groups, known.sum(axis=1), minlength=counts.shape[1])
-    asked = known[:, LABELS.index("any")]
-    positive = labels[asked, LABELS.index("any")] == 1
+
+    def by_group(rows: Iterable[npt.NDArray[Any]]) -> F64:
+        return np.stack([np.bincount(groups, values, minlength=counts.shape[1]) for values in rows])
+
+    losses = by_group(weighted_entropy(p, labels)[0] for p in probability)
+    weight, entries = by_group([weighted_entropy(probability[0], labels)[1], known.sum(axis=1)])
+    of_any = LABELS.index("any")
+    asked = known[:, of_any]
+    positive = labels[asked, of_any] == 1
     scores = {
         LOG_LOSS: ratio(losses @ drawn.T, drawn @ weight),
-        AUC: np.stack(
-            [auc_replicates(p[asked, LABELS.index("any")], positive, groups[asked], drawn) for p in probability]
-        ),
-        ACCURACY: ratio(correct @ drawn.T, drawn @ entries),
+        AUC: np.stack([auc_replicates(p[asked, of_any], positive, groups[asked], drawn) for p in probability]),
+        ACCURACY: ratio(by_group(right.sum(axis=2)) @ drawn.T, drawn @ entries),
     }
     value = {score: values[:, 0] for score, values in scores.items()}
     return ResampledScores(
@@ -200,13 +200,3 @@ def adjusted_by_holm(differences: Sequence[Difference]) -> tuple[Difference, ...
     """The same differences, their p values adjusted by `holm` for being asked together."""
     adjusted = holm([one.p for one in differences])
     return tuple(dataclasses.replace(one, p=p) for one, p in zip(differences, adjusted, strict=True))
-
-
-def _losses(p: F64, labels: npt.NDArray[np.integer[Any]], members: list[I64], weight: F64) -> F64:
-    """Sum of the weighted log loss over each group's known labels, f64 [groups]."""
-    return np.array(
-        [
-            weighted_log_loss(p[rows], labels[rows]) * total if total else 0.0
-            for rows, total in zip(members, weight, strict=True)
-        ]
-    )

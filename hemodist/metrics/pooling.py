@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, Estimate, mean_estimate, resamples
 from hemodist.metrics.log_loss import weighted_entropy, weighted_log_loss
-from hemodist.metrics.scores import LabelScores, label_scores, share_of_positives
+from hemodist.metrics.scores import LabelScores, scores_by_label, share_of_positives
 
 Pooling = Literal["maximum", "noisy_or"]
 POOLINGS: tuple[Pooling, ...] = ("maximum", "noisy_or")
@@ -120,8 +120,7 @@ def pooled_scores(
     """
     pooled = Pooled.of(names)
     truth = pooled.labels(labels)
-    known = truth != UNKNOWN
-    if not known.any():
+    if (truth == UNKNOWN).all():
         return []
     group = np.unique(groups[pooled.first], return_inverse=True)[1].astype(np.int64)
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
@@ -129,11 +128,8 @@ def pooled_scores(
     found = []
     for pooling in POOLINGS:
         p = pooled.probability(probability, pooling)
-        labelled = tuple(
-            label_scores(name, p[known[:, i], i], truth[known[:, i], i] == 1, group[known[:, i]], counts)
-            for i, name in enumerate(LABELS)
-        )
         loss = mean_estimate(*weighted_entropy(p, truth), group, counts)
         constant = weighted_log_loss(np.broadcast_to(own, p.shape), truth)
+        labelled = scores_by_label(p, truth, group, counts)
         found.append(PooledScores(level, pooling, len(p), loss, constant, labelled))
     return found

@@ -118,6 +118,7 @@ def ranking_scores(score: F64, positive: Bool, group: I64, counts: F64) -> Ranki
     """
     kinds = 2 + 2 * len(RATES)
     value = np.full(kinds, np.nan)
+    value[0] = auc(score, positive)
     replicates = [np.empty((kinds, 0))]
     if positive.any():
         from sklearn import metrics
@@ -125,13 +126,20 @@ def ranking_scores(score: F64, positive: Bool, group: I64, counts: F64) -> Ranki
         _, false, _, true, _ = metrics.confusion_matrix_at_thresholds(positive, score)
         value[1] = metrics.average_precision_score(positive, score)
         value[2:] = _at_rates(true[:, None], false[:, None])[:, 0]
-        if not positive.all():
-            value[0] = metrics.roc_auc_score(positive, score)
         for true, false in _sweeps(score, positive, group, counts):
             scores = np.stack([_auc(true, false), _average_precision(true, false)])
             replicates.append(np.concatenate([scores, _at_rates(true, false)]))
     found = [interval(float(one), many) for one, many in zip(value, np.concatenate(replicates, axis=1), strict=True)]
     return RankingScores(found[0], found[1], tuple(found[2 : 2 + len(RATES)]), tuple(found[2 + len(RATES) :]))
+
+
+def auc(score: F64, positive: Bool) -> float:
+    """Area under the ROC curve of [n] scores; nan when only one class occurs."""
+    if not positive.any() or positive.all():
+        return math.nan
+    from sklearn import metrics
+
+    return float(metrics.roc_auc_score(positive, score))
 
 
 def auc_replicates(score: F64, positive: Bool, group: I64, counts: F64) -> F64:

@@ -20,7 +20,7 @@ from hemodist.metrics.calibration import calibration_estimate
 from hemodist.metrics.log_loss import entropy, weighted_entropy, weighted_log_loss
 from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.probabilities import DECISION, inconsistent
-from hemodist.metrics.ranking import ranking_scores
+from hemodist.metrics.ranking import auc, ranking_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,10 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """The scores as plain dicts, lists and numbers; what is not defined is None, never NaN (RFC 8259)."""
-        return plain_json(dataclasses.asdict(self) | {"error_rate": dataclasses.asdict(self.error_rate)})
+        plain: dict[str, Any] = plain_json(
+            dataclasses.asdict(self) | {"error_rate": dataclasses.asdict(self.error_rate)}
+        )
+        return plain
 
 
 def share_of_positives(labels: npt.NDArray[np.integer[Any]]) -> F64:
@@ -130,36 +133,19 @@ def share_of_positives(labels: npt.NDArray[np.integer[Any]]) -> F64:
     return ratio(positive, count)
 
 
-def threshold_baseline(
-    fraction: npt.NDArray[np.floating[Any]],
-    labels: npt.NDArray[np.integer[Any]],
-    groups: npt.NDArray[Any],
-    *,
-    bootstrap: int = 500,
-    seed: int = 0,
-) -> Estimate:
+def threshold_auc(fraction: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> float:
     """AUC of `any` for one number a slice, such as the share of brain-window pixels in the range of blood.
 
     Args:
         fraction: [n], finite, any scale; higher means hemorrhage.
         labels: [n, 6], values 0, 1 and `UNKNOWN`.
-        groups: [n], the patient group of each slice.
-        bootstrap: Replicates of the interval; the same seed resamples the same groups as `score` does.
-        seed: Key of the generator.
 
-    Raises:
-        ValueError: For shapes that do not match, numbers that are not finite, an empty split.
+    Returns:
+        nan where only one class occurs.
     """
-    value = np.asarray(fraction, dtype=np.float64)
-    if value.shape != (len(labels),):
-        raise ValueError(f"fraction has shape {value.shape}, expected ({len(labels)},): one number a slice")
-    if not np.isfinite(value).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(value))} of {value.size} fractions are not finite")
-    group = check_labels(labels, groups)
     answer = labels[:, LABELS.index("any")]
     known = answer != UNKNOWN
-    counts = resamples(int(group.max()) + 1, bootstrap, seed)
-    return ranking_scores(value[known], answer[known] == 1, group[known], counts).auc
+    return auc(fraction[known].astype(np.float64), answer[known] == 1)
 
 
 def score(
@@ -212,10 +198,7 @@ def score(
         weighted_log_loss=mean_estimate(*weighted_entropy(p, labels), group, counts),
         accuracy_multi=mean_estimate(right.sum(axis=1), known.sum(axis=1), group, counts),
         inconsistent=mean_estimate(inconsistent(p), np.ones(len(p)), group, counts),
-        labels=tuple(
-            label_scores(name, p[known[:, i], i], labels[known[:, i], i] == 1, group[known[:, i]], counts)
-            for i, name in enumerate(LABELS)
-        ),
+        labels=scores_by_label(p, labels, group, counts),
         baselines=Baselines(
             constant_prevalence=weighted_log_loss(np.broadcast_to(constant, p.shape), labels),
             predict_none=float(negatives.sum() / known.sum()),
@@ -225,7 +208,16 @@ def score(
     )
 
 
-def label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) -> LabelScores:
+def scores_by_label(p: F64, labels: npt.NDArray[np.integer[Any]], group: I64, counts: F64) -> tuple[LabelScores, ...]:
+    """`_label_scores` of every label, on the rows where it is known: p [n, 6], labels [n, 6], group [n]."""
+    known = labels != UNKNOWN
+    return tuple(
+        _label_scores(name, p[known[:, i], i], labels[known[:, i], i] == 1, group[known[:, i]], counts)
+        for i, name in enumerate(LABELS)
+    )
+
+
+def _label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) -> LabelScores:
     """Scores of one label.
 
     Args:

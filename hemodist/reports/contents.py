@@ -59,7 +59,7 @@ class ScoredSplit:
     labels: npt.NDArray[np.integer[Any]]
     groups: npt.NDArray[Any]
     pooled: Sequence[PooledScores] = ()
-    extra_baselines: Mapping[str, float | Estimate] = field(default_factory=dict)
+    extra_baselines: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the shapes."""

@@ -5,10 +5,7 @@ Styles stand in the file itself, plots are SVG and pictures JPEG in data URIs.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -23,43 +20,38 @@ from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults,
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, epoch_cells
 from hemodist.reports.score_tables import comparisons, pointing_text, pooled_rows
 
-_TEMPLATE = "page.html.j2"
+
+def template(package: str, name: str) -> jinja2.Template:
+    """A page of a room: text becomes no tags, and a name that is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "interval": interval_text, "percent": percent, "threshold": threshold}
+    return environment.get_template(name)
 
 
-def write_report(
-    path: Path,
+def report(
     description: Description,
     split: ScoredSplit,
     heat_maps: HeatMapResults = NO_HEAT_MAPS,
     *,
     windows: Sequence[str] = (),
     synthetic: bool,
-) -> Path:
-    """Writes the report, whole or not at all (aside, fsync, rename).
+) -> str:
+    """The report of a split as HTML.
 
     Args:
-        path: The HTML file; its folder is made where missing.
         description: What was scored.
         split: The scores, and the arrays that the curves are drawn from.
         heat_maps: Pictures of the worst slices, and the pointing game.
         windows: What the channels of those pictures show, such as `brain 40/80`, one or three.
         synthetic: Whether the data are phantoms; the report then says so at its top.
-
-    Returns:
-        `path`.
-
-    Raises:
-        OSError: When the file cannot be written.
     """
     p, labels, groups = np.asarray(split.probability, dtype=np.float64), split.labels, split.groups
     scores, history, facts = split.scores, description.history, description.facts
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hemodist.reports", "."), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"number": number, "interval": interval_text, "percent": percent, "threshold": threshold}
     tables = {name: rows for name, rows in facts.items() if _is_table(rows)}
-    html = environment.get_template(_TEMPLATE).render(
+    return template("hemodist.reports", "page.html.j2").render(
         title=description.title,
         synthetic=synthetic,
         scores=scores,
@@ -84,8 +76,6 @@ def write_report(
         epsilon=EPSILON,
         bins=CALIBRATION_BINS,
     )
-    _write(path, html.encode())
-    return path
 
 
 def _is_table(facts: Any) -> bool:
@@ -97,18 +87,3 @@ def _table(name: str, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     columns = list(dict.fromkeys(column for row in facts.values() for column in row))
     rows = [[title, *(str(row.get(column, "-")) for column in columns)] for title, row in facts.items()]
     return {"name": name, "columns": columns, "rows": rows}
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)  # mkstemp's 0600 would keep colleagues from reading a report on a shared disk
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise

@@ -31,7 +31,7 @@ class Comparison:
 
 def scores_table(
     scores: Scores,
-    extra_baselines: Mapping[str, float | Estimate] | None = None,
+    extra_baselines: Mapping[str, float] | None = None,
     pooled: Sequence[PooledScores] = (),
     pointing: PointingGame | None = None,
 ) -> Group:
@@ -69,22 +69,22 @@ def scores_table(
     return Group(*parts)
 
 
-def comparisons(scores: Scores, extra_baselines: Mapping[str, float | Estimate]) -> list[Comparison]:
+def comparisons(scores: Scores, extra_baselines: Mapping[str, float]) -> list[Comparison]:
     """Every main score beside every trivial answer to the same question."""
     base = scores.baselines
     rows = [
         compare("weighted log loss (lower is better)", scores.weighted_log_loss, "constant prevalence",
-                Estimate(base.constant_prevalence), lower=True),
-        compare("AUC of any", scores.auc_any, "any constant", Estimate(base.constant_auc)),
+                base.constant_prevalence, lower=True),
+        compare("AUC of any", scores.auc_any, "any constant", base.constant_auc),
     ]  # fmt: skip
     for name, value in extra_baselines.items():
-        rows.append(compare("AUC of any", scores.auc_any, name, _estimate(value)))
-    rows.append(compare("accuracy_multi", scores.accuracy_multi, "predict none", Estimate(base.predict_none)))
-    rows.append(compare("accuracy_multi", scores.accuracy_multi, "majority", Estimate(base.majority)))
+        rows.append(compare("AUC of any", scores.auc_any, name, value))
+    rows.append(compare("accuracy_multi", scores.accuracy_multi, "predict none", base.predict_none))
+    rows.append(compare("accuracy_multi", scores.accuracy_multi, "majority", base.majority))
     return rows
 
 
-def compare(score: str, ours: Estimate, name: str, other: Estimate, lower: bool = False) -> Comparison:
+def compare(score: str, ours: Estimate, name: str, other: float, lower: bool = False) -> Comparison:
     """Our score beside a trivial answer's; it counts as better only where its interval leaves the other one out.
 
     Args:
@@ -94,20 +94,15 @@ def compare(score: str, ours: Estimate, name: str, other: Estimate, lower: bool 
         other: what that one scores.
         lower: whether less is better.
     """
-    better = ours.value < other.value if lower else ours.value > other.value
-    if math.isnan(ours.value) or math.isnan(other.value):
+    better = ours.value < other if lower else ours.value > other
+    if math.isnan(ours.value) or math.isnan(other):
         answer = "not defined"
     elif math.isnan(ours.low):
         answer = "yes" if better else "no"
     else:
-        outside = other.value > ours.high if lower else other.value < ours.low
+        outside = other > ours.high if lower else other < ours.low
         answer = ("yes" if outside else "yes, within the interval") if better else "no"
-    value = number(other.value) + (f" ({interval_text(other)})" if math.isfinite(other.low) else "")
-    return Comparison(score, number(ours.value), interval_text(ours), name, value, answer)
-
-
-def _estimate(value: float | Estimate) -> Estimate:
-    return value if isinstance(value, Estimate) else Estimate(float(value))
+    return Comparison(score, number(ours.value), interval_text(ours), name, number(other), answer)
 
 
 def pooled_rows(pooled: Sequence[PooledScores]) -> list[list[str]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +17,9 @@ from hemodist.metrics.pooling import PooledScores, pooled_scores
 from hemodist.metrics.predictions import Predictions
 from hemodist.metrics.probabilities import probabilities, repair_any
 from hemodist.metrics.ranking import operating_points_of_any
-from hemodist.metrics.scores import Scores, score, threshold_baseline
+from hemodist.metrics.scores import Scores, score, threshold_auc
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
-from hemodist.reports.page import write_report
+from hemodist.reports.page import report
 from hemodist.storage.store import Store
 
 REPORT = "report.html"
@@ -122,7 +120,7 @@ def write_results(
     scores = score(probability, labels, groups, train_prevalence=train_prevalence, bootstrap=BOOTSTRAP)
     threshold = float("nan")
     if np.isfinite(predictions.blood).all():
-        threshold = threshold_baseline(predictions.blood, labels, groups, bootstrap=0).value
+        threshold = threshold_auc(predictions.blood, labels)
     pooled = pool(dataset, predictions.rows, probability)
     held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if pooled else {}
     results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps)
@@ -142,16 +140,14 @@ def write_results(
         facts=dict(description.facts) | data_facts(dataset),
         notes=[*description.notes, *_incomplete(len(predictions.rows), held, dataset)],
     )
-    with tempfile.TemporaryDirectory() as folder:
-        page = write_report(
-            Path(folder) / REPORT,
-            description,
-            ScoredSplit(scores, probability, labels, groups, pooled, results.extra_baselines()),
-            heat_maps,
-            windows=[f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]],
-            synthetic=bool(dataset.manifest.config.get("synthetic")),
-        )
-        store.write(REPORT, page.read_bytes())
+    html = report(
+        description,
+        ScoredSplit(scores, probability, labels, groups, pooled, results.extra_baselines()),
+        heat_maps,
+        windows=[f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]],
+        synthetic=bool(dataset.manifest.config.get("synthetic")),
+    )
+    store.write(REPORT, html.encode())
     return results
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from hemodist.metrics.paired import Difference
+from hemodist.reports.as_text import clock
 
 
 def duration(seconds: float) -> str:
@@ -13,12 +14,7 @@ def duration(seconds: float) -> str:
     >>> duration(75.4), duration(3725), duration(0.31)
     ('1:15', '1:02:05', '0.3 s')
     """
-    if not math.isfinite(seconds):
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    return f"{seconds:.1f} s" if seconds < 10 else clock(seconds).removeprefix("0")
 
 
 def difference_text(one: Difference) -> str:

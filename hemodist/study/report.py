@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
-import jinja2
 import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
-from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.paired import ACCURACY, AUC, LOG_LOSS
-from hemodist.reports.as_text import flat
+from hemodist.reports.as_text import flat, interval_text, number
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, format_history_row
+from hemodist.reports.page import template
 from hemodist.study import charts
 from hemodist.study.as_text import difference_text, duration
 from hemodist.study.findings import Findings
 from hemodist.study.published import PUBLISHED, PUBLISHED_MAJORITY, PUBLISHED_NONE
 from hemodist.study.system import System
 
-_TEMPLATE = "report.html.j2"
+_VERDICTS = {1: "better", -1: "worse", 0: "cannot tell"}
 
 HEADER = (
     "system", "parameters", "seeds", "weighted log loss", "95 % over patients", "over seeds", "AUC of any",
@@ -42,8 +39,8 @@ def table(found: Findings) -> Table:
     """The systems for the terminal."""
     title = f"{found.slices:,} slices of {found.groups} patients" + (", synthetic" if found.synthetic else "")
     shown_table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, padding=(0, 1))
-    for number, name in enumerate(_SHORT.values()):
-        shown_table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for column, name in enumerate(_SHORT.values()):
+        shown_table.add_column(name, justify="right" if column else "left", no_wrap=True)
     for row in rows(found):
         shown_table.add_row(*(row[i] for i in _SHORT))
     return shown_table
@@ -76,19 +73,15 @@ def published_rows(found: Findings) -> list[tuple[str, ...]]:
     )
     for name, figure, measure, ours_name in trivial:
         accuracy = found.baselines[ours_name]
-        cells = (ours_name, "-", "-", "-", _number(accuracy), _number(1 - accuracy), "-")
+        cells = (ours_name, "-", "-", "-", number(accuracy), number(1 - accuracy), "-")
         listed.append((name, f"{figure}", measure, *cells))
     return listed
 
 
 def page(found: Findings) -> str:
     """The report as one self-contained HTML page: inline styles, plots as SVG in data URIs."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hemodist.study", "."), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     names = [system.name for system in found.systems]
-    return environment.get_template(_TEMPLATE).render(
+    return template("hemodist.study", "report.html.j2").render(
         found=found,
         header=HEADER,
         rows=rows(found),
@@ -97,7 +90,7 @@ def page(found: Findings) -> str:
         curves=charts.learning_curves(found),
         forest=charts.intervals(found),
         cost=charts.score_and_time(found),
-        to_best=[(one.first, one.second, difference_text(one), _verdict(one.verdict)) for one in found.to_best],
+        to_best=[(one.first, one.second, difference_text(one), _VERDICTS[one.verdict]) for one in found.to_best],
         names=names,
         matrix=[[_pair(found, first, second) for second in names] for first in names],
         history_columns=HISTORY_COLUMNS,
@@ -119,13 +112,13 @@ def _row(system: System) -> tuple[str, ...]:
         system.name,
         f"{system.parameters:,}",
         str(len(system.seeds)) if system.seeds else "-",
-        _number(loss.value),
-        _interval(loss),
-        f"{_number(low)} to {_number(high)}" if len(system.seeds) > 1 else "-",
-        _number(auc.value),
-        _interval(auc),
-        _number(right.value),
-        _number(1 - right.value),
+        number(loss.value),
+        interval_text(loss),
+        f"{number(low)} to {number(high)}" if len(system.seeds) > 1 else "-",
+        number(auc.value),
+        interval_text(auc),
+        number(right.value),
+        number(1 - right.value),
         duration(system.time),
         f"{np.mean(system.images_per_s):.1f}" if system.images_per_s else "-",
     )
@@ -134,18 +127,9 @@ def _row(system: System) -> tuple[str, ...]:
 def _study_cells(system: System) -> tuple[str, ...]:
     """Means over the seeds, of the epoch whose checkpoint was scored."""
     scored = system.scored_rows()
-    epochs = sorted({row["epoch"] for row in scored})
+    epochs = ", ".join(map(str, sorted({row["epoch"] for row in scored})))
     train, valid, right = (float(np.mean([row[k] for row in scored])) for k in ("train_loss", "valid_loss", ACCURACY))
-    listed = ", ".join(map(str, epochs))
-    return (
-        system.name,
-        listed,
-        _number(train),
-        _number(valid),
-        _number(right),
-        _number(1 - right),
-        duration(system.time),
-    )
+    return system.name, epochs, *map(number, (train, valid, right, 1 - right)), duration(system.time)
 
 
 def _pair(found: Findings, first: str, second: str) -> tuple[str, int]:
@@ -157,18 +141,6 @@ def _pair(found: Findings, first: str, second: str) -> tuple[str, int]:
         one = found.pairs[second, first]
         return f"{-one.value:+.3f}", -one.verdict
     return "", 0
-
-
-def _verdict(verdict: int) -> str:
-    return {1: "better", -1: "worse", 0: "cannot tell"}[verdict]
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "-"
-
-
-def _interval(one: Estimate) -> str:
-    return f"{_number(one.low)} to {_number(one.high)}" if math.isfinite(one.low) else "-"
 
 
 def _markdown_table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:

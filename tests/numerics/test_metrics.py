@@ -18,7 +18,7 @@ from hemodist.metrics import bootstrap, ranking
 from hemodist.metrics.calibration import calibration_estimate
 from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.probabilities import probabilities, repair_any
-from hemodist.metrics.scores import score, share_of_positives, threshold_baseline
+from hemodist.metrics.scores import score, share_of_positives, threshold_auc
 
 PREVALENCE = np.array([0.144, 0.004, 0.048, 0.035, 0.048, 0.063])
 
@@ -223,10 +223,10 @@ def test_groups_of_one_class_each_leave_out_the_replicates_without_a_second_clas
     same([ours.auc_any.low, ours.auc_any.high], [ours.auc_any.value] * 2)
 
 
-def test_threshold_baseline_is_the_auc_of_any_on_the_same_resamples():
+def test_threshold_auc_is_the_auc_of_any_where_it_is_known():
     probability, labels, groups = a_split(7, 300, 100, unknown=0.1)
-    ours = threshold_baseline(probability[:, 0] * 1000, labels, groups, bootstrap=50, seed=3)
-    assert ours == scored(probability, labels, groups, bootstrap=50, seed=3).auc_any
+    assert threshold_auc(probability[:, 0] * 1000, labels) == scored(probability, labels, groups).auc_any.value
+    assert math.isnan(threshold_auc(probability[:, 0], np.zeros_like(labels)))
 
 
 def test_json_holds_every_score_and_no_nan():

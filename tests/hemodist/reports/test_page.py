@@ -13,10 +13,9 @@ from hemodist.metrics.bootstrap import Estimate
 from hemodist.metrics.pooling import pooled_scores
 from hemodist.metrics.probabilities import probabilities
 from hemodist.metrics.scores import score
-from hemodist.reports import page as page_module
 from hemodist.reports.contents import Description, HeatMapResults, PointingGame, ScoredSplit, SliceFigure
 from hemodist.reports.epoch_table import format_history_row, history_header
-from hemodist.reports.page import write_report
+from hemodist.reports.page import report
 from hemodist.reports.score_tables import compare, scores_table
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil.example/x.png>"
@@ -43,7 +42,7 @@ def a_split(n=1500, patients=40):
     return probability, labels, groups
 
 
-BASELINES = {"brain-window threshold": Estimate(0.71, 0.65, 0.77, 100)}
+BASELINES = {"brain-window threshold": 0.71}
 
 
 def a_scored_split(split=None, extra_baselines=BASELINES, pooled=()):
@@ -52,7 +51,7 @@ def a_scored_split(split=None, extra_baselines=BASELINES, pooled=()):
     return ScoredSplit(scores, probability, labels, groups, pooled, extra_baselines)
 
 
-def a_report(path, split=None, *, shown=None, synthetic=True, **changes):
+def a_report(split=None, *, shown=None, synthetic=True, **changes):
     """The report of a split; `shown` are heat maps and windows, `changes` go to the description and the baselines."""
     scored = a_scored_split(split, **{k: changes.pop(k) for k in ("extra_baselines", "pooled") if k in changes})
     described = {
@@ -60,13 +59,13 @@ def a_report(path, split=None, *, shown=None, synthetic=True, **changes):
         "config": {"seed": 0, "optim": {"lr": 3e-4, "schedule": {"kind": "one cycle"}}, "tags": ["a", "b"]},
         "facts": {"samples": 1500, "rejected": {"constant image": 3}}, "notes": ["A note."],
     }  # fmt: skip
-    return write_report(path, Description(**described | changes), scored, synthetic=synthetic, **shown or {})
+    return report(Description(**described | changes), scored, synthetic=synthetic, **shown or {})
 
 
-def a_bare_report(path, **changes):
+def a_bare_report(**changes):
     """Without plots, which take the time: one class only, no history."""
     probability, labels, groups = a_split(60)
-    return a_report(path, (probability, np.zeros_like(labels), groups), **{"history": []} | changes)
+    return a_report((probability, np.zeros_like(labels), groups), **{"history": []} | changes)
 
 
 class Page(HTMLParser):
@@ -94,42 +93,40 @@ def text_of(renderable):
     return captured.get()
 
 
-def test_the_report_is_one_small_file_that_refers_to_nothing_outside(tmp_path):
-    path = a_report(tmp_path / "new" / "report.html")
-    html = path.read_text()
+def test_the_report_is_one_small_file_that_refers_to_nothing_outside():
+    html = a_report()
     page = Page(html)
     for _, attrs in page.tags:
         for name in ("src", "href", "srcset", "action"):
             assert attrs.get(name, "data:").startswith("data:")
     assert not re.search(r"https?://|@import|url\(", html)
     assert not any(tag in ("script", "link", "iframe") for tag, _ in page.tags)
-    assert path.stat().st_size < 5_000_000
-    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    assert len(html) < 5_000_000
 
 
-def test_the_report_holds_every_section_and_five_figures(tmp_path):
-    page = Page(a_report(tmp_path / "r.html").read_text())
+def test_the_report_holds_every_section_and_five_figures():
+    page = Page(a_report())
     assert {attrs["id"] for tag, attrs in page.tags if tag == "h2"} == SECTIONS
     assert len(page.images()) == 5
     assert all(image["alt"] for image in page.images())
-    for text in (*LABELS, "brain-window threshold", "0.7100 (0.6500 to 0.7700)", "constant prevalence", "A note.",
+    for text in (*LABELS, "brain-window threshold", "0.7100", "constant prevalence", "A note.",
                  "optim.schedule.kind", "one cycle", "rejected.constant image", "02:03", "predict none"):  # fmt: skip
         assert text in page.text
 
 
-def test_only_a_synthetic_run_carries_the_banner(tmp_path):
+def test_only_a_synthetic_run_carries_the_banner():
     words = "synthetic phantom data: no statement on medical performance"
-    assert words in a_bare_report(tmp_path / "a.html", synthetic=True).read_text()
-    assert words not in a_bare_report(tmp_path / "b.html", synthetic=False).read_text()
+    assert words in a_bare_report(synthetic=True)
+    assert words not in a_bare_report(synthetic=False)
 
 
-def test_hostile_strings_are_shown_and_never_become_tags(tmp_path):
+def test_hostile_strings_are_shown_and_never_become_tags():
     plain, hostile = (
         Page(
             a_bare_report(
-                tmp_path / "r.html", title=text, notes=[text], config={text: {text: text}}, facts={text: text},
+                title=text, notes=[text], config={text: {text: text}}, facts={text: text},
                 extra_baselines={text: 0.6},
-            ).read_text()
+            )
         )
         for text in ("harmless", HOSTILE)
     )  # fmt: skip
@@ -137,14 +134,14 @@ def test_hostile_strings_are_shown_and_never_become_tags(tmp_path):
     assert hostile.text.count(HOSTILE) == 9  # title twice, baseline, note, fact twice, option three times
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path):
-    assert a_report(tmp_path / "a.html").read_bytes() == a_report(tmp_path / "b.html").read_bytes()
+def test_the_same_run_gives_the_same_bytes():
+    assert a_report() == a_report()
 
 
-def test_one_class_is_said_and_not_drawn(tmp_path):
+def test_one_class_is_said_and_not_drawn():
     probability, labels, groups = a_split(100)
     labels = np.zeros_like(labels)
-    page = Page(a_report(tmp_path / "r.html", (probability, labels, groups), history=[]).read_text())
+    page = Page(a_report((probability, labels, groups), history=[]))
     assert page.images() == []
     assert "any: 0 positive of 100 known slices; with one class only" in page.text
     assert "neither calibration nor a histogram" in page.text
@@ -152,7 +149,7 @@ def test_one_class_is_said_and_not_drawn(tmp_path):
     assert "No training history was given" in page.text
     labels = a_split(100)[1]
     labels[:, 1] = UNKNOWN
-    page = Page(a_report(tmp_path / "r.html", (probability, labels, groups)).read_text())
+    page = Page(a_report((probability, labels, groups)))
     assert "epidural: 0 positive of 0 known" in page.text
     assert len(page.images()) == 5
 
@@ -160,7 +157,7 @@ def test_one_class_is_said_and_not_drawn(tmp_path):
 MISSED = SliceFigure("missed", "ID_1", "data:image/jpeg;base64,AA==", 0.01, "subdural 0.02", "subdural", True, True)
 
 
-def test_worst_slices_pooled_scores_and_the_pointing_game_are_shown_where_they_are_known(tmp_path):
+def test_worst_slices_pooled_scores_and_the_pointing_game_are_shown_where_they_are_known():
     probability, labels, groups = a_split(300)
     pooled = pooled_scores("study", groups.astype(str), probability, labels, groups, bootstrap=20)
     pointing = PointingGame(Estimate(0.75, 0.6, 0.9, 100), 30, 40, 0.02, 0.1, "layer4")
@@ -170,7 +167,7 @@ def test_worst_slices_pooled_scores_and_the_pointing_game_are_shown_where_they_a
         "windows": ["brain 40/80", "subdural 80/200", "soft_tissue 40/380"],
     }
     split = (probability, labels, groups)
-    page = Page(a_report(tmp_path / "r.html", split, shown=shown, pooled=pooled).read_text())
+    page = Page(a_report(split, shown=shown, pooled=pooled))
     assert {"pooled", "worst"} <= {attrs["id"] for tag, attrs in page.tags if tag == "h2"}
     text = " ".join(page.text.split())
     for said in ("ID_1", "ID_2", "(wrong at 0.5)", "brain 40/80", "30 of 40 true positives: 75.0 %", "noisy-or",
@@ -179,15 +176,15 @@ def test_worst_slices_pooled_scores_and_the_pointing_game_are_shown_where_they_a
     assert len(page.images()) == 7
 
 
-def test_facts_by_reason_become_a_table_of_their_own(tmp_path):
+def test_facts_by_reason_become_a_table_of_their_own():
     facts = {"samples": 5, "rejected files by reason": {"empty": {"files": 2}, "colour": {"files": 1}}}
-    page = Page(a_bare_report(tmp_path / "r.html", facts=facts).read_text())
+    page = Page(a_bare_report(facts=facts))
     assert "rejected files by reason" in page.text
     assert "colour" in page.text
 
 
-def test_forty_thousand_slices_still_fit_a_mail(tmp_path):
-    assert a_report(tmp_path / "r.html", a_split(40_000, 1000)).stat().st_size < 1_500_000
+def test_forty_thousand_slices_still_fit_a_mail():
+    assert len(a_report(a_split(40_000, 1000))) < 1_500_000
 
 
 def test_arrays_other_than_those_scored_are_refused():
@@ -195,20 +192,6 @@ def test_arrays_other_than_those_scored_are_refused():
     for name in ("probability", "labels", "groups"):
         with pytest.raises(ValueError, match="pass the arrays that were scored"):
             dataclasses.replace(split, **{name: getattr(split, name)[:7]})
-
-
-def test_a_failed_write_keeps_the_old_report_and_leaves_nothing_aside(tmp_path, monkeypatch):
-    path = a_bare_report(tmp_path / "r.html")
-    old = path.read_bytes()
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(page_module.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        a_bare_report(path, title="newer")
-    assert path.read_bytes() == old
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_history_lines_have_the_studys_columns_and_one_width():
@@ -245,4 +228,4 @@ def test_terminal_tables_show_each_label_and_every_baseline():
     ],
 )
 def test_better_is_said_only_as_far_as_the_interval_allows(ours, baseline, lower, answer):
-    assert compare("s", ours, "b", Estimate(baseline), lower=lower).better == answer
+    assert compare("s", ours, "b", baseline, lower=lower).better == answer
