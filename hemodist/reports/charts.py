@@ -85,10 +85,12 @@ def ranking_curves(
     drawn = _both_classes(labels)
     if not drawn:
         return None
+    group, counts = _resampled(groups)
     (roc, roc_panels), (recall, recall_panels) = (grid(len(drawn)) for _ in range(2))
     for i, left, right in zip(drawn, roc_panels, recall_panels, strict=True):
-        score, positive, group, counts = _known(p, labels, groups, i)
-        at, roc_band, recall_band = ranking.bands(score, positive, group, counts)
+        known = labels[:, i] != UNKNOWN
+        score, positive = p[known, i], labels[known, i] == 1
+        at, roc_band, recall_band = ranking.bands(score, positive, group[known], counts)
         band: dict[str, Any] = {"color": COLORS[i], "alpha": 0.18, "linewidth": 0, "label": "95 % band"}
         line: dict[str, Any] = {"color": COLORS[i], "linewidth": 1.6, "label": "all slices"}
         chance: dict[str, Any] = {"color": _GREY, "linestyle": "--", "linewidth": 1, "label": "by chance"}
@@ -114,14 +116,16 @@ def calibration(p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArra
     drawn = _both_classes(labels)
     if not drawn:
         return None
+    group, counts = _resampled(groups)
     figure, panels = grid(len(drawn))
     for i, axes in zip(drawn, panels, strict=True):
-        score, positive, group, counts = _known(p, labels, groups, i)
-        hits, sizes = bin_sums(score, positive.astype(np.float64), group, counts.shape[1])
+        known = labels[:, i] != UNKNOWN
+        score, positive = p[known, i], labels[known, i] == 1
+        hits, sizes = bin_sums(score, positive.astype(np.float64), group[known], counts.shape[1])
         filled = np.flatnonzero(sizes.sum(axis=0))
         hits, sizes = hits[:, filled], sizes[:, filled]
         count = sizes.sum(axis=0)
-        mean = bin_sums(score, score, group, counts.shape[1])[0].sum(axis=0)[filled] / count
+        mean = bin_sums(score, score, group[known], counts.shape[1])[0].sum(axis=0)[filled] / count
         share = hits.sum(axis=0) / count
         replicates = ratio(counts @ hits, counts @ sizes)
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfect")
@@ -224,12 +228,10 @@ def _both_classes(labels: npt.NDArray[np.integer[Any]]) -> list[int]:
     return [i for i in range(len(LABELS)) if (labels[:, i] == 0).any() and (labels[:, i] == 1).any()]
 
 
-def _known(
-    p: F64, labels: npt.NDArray[np.integer[Any]], groups: npt.NDArray[Any], i: int
-) -> tuple[F64, Bool, I64, F64]:
-    known = labels[:, i] != UNKNOWN
-    group = np.unique(groups[known], return_inverse=True)[1].astype(np.int64)
-    return p[known, i], labels[known, i] == 1, group, resamples(int(group.max()) + 1, _BAND_REPLICATES, 0)
+def _resampled(groups: npt.NDArray[Any]) -> tuple[I64, F64]:
+    """Each slice's group as a number, and how often each group is drawn in each resample."""
+    group = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    return group, resamples(int(group.max()) + 1, _BAND_REPLICATES, 0)
 
 
 def _title(axes: Axes, i: int, positive: Bool, text: str = "") -> None:
