@@ -1,4 +1,8 @@
-"""Trying again: which errors of a folder or an object store may pass by themselves, and how long is waited."""
+"""Trying again: which errors of a folder or an object store may pass by themselves, and how long is waited.
+
+pyarrow's clients try a busy store and a broken connection again by themselves (S3: every 0.2 s, for 6 s), so such an
+error is final when it arrives here. What they leave: folders, and answers that are whole and say less than they should.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +13,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 WAITS = (1.0, 4.0)
-"""Seconds between tries, each varied by up to a half so that many workers do not come back at once.
+"""Seconds between tries, each varied by up to a half so that many workers do not come back at once."""
 
-pyarrow's S3 client tries busy stores and broken connections for 6 s by itself, every 0.2 s; these waits come on top.
-"""
+_MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
+"""Errors that another try may not meet again; a full disk is not among them."""
 
-_LOCAL_MAY_PASS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
-"""Errors of local and network folders that another try may not meet again; a full disk is not among them."""
-
-_REMOTE_STAYS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
-"""Errors of S3 (as pyarrow names them) that no other try changes."""
+_NO_WHOLE_ANSWER = "AWS Error UNKNOWN (HTTP status -1)"
+"""How pyarrow names a list of S3 whose XML ends too soon; it does not try again."""
 
 T = TypeVar("T")
 
 
-def with_retries(action: Callable[[], T], *, local: bool) -> T:
+def with_retries(action: Callable[[], T]) -> T:
     """Call `action`, and call it again after each of `WAITS` while it fails with an error that may pass.
-
-    Args:
-        action: what may fail.
-        local: whether it works on a local or network folder, whose errors have numbers, or on an object store.
 
     Raises:
         OSError: the error does not pass by itself, or the last try failed too.
@@ -37,15 +34,7 @@ def with_retries(action: Callable[[], T], *, local: bool) -> T:
         try:
             return action()
         except OSError as error:
-            if not _may_pass(error, local):
+            if error.errno not in _MAY_PASS and _NO_WHOLE_ANSWER not in str(error):
                 raise
             time.sleep(wait * random.uniform(0.5, 1.5))
     return action()
-
-
-def _may_pass(error: OSError, local: bool) -> bool:
-    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
-        return False
-    if local:
-        return error.errno in _LOCAL_MAY_PASS
-    return not any(name in str(error) for name in _REMOTE_STAYS)

@@ -3,14 +3,15 @@
 A `Store` is a root, given as a path or a URI, below which names are relative and use `/`. Reading and writing go
 through `pyarrow.fs`, so `s3://` honours `AWS_ENDPOINT_URL` (MinIO and the like) and the usual credential chain.
 
-An error that may pass by itself (a store that is busy, a connection that breaks, a body cut short, a read error of
-NFS) is tried again after a while; one that stays is a `StoreError`. Every length is checked, so that no file is ever
-returned that was cut short.
+An error that may pass by itself is tried again, by pyarrow (a store that is busy, a connection that breaks) or here
+(a body cut short, a read error of NFS); one that stays is a `StoreError`. Every length is checked, so that no file is
+ever returned that was cut short.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import threading
@@ -28,8 +29,10 @@ from hemodist.storage.local_files import PARTIAL_SUFFIX, write_whole
 from hemodist.storage.retries import with_retries
 
 _MARK = 0xA5
-"""Byte that stands at the end of a buffer before it is filled, so that one that was not filled is told; neither text
-nor padding ends so."""
+"""Byte that stands at the end of a buffer before it is filled; neither text nor padding ends so.
+
+However little an object store sends, pyarrow 26 gives the length that was asked for, by each of its ways to read.
+"""
 
 T = TypeVar("T")
 
@@ -95,8 +98,7 @@ class Store:
         # One PUT for what is small, instead of the three requests of an upload in parts.
         asked = f"{text}?allow_delayed_open=true" if text.startswith("s3://") else text
         try:
-            # S3 is asked for the bucket's region, so that opening may meet a store that is busy.
-            filesystem, root = with_retries(lambda: pafs.FileSystem.from_uri(asked), local=False)
+            filesystem, root = pafs.FileSystem.from_uri(asked)
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot open {text}: {error}; use a local path, s3://, gs:// or file://") from error
         return cls(text.rstrip("/"), root.rstrip("/"), filesystem)
@@ -220,7 +222,7 @@ class Store:
     def _explained(self, verb: str, name: str, action: Callable[[], T]) -> T:
         """Call `action`, again where its error may pass, and turn an error that stays into a `StoreError`."""
         try:
-            return with_retries(action, local=self.is_local)
+            return with_retries(action)
         except (OSError, UnicodeError) as error:  # pyarrow knows no name that is not UTF-8
             where = shown(f"{self.uri}/{name}" if name else self.uri)
             remedy = "check the path, the rights and the free space"
@@ -233,8 +235,7 @@ class Store:
         # As a file, not as a stream: one request for the whole instead of one for every 256 KiB.
         with self.filesystem.open_input_file(path) as file:
             content = bytearray(file.size())
-            # pyarrow tells the length that it asked for, whatever the store sent. A byte that was really written
-            # cannot equal both of two marks that were left in its place.
+            # A byte that was really written cannot equal both of two marks that were left in its place.
             for mark in (_MARK, _MARK ^ 0xFF):
                 content[-1:] = bytes([mark]) * bool(content)
                 if file.tell():  # Google's client asks anew for any seek, even one to where it is
@@ -242,7 +243,7 @@ class Store:
                 given = file.readinto(content)
                 if given == len(content) and (not content or content[-1] != mark):
                     return bytes(content)
-        raise OSError(f"the store gave less than the {len(content)} bytes that it announced")
+        raise OSError(errno.EIO, f"the store gave less than the {len(content)} bytes that it announced")
 
     def _upload(self, path: str, content: bytes | memoryview) -> None:
         failed: list[BaseException] = []
@@ -266,7 +267,7 @@ class Store:
         if info.type != pafs.FileType.File or info.size != len(content):
             if info.type == pafs.FileType.File:
                 self._delete(path)
-            raise OSError(f"the store holds {info.size or 0} bytes of {len(content)}")
+            raise OSError(errno.EIO, f"the store holds {info.size or 0} bytes of {len(content)}")
 
     def _delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # an earlier try may have done it

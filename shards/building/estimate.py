@@ -41,10 +41,7 @@ def estimate(todo: BuildPlan, cpus: int, count: int = SAMPLE) -> dict[str, Any]:
     unknown = np.full(len(LABELS), UNKNOWN, np.int8)
     start = time.perf_counter()
     for file in files:
-        content = task.read_source(source, file)
-        made = (
-            content if isinstance(content, Rejected) else task.make_sample(content, file.path, unknown, tasks.template)
-        )
+        made = task.read_and_make(source, file, unknown, tasks.template)
         if isinstance(made, Rejected):
             reasons[made.reason.value] += 1
         else:

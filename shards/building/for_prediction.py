@@ -7,15 +7,11 @@ Flags that only choose slices for training (`min_brain_fraction`, `selection`) a
 from __future__ import annotations
 
 import functools
-import io
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pydicom.config
-from pydicom import dcmread
 
 from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.storage.store import Store, shown
@@ -23,7 +19,7 @@ from shards.building import labels, listing
 from shards.dicom.reasons import Rejected
 from shards.packing import source_files
 from shards.packing.source_files import File, KeyStyle
-from shards.packing.task import PackConfig, Task, make_sample, read_source
+from shards.packing.task import PackConfig, Task, read_and_make
 
 _MAX_UID = 64  # characters (DICOM PS3.5 6.2)
 
@@ -38,7 +34,7 @@ class FilePicture:
     Attributes:
         path: below the source.
         key: as in a data set.
-        study: Study Instance UID as the file has it; None where it does not say.
+        study: Study Instance UID as the file has it; None where it does not say, or says more than a UID can be.
         encoded: the picture; empty where there is none.
         reason: a code of `shards.dicom.reasons.Reason`; empty where there is a picture.
         detail: the numbers.
@@ -94,27 +90,11 @@ def pictures_of(folder: str, files: Sequence[File], style: KeyStyle, sharding: M
     task = Task(0, store.uri, "", tuple(files), b"", config, "", bytes(16))
     found = []
     for file in files:
-        key = source_files.key_of(file.path, style)
-        content = read_source(store, file)
-        made = content if isinstance(content, Rejected) else make_sample(content, file.path, unlabelled, task)
-        if isinstance(content, Rejected) or isinstance(made, Rejected):
-            why = content if isinstance(content, Rejected) else made
-            assert isinstance(why, Rejected)
-            found.append(FilePicture(shown(file.path), key, None, b"", why.reason.value, why.detail))
+        path, key = shown(file.path), source_files.key_of(file.path, style)
+        made = read_and_make(store, file, unlabelled, task)
+        if isinstance(made, Rejected):
+            found.append(FilePicture(path, key, None, b"", made.reason.value, made.detail))
         else:
-            found.append(FilePicture(shown(file.path), key, study_of(content), made.image))
+            study = made.study if made.study is not None and len(made.study) <= _MAX_UID else None
+            found.append(FilePicture(path, key, study, made.image))
     return found
-
-
-def study_of(content: bytes) -> str | None:
-    """Study Instance UID (0020,000D) of a readable file; None where it is missing or malformed."""
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        try:
-            header = dcmread(
-                io.BytesIO(content), stop_before_pixels=True, specific_tags=["StudyInstanceUID"], force=True
-            )
-            uid = str(header.get("StudyInstanceUID", "")).strip()
-            return uid if 0 < len(uid) <= _MAX_UID else None
-        except Exception:  # the picture was readable, which is what matters
-            return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from hemodist.dataset.digest import sha256
 from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
-from hemodist.storage.store import Store, StoreError, shown
+from hemodist.storage.store import Store, shown
 
 FILE_NAMES = ("stage_2_train.csv", "stage_1_train.csv")
 """RSNA's label files, the better one first; looked for in the source and in the folder above it."""
 
 _VALUES = pa.array(["0", "1"])
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -108,28 +107,22 @@ def place(uri: str) -> tuple[Store, str]:
 
 
 def read(uri: str) -> LabelTable:
-    """Read a label file, block by block.
+    """Read a label file; RSNA's have up to 120 MB.
 
     Raises:
         ConfigError: the file is missing or not of this form.
+        StoreError: it cannot be read.
     """
     store, name = place(uri)
     if store.size(name) is None:
         raise ConfigError(
             f"label file {uri} does not exist; give the path of RSNA's stage_2_train.csv, or leave it out"
         )
-    digest = hashlib.sha256()
-    try:
-        with store.filesystem.open_input_stream(store.path(name)) as stream:
-            while block := stream.read(_CHUNK):
-                digest.update(block)
-        with store.filesystem.open_input_stream(store.path(name)) as stream:
-            return _collect(stream, uri, digest.hexdigest())
-    except OSError as error:
-        raise StoreError(f"cannot read the label file {uri}: {error}") from error
+    content = store.read(name)
+    return _collect(content, uri, sha256(content))
 
 
-def _collect(stream: pa.NativeFile, uri: str, digest: str) -> LabelTable:
+def _collect(content: bytes, uri: str, digest: str) -> LabelTable:
     ids: list[pa.Array] = []
     codes: list[npt.NDArray[np.int8]] = []
     values: list[npt.NDArray[np.int8]] = []
@@ -138,7 +131,7 @@ def _collect(stream: pa.NativeFile, uri: str, digest: str) -> LabelTable:
         column_types={"ID": pa.string(), "Label": pa.string()}, include_columns=["ID", "Label"]
     )
     try:
-        for batch in pacsv.open_csv(stream, convert_options=options):
+        for batch in pacsv.open_csv(pa.BufferReader(content), convert_options=options):
             parts = pc.extract_regex(batch.column("ID"), r"^(?P<slice>.+)_(?P<label>[^_]+)$")
             code = pc.index_in(pc.struct_field(parts, "label"), value_set=pa.array(LABELS))
             value = pc.index_in(pc.utf8_trim_whitespace(batch.column("Label")), value_set=_VALUES)

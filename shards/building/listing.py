@@ -96,7 +96,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
             return list(entries)
 
     try:
-        return with_retries(scan, local=True)
+        return with_retries(scan)
     except OSError as error:
         raise StoreError(f"cannot list {shown(folder)}: {shown(str(error))}; check the rights") from error
 
@@ -104,7 +104,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 def _look_at(entry: os.DirEntry[str], name: str) -> File | None:
     """The file, or None where the name is a link to a folder."""
     try:
-        status = with_retries(entry.stat, local=True)
+        status = with_retries(entry.stat)
     except PermissionError:  # told apart when it is read
         return File(name, 0)
     except OSError:  # a link to nothing or to itself

@@ -130,7 +130,7 @@ def pseudonym_key(key_file: str | None, output: Store) -> bytes:
 def _create_local(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, whole or not at all; one that is there already stays as it is."""
     try:
-        with_retries(lambda: _create(path, content), local=True)
+        with_retries(lambda: _create(path, content))
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}; check the path, the rights and the free space") from error
 

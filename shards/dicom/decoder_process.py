@@ -3,6 +3,8 @@
 The decoders are written in C, C++ and Rust. On damaged frames some of them abort the whole process, or ask for endless
 memory or time. Here that ends only the helper, within its limits, and the frame is rejected. The helper starts with the
 first compressed frame, decodes all following ones, and ends with the process that started it.
+
+Requests and replies are plain bytes: what comes from the helper is never unpickled.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import contextlib
 import json
 import os
 import resource
-import struct
 import subprocess
 import sys
 import warnings
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +30,8 @@ MAX_CPU_SECONDS = 2
 MAX_BYTES = 768 * 2**20
 """Address space for decoding, beyond what the helper has once its libraries are loaded."""
 
-_HEAD = struct.Struct("<II")  # bytes of the JSON, bytes of the frame
-_REPLY = struct.Struct("<c8sI")  # status, dtype, bytes of what follows
-_ARRAY, _ERROR = b"A", b"E"
 _READY = b"ready"
+_ERROR = b""  # in the place of the array's type
 
 
 class DecodeError(RuntimeError):
@@ -43,6 +43,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
 
     def decode(self, syntax: str, content: bytes, options: dict[str, str | int]) -> npt.NDArray[Any]:
         """Decode the first frame.
@@ -59,57 +60,56 @@ class Decoder:
             DecodeError: the decoder failed, crashed, or went beyond its limits.
         """
         request = json.dumps({"syntax": syntax, "options": options}).encode()
-        process = self._process or self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
+        pipe = self._pipe or self._start()
         try:
-            process.stdin.write(_HEAD.pack(len(request), len(content)))
-            process.stdin.write(request)
-            process.stdin.write(content)
-            process.stdin.flush()
-            status, dtype, size = _REPLY.unpack(_exactly(process.stdout, _REPLY.size))
-            body = _exactly(process.stdout, size)
-        except (BrokenPipeError, EOFError) as error:
+            pipe.send_bytes(request)
+            pipe.send_bytes(content)
+            kind = pipe.recv_bytes(MAX_BYTES)
+            body = pipe.recv_bytes(MAX_BYTES)
+        except (EOFError, OSError) as error:
             code = self.close()
             raise DecodeError(f"the decoder ended with signal or code {abs(code)}") from error
         except BaseException:  # Interrupted in between, the helper's next reply would be this one's.
             self.close()
             raise
-        if status == _ERROR:
+        if kind == _ERROR:
             raise DecodeError(body.decode())
-        return np.frombuffer(body, np.dtype(dtype.rstrip(b"\0").decode()))
+        return np.frombuffer(body, np.dtype(kind.decode()))
 
     def close(self) -> int:
         """End the helper; returns its exit code, negative for a signal."""
-        process, self._process = self._process, None
-        if process is None:
+        process, pipe = self._process, self._pipe
+        self._process = self._pipe = None
+        if process is None or pipe is None:
             return 0
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(OSError):
-            process.stdin.close()  # It ends by itself, unless it is decoding.
+        pipe.close()  # It ends by itself, unless it is decoding.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
         process.kill()
-        process.stdout.close()
         return process.wait()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Connection:
         # Also where this package is not installed but on the path of the calling process.
         path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "shards.dicom.decoder_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # The libraries' complaints; what matters comes as a reply.
-            env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )
-        assert self._process.stdout is not None
+        pipe, theirs = Pipe()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "shards.dicom.decoder_process", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # The libraries' complaints; what matters comes as a reply.
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                pass_fds=[theirs.fileno()],
+            )
+        self._process, self._pipe = process, pipe
         try:
-            _exactly(self._process.stdout, len(_READY))
-        except EOFError as error:
-            raise RuntimeError(f"the decoder process does not start: exit code {self.close()}") from error
-        return self._process
+            pipe.recv_bytes(len(_READY))
+        except BaseException as error:  # Interrupted, it would be ready later.
+            code = self.close()
+            if isinstance(error, EOFError | OSError):
+                raise RuntimeError(f"the decoder process does not start: exit code {code}") from error
+            raise
+        return pipe
 
 
 SHARED = Decoder()
@@ -118,33 +118,23 @@ SHARED = Decoder()
 atexit.register(SHARED.close)
 
 
-def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
+def serve(pipe: Connection) -> None:
     """The helper's loop: one reply a request, until the requests end."""
     from pydicom.pixels.decoders.base import get_decoder
 
     warnings.simplefilter("ignore")
-    replies.write(_READY)
-    replies.flush()
+    pipe.send_bytes(_READY)
     _limit_memory()
-    while head := requests.read(_HEAD.size):
-        lengths = _HEAD.unpack(head)
-        request, content = json.loads(_exactly(requests, lengths[0])), _exactly(requests, lengths[1])
+    while True:
+        request, content = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
         _limit_time()
         try:
             array, _ = get_decoder(request["syntax"]).as_array(content, raw=True, index=0, **request["options"])
-            reply, dtype, body = _ARRAY, array.dtype.str.encode(), np.ascontiguousarray(array).tobytes()
+            kind, body = array.dtype.str.encode(), np.ascontiguousarray(array).tobytes()
         except BaseException as error:  # Rust panics are outside Exception.
-            reply, dtype, body = _ERROR, b"", type(error).__name__.encode()
-        replies.write(_REPLY.pack(reply, dtype, len(body)))
-        replies.write(body)
-        replies.flush()
-
-
-def _exactly(stream: IO[bytes], size: int) -> bytes:
-    content = stream.read(size)
-    if len(content) < size:
-        raise EOFError
-    return content
+            kind, body = _ERROR, type(error).__name__.encode()
+        pipe.send_bytes(kind)
+        pipe.send_bytes(body)
 
 
 def _limit_memory() -> None:
@@ -160,14 +150,6 @@ def _limit_time() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
 
 
-def _main() -> None:
-    # Libraries may print to the standard output, so replies get a descriptor of their own.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):  # Ctrl-C reaches the whole group.
-        serve(sys.stdin.buffer, replies)
-
-
 if __name__ == "__main__":
-    _main()
+    with contextlib.suppress(KeyboardInterrupt, EOFError, ConnectionError):  # Ctrl-C reaches the whole group.
+        serve(Connection(int(sys.argv[1])))

@@ -45,7 +45,7 @@ def find(dataset: Dataset, form: PixelFormat) -> Padding | None:
 
 def mask(
     padding: Padding, cells: npt.NDArray[np.integer], values: Stored, form: PixelFormat, bounds: tuple[int, int]
-) -> tuple[_Mask, bool] | None:
+) -> _Mask | None:
     """Which pixels are padding; None where no pixel is.
 
     A padding value that BitsStored can hold is compared with the stored values, another one with all bits of a cell.
@@ -58,7 +58,7 @@ def mask(
         bounds: no value is below the first or above the second.
 
     Returns:
-        bool [rows, columns], and whether all pixels under it have one value.
+        bool [rows, columns].
     """
     first = _signed(padding.value, form)
     low, high = sorted((first, first if padding.limit is None else _signed(padding.limit, form)))
@@ -69,26 +69,18 @@ def mask(
     found: _Mask = values == first if low == high else (values >= low) & (values <= high)
     if beyond:
         found |= cells.view(f"u{cells.dtype.itemsize}") == padding.value
-    return (found, low == high and not beyond) if found.any() else None
+    return found if found.any() else None
 
 
-def replaced(stored: Stored, mask: _Mask, value: int, *, single: bool) -> Stored:
+def replaced(stored: Stored, mask: _Mask, value: int) -> Stored:
     """The stored values with those under the mask replaced, in a wider type where the new value needs one.
 
     Args:
         stored: integers of 32 bits or fewer [rows, columns].
         mask: bool [rows, columns], true somewhere.
         value: the new value.
-        single: whether the values under the mask are all the same.
     """
     bounds = np.iinfo(stored.dtype)
-    if single and stored.dtype == np.int16 and bounds.min <= value <= bounds.max:
-        # Three plain steps, which are faster than a masked one; they wrap around 16 bits and back.
-        difference = (value - int(stored.flat[int(mask.argmax())])) % 2**16
-        changed = mask.astype(np.int16)
-        changed *= np.uint16(difference).astype(np.int16)
-        changed += stored
-        return changed
     other = stored.astype(stored.dtype if bounds.min <= value <= bounds.max else np.int32)
     np.copyto(other, value, where=mask, casting="unsafe")
     return other

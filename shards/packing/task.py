@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import json
 import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,6 @@ from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.dataset.manifest import shard_name
 from hemodist.errors import UserError
 from hemodist.storage import retries
-from hemodist.storage.early_writer import EarlyWriter
 from hemodist.storage.store import Store, StoreError, shown
 from shards.dicom.read import Slice, read_slice
 from shards.dicom.reasons import Reason, Rejected
@@ -31,9 +27,6 @@ from shards.packing.source_files import NO_FILE, File, KeyStyle, key_of
 from shards.packing.tar import TarWriter, index_file, index_name
 from shards.picture import geometry
 from shards.picture.encode import EXTENSIONS, RenderConfig, encode, pixel_digest, render, with_square_pixels
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""mallopt(3): free memory above which some is given back; size from which memory is mapped, 32 MiB at most."""
 
 _to_json = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
@@ -105,11 +98,19 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Sample:
-    """One slice, ready for the tar: the encoded image, its JSON, and its row of the record."""
+    """One slice, ready for the tar.
+
+    Attributes:
+        image: the encoded picture.
+        json: of the sample, for the tar.
+        row: of the record.
+        study: Study Instance UID as the file has it, which is never written into a data set.
+    """
 
     image: bytes
     json: bytes
     row: dict[str, Any]
+    study: str | None
 
 
 def run_task(task: Task) -> TaskResult:
@@ -121,7 +122,6 @@ def run_task(task: Task) -> TaskResult:
     """
     if task.versions:
         versions.check(task.versions)
-    _keep_freed_memory()
     output = Store.open(task.output)
     known = record.load(output, task.number, task.build_digest, task.files)
     if known is not None and record.holds(output, known):
@@ -130,43 +130,34 @@ def run_task(task: Task) -> TaskResult:
     labels = np.frombuffer(task.labels, np.int8).reshape(len(task.files), len(LABELS))
     rows: list[dict[str, Any]] = []
     tar_name = shard_name(task.number)
-    with TarWriter() as tar, EarlyWriter(output, tar_name) as writer:
-        for file, label in zip(task.files, labels, strict=True):
-            made = _read_and_make(source, file, label, task)
-            if isinstance(made, Rejected):
-                row: dict[str, Any] = {"reason": made.reason.value, "detail": made.detail}
-            else:
-                image = tar.add(f"{made.row['key']}.{EXTENSIONS[task.config.encoding]}", made.image)
-                tar.add(f"{made.row['key']}.json", made.json)
-                with tar.so_far() as content:
-                    writer.offer(content)
-                row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
-            rows.append(row | record.source_columns(file))
-        whole, digest = tar.finish()
-        index = index_file(tar.members)
-        writer.finish(whole)
-        output.write(index_name(tar_name), index)
-        done = record.ShardRecord(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
-        record.save(output, done, task.build_digest, pa.Table.from_pylist(rows, record.SCHEMA))
+    tar = TarWriter()
+    for file, label in zip(task.files, labels, strict=True):
+        made = read_and_make(source, file, label, task)
+        if isinstance(made, Rejected):
+            row: dict[str, Any] = {"reason": made.reason.value, "detail": made.detail}
+        else:
+            image = tar.add(f"{made.row['key']}.{EXTENSIONS[task.config.encoding]}", made.image)
+            tar.add(f"{made.row['key']}.json", made.json)
+            row = made.row | {"shard": task.number, "offset": image.offset, "size": image.size}
+        rows.append(row | record.source_columns(file))
+    whole, digest = tar.finish()
+    index = index_file(tar.members)
+    output.write(tar_name, whole)
+    output.write(index_name(tar_name), index)
+    done = record.ShardRecord(task.number, len(tar.members) // 2, len(whole), digest, sha256(index))
+    record.save(output, done, task.build_digest, pa.Table.from_pylist(rows, record.SCHEMA))
     return TaskResult(task.number, done.samples, len(task.files) - done.samples, done.bytes, resumed=False)
 
 
-def _read_and_make(source: Store, file: File, labels: npt.NDArray[np.int8], task: Task) -> Sample | Rejected:
+def read_and_make(source: Store, file: File, labels: npt.NDArray[np.int8], task: Task) -> Sample | Rejected:
+    """Read a source file and make a sample of it.
+
+    Raises:
+        StoreError: as `read_source`.
+    """
     # On its own, so that a file's bytes are free before the next one is read, into the same memory.
     content = read_source(source, file)
     return content if isinstance(content, Rejected) else make_sample(content, file.path, labels, task)
-
-
-@lru_cache(maxsize=1)
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next slice: fresh pages from the kernel cost as much time as all arithmetic.
-
-    By default malloc maps an array of an image's size anew each time, and the kernel clears it.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt, and other habits
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 2**20)
 
 
 def read_source(source: Store, file: File) -> bytes | Rejected:
@@ -253,7 +244,7 @@ def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task
         "pixel_digest": digest,
         "uid": None if found.uid is None else pseudonym(found.uid, "slice", task.pseudonym_key),
     }
-    return Sample(encoded, _to_json(described).encode(), row)
+    return Sample(encoded, _to_json(described).encode(), row, found.study)
 
 
 def pseudonym(identifier: str | None, kind: str, key: bytes) -> str | None:

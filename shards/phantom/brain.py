@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shards.phantom.head import Field, Head, Reals, Section, blend, capsule, ellipsoid, floor_distance, fraction
+from shards.phantom.head import Head, Reals, Section, blend, capsule, ellipsoid, floor_distance, fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +91,10 @@ def points_inside(head: Head, brain: Brain, section: Section) -> Points:
     radius = section.radius.ravel()[at]
     inner = radius - wall
     bend = brain.shift * np.maximum(1.0 - (radius / np.maximum(inner, 1.0)) ** 2, 0.0) if brain.shift else 0.0
-    lobes = _coarse(head.lobes, x, y, z)
+    lobes = head.lobes.at(x, y, z)
     return Points(
         at, (x - bend).astype(np.float32), y, z, x, section.angle.ravel()[at], depth, -wall, lobes, section.soft
     )
-
-
-def _coarse(field: Field, x: Reals, y: Reals, z: Reals) -> Reals:
-    return field.at(x, y, z)
 
 
 def ventricles(brain: Brain, p: Points) -> Reals:

@@ -27,7 +27,7 @@ from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from hemodist.storage.local_files import PARTIAL_SUFFIX
 from hemodist.storage.store import Store
-from shards.phantom.anatomy import SUBTYPES, draw_subject, masks_of, render
+from shards.phantom.anatomy import SUBTYPES, draw_subject, render
 from shards.phantom.patients import Patient, draw_plan, identifiers
 from shards.phantom.scanner import FAULTY, SCANNERS, Names, encode
 
@@ -148,26 +148,6 @@ def generate(
     store.write(TABLE, _table(rows))
     counts = dict(zip(ROW_ORDER, np.sum([labels for _, labels in rows], axis=0).tolist(), strict=True))
     return PhantomSummary(slices, len(patients), {x: counts[x] for x in LABELS}, out / IMAGES, out / TABLE)
-
-
-def truth_mask(seed: int, slices: int, slice_id: str, size: int = 512) -> npt.NDArray[np.bool_]:
-    """Where each subtype is in one slice, computed anew: bool (5, size, size) in the order of `LABELS[1:]`.
-
-    Args:
-        seed: of the data set.
-        slices: of the data set, in total.
-        slice_id: `ID_<9 hex>`.
-        size: of the data set.
-
-    Raises:
-        UserError: the data set has no such slice.
-    """
-    patients, names = plan_of(seed, slices, size)
-    for patient, of_patient in zip(patients, names, strict=True):
-        for k, name in enumerate(of_patient):
-            if name.slice_id == slice_id:
-                return masks_of(draw_subject(patient, seed, size), k)
-    raise UserError(f"the synthetic data set of seed {seed}, {slices} slices and size {size} has no slice {slice_id}")
 
 
 def labels_of(masks: npt.NDArray[np.bool_]) -> tuple[int, ...]:

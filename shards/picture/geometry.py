@@ -163,30 +163,18 @@ def narrow(stored: npt.NDArray[np.integer], bounds: tuple[int, int]) -> npt.NDAr
     return stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
 
 
-def sums_of_four(image: npt.NDArray[np.int16]) -> npt.NDArray[np.uint32]:
-    """Resample to half the size: the 16 bits of the sums of 2 x 2 narrow values, uint32 [rows / 2, columns / 2]."""
+def sums_of_four(image: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """Resample to half the size: the sums of 2 x 2 narrow values [rows / 2, columns / 2]."""
     rows = image[0::2] + image[1::2]
-    # Neighbours lie in the two halves of 32 bits; shifted up and added, the upper half holds their sum.
-    pairs = rows.view(np.uint32)
-    sums = pairs << np.uint32(16)
-    sums += pairs
-    sums >>= np.uint32(16)
+    sums: npt.NDArray[np.int16] = rows[:, 0::2] + rows[:, 1::2]
     return sums
 
 
 def brain_fraction(stored: npt.NDArray[np.integer], slope: float, intercept: float) -> float:
     """Share of the pixels with 0 to 80 HU, both included."""
-    lowest, highest = sorted((value - intercept) / slope for value in BRAIN_RANGE)
-    bits = 8 * stored.itemsize
-    least = -(1 << (bits - 1)) if stored.dtype.kind == "i" else 0
-    low, high = max(math.ceil(lowest), least), min(math.floor(highest), least + (1 << bits) - 1)
-    if low > high:
-        return 0.0
-    # What lies below `low` wraps to the top, so that one comparison serves for two.
-    above = stored.view(f"u{stored.itemsize}")
-    if low:
-        above = above - above.dtype.type(low % (1 << bits))
-    return int(np.count_nonzero(above <= above.dtype.type(high - low))) / stored.size
+    low, high = sorted((value - intercept) / slope for value in BRAIN_RANGE)
+    below, up_to = np.count_nonzero(stored < math.ceil(low)), np.count_nonzero(stored <= math.floor(high))
+    return (up_to - below) / stored.size
 
 
 def _add(values: npt.NDArray[Any], factor: int, axis: int, kind: type[np.integer]) -> npt.NDArray[Any]:

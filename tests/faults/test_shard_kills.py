@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hemodist.storage import early_writer
+from hemodist.storage import local_files
 from shards.building import build, unfinished
 from shards.building.options import ShardConfig
 from tests.support.dicom_files import KEY, content_of, write_source
@@ -29,15 +29,21 @@ def shard(source: str, output: str) -> None:
         build.run(todo)
 
 
-def shard_in_pieces(source: str, output: str) -> None:
-    """The same, with shards this small half-written too when the kill comes."""
-    early_writer.PIECE = 4096
+def shard_slowly(source: str, output: str) -> None:
+    """The same, but each file waits under its other name, so that kills come there too."""
+    put_in_place = local_files.put_in_place
+
+    def later(partial: Path, path: Path) -> None:
+        time.sleep(0.005)
+        put_in_place(partial, path)
+
+    local_files.put_in_place = later
     shard(source, output)
 
 
 def killed(source: Path, output: Path, delay: float) -> bool:
     """Start a run, kill it `delay` seconds after it has begun to write; whether it was still at work."""
-    process = multiprocessing.get_context("spawn").Process(target=shard_in_pieces, args=(str(source), str(output)))
+    process = multiprocessing.get_context("spawn").Process(target=shard_slowly, args=(str(source), str(output)))
     begun = (output / "build.json").stat().st_mtime_ns if (output / "build.json").exists() else 0
     process.start()
     try:

@@ -23,7 +23,7 @@ from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError, UserError
 from hemodist.predict.new_slices import predict_dataset
 from jobs import predict, shard
-from shards.building.for_prediction import study_of
+from shards.building.for_prediction import chunks
 from shards.dicom.reasons import Reason
 from tests.support.checkpoints import SHARDING, make_checkpoint, run_of
 from tests.support.dataset import make_dataset
@@ -235,9 +235,12 @@ def test_a_data_set_is_predicted_in_one_process_and_what_is_written_never_lies_i
 
 def test_a_study_uid_that_is_too_long_to_be_one_is_none(tmp_path):
     with pydicom.config.disable_value_validation():
-        dataset = dcmread(next(write_source(tmp_path / "source", 1).rglob("*.dcm")))
+        path = next(write_source(tmp_path / "source", 1).rglob("*.dcm"))
+        dataset = dcmread(path)
+        sharding = {"size": 32, "windows": [{"name": "brain"}], "encoding": "jpeg", "quality": 95, "crop_head": False}
         for uid, expected in (("1.2." + "3" * 60, "1.2." + "3" * 60), ("1." + "2" * 1000, None)):
             dataset.StudyInstanceUID = uid
-            buffer = io.BytesIO()
-            dataset.save_as(buffer)
-            assert study_of(buffer.getvalue()) == expected
+            dataset.save_as(path)
+            (found,) = chunks(str(path.parent))[0](sharding)
+            assert found.study == expected
+            assert found.encoded

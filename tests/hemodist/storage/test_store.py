@@ -1,13 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
-from types import SimpleNamespace
 
-import pyarrow.fs as pafs
 import pytest
 
 from hemodist.storage import retries
-from hemodist.storage import store as store_module
 from hemodist.storage.local_files import PARTIAL_SUFFIX
 from hemodist.storage.store import Store, StoreError, join
 
@@ -79,16 +77,24 @@ def test_a_name_that_leads_out_of_the_root_is_refused(tmp_path, name):
     assert list(tmp_path.rglob("x")) == []
 
 
-def test_opening_tries_again_where_the_store_may_come_back(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (OSError(errno.EIO, "Input/output error"), 3),
+        (OSError("AWS Error UNKNOWN (HTTP status -1) during ListObjectsV2"), 3),
+        (OSError("AWS Error SLOW_DOWN during PutObject"), 1),  # pyarrow has tried for 6 s
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (FileNotFoundError(errno.ENOENT, "No such file"), 1),
+    ],
+)
+def test_what_may_pass_and_nobody_has_tried_again_is_tried_again(monkeypatch, error, tries):
     monkeypatch.setattr(retries, "WAITS", (0.0, 0.0))
     calls = []
 
-    def busy(uri):
-        calls.append(uri)
-        if len(calls) < 3:
-            raise OSError("connection reset")
-        return pafs.LocalFileSystem(), "bucket/data"
+    def fail():
+        calls.append(1)
+        raise error
 
-    monkeypatch.setattr(store_module, "pafs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=busy)))
-    assert Store.open("s3://bucket/data").root == "bucket/data"
-    assert len(calls) == 3
+    with pytest.raises(OSError, match=str(error.args[-1]).split(" ")[0]):
+        retries.with_retries(fail)
+    assert len(calls) == tries

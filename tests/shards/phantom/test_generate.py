@@ -17,7 +17,7 @@ import pytest
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from shards.phantom.anatomy import SUBTYPES, draw_subject, masks_of, render
-from shards.phantom.generate import ROW_ORDER, generate, plan_of, truth_mask
+from shards.phantom.generate import ROW_ORDER, generate, plan_of
 from shards.phantom.lesions import MIN_AREA
 
 SLICES, SEED, SIZE = 60, 3, 96
@@ -117,25 +117,20 @@ def test_arguments_out_of_range_are_refused_before_anything_is_written(tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_are_1_where_the_truth_mask_is_not_empty(data: Path) -> None:
-    table = read_table(data)
-    assert 0 < sum(row["any"] for row in table.values()) < SLICES
-    for slice_id in [x for x in table if table[x]["any"]][:6] + [x for x in table if not table[x]["any"]][:4]:
-        masks = truth_mask(SEED, SLICES, slice_id, SIZE)
-        assert masks.shape == (5, SIZE, SIZE)
-        assert [int(mask.any()) for mask in masks] == [table[slice_id][name] for name in SUBTYPES]
-    with pytest.raises(UserError, match="no slice"):
-        truth_mask(SEED, SLICES, "ID_nosuchone", SIZE)
-
-
-def test_masks_are_written_when_asked_for(tmp_path: Path) -> None:
+def test_labels_are_1_where_the_written_mask_is_not_empty(tmp_path: Path) -> None:
     generate(tmp_path, slices=30, seed=SEED, size=64, workers=1, masks=True)
     table = read_table(tmp_path)
     written = {p.stem for p in (tmp_path / "masks").iterdir()}
     assert written == {x for x, row in table.items() if row["any"]}
-    first = min(written)
-    masks = np.load(tmp_path / "masks" / f"{first}.npz")["masks"]
-    np.testing.assert_array_equal(masks, truth_mask(SEED, 30, first, 64))
+    assert 0 < len(written) < 30
+    for patient, names in zip(*plan_of(SEED, 30, 64), strict=True):
+        subject = draw_subject(patient, SEED, 64)
+        for k, name in enumerate(names):
+            masks = masks_of(subject, k)
+            assert [int(mask.any()) for mask in masks] == [table[name.slice_id][label] for label in SUBTYPES]
+            if name.slice_id in written:
+                stored = np.load(tmp_path / "masks" / f"{name.slice_id}.npz")["masks"]
+                np.testing.assert_array_equal(stored, masks)
 
 
 def test_hemorrhages_have_the_density_of_fresh_blood_and_a_visible_area() -> None:
