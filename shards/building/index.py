@@ -67,8 +67,8 @@ def make_index(table: pa.Table) -> tuple[pa.Table, SharedImages]:
     image, uid, labels = _codes(table.column("pixel_digest")), _codes(table.column("uid")), labels_of(table)
     slices = _slices(uid, image)
     duplicate = _duplicates(slices, labels)
-    versions = _versions(uid, image)
-    group = _numbered(_components(owner, image, versions.linked))
+    shared_identifiers, linked = _versions(uid, image)
+    group = _numbered(_components(owner, image, linked))
     columns = {name: table.column(name) for name in INDEX_SCHEMA.names if name not in record.MADE_LATER}
     columns["group"] = pa.array(group, pa.int32())
     columns["duplicate"] = pa.array(duplicate, pa.bool_())
@@ -88,7 +88,7 @@ def make_index(table: pa.Table) -> tuple[pa.Table, SharedImages]:
         patients_joined=int(owners_in_group[owners_in_group > 1].sum()),
         conflicting=int(np.count_nonzero(labellings > 1)),
         conflicting_duplicates=_conflicting(slices, labels),
-        shared_identifiers=versions.identifiers,
+        shared_identifiers=shared_identifiers,
     )
 
 
@@ -125,15 +125,8 @@ def _conflicting(slices: I64, labels: npt.NDArray[np.int8]) -> int:
     return int(np.count_nonzero(found))
 
 
-@dataclass(frozen=True)
-class _Versions:
+def _versions(uid: I64, image: I64) -> tuple[int, I64]:
     """Different images of one UID: how many UIDs have several, and pairs of images, int64 [2, pairs], to be joined."""
-
-    identifiers: int
-    linked: I64
-
-
-def _versions(uid: I64, image: I64) -> _Versions:
     known = uid >= 0
     size = image.max(initial=0) + 1
     pairs = np.unique(uid[known] * size + image[known])
@@ -141,7 +134,7 @@ def _versions(uid: I64, image: I64) -> _Versions:
     of_uid = np.bincount(uids, minlength=1)
     # A few images of one UID are a slice that was made anew; one UID for a whole source says nothing of anybody.
     joined = (uids[1:] == uids[:-1]) & (of_uid[uids[1:]] <= MAX_VERSIONS)
-    return _Versions(int(np.count_nonzero(of_uid > 1)), np.stack([images[:-1][joined], images[1:][joined]]))
+    return int(np.count_nonzero(of_uid > 1)), np.stack([images[:-1][joined], images[1:][joined]])
 
 
 def _owners(table: pa.Table) -> I64:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import time
@@ -60,10 +61,10 @@ def begin(output: Store, described: dict[str, Any], check: str) -> None:
     output.write(BUILD, json.dumps(wanted, sort_keys=True, indent=2).encode())
 
 
-def sweep(output: Store) -> None:
-    """Remove half-written files of killed writers. Recent ones stay: their writers may still be at work."""
+def sweep(output: Store, age: float = STALE_SECONDS) -> None:
+    """Remove half-written files older than `age` seconds. Recent ones stay: their writers may still be at work."""
     if output.is_local:
-        before = time.time() - STALE_SECONDS
+        before = time.time() - age
         for path in output.local().rglob(f"*{PARTIAL_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < before:
@@ -178,8 +179,7 @@ def clear(output: Store) -> None:
         output.delete(name)
     output.delete(KEY_FILE)
     output.delete(BUILD)
+    sweep(output, -math.inf)
     if output.is_local:
-        for path in output.local().rglob(f"*{PARTIAL_SUFFIX}"):
-            path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             output.local(record.FOLDER).rmdir()

@@ -78,7 +78,7 @@ def _opened(subject: Subject, k: int) -> tuple[Section, Points, Tissue, dict[str
         return section, points, Tissue(empty, empty, empty, empty), {}
     tissue = tissue_at(subject.head, subject.brain, points)
     lesions.mimic_into(subject.mimics, points, tissue.hu)
-    bled = lesions.bleed_into(subject.bleeds, subject.head, subject.brain, points, tissue)
+    bled = lesions.bleed_into(subject.bleeds, subject.head, points, tissue)
     return section, points, tissue, bled
 
 

@@ -31,8 +31,8 @@ class Bleed:
     center: tuple[float, float, float]
     reach: float  # half its extent along z
     radii: tuple[float, float]  # in the slice: thickness or half axes, as the form has it
-    span: float  # half its arc, radians
-    edema: float
+    span: float = 0.0  # half its arc, radians
+    edema: float = 0.0
 
 
 def draw_bleeds(rng: np.random.Generator, lesions: tuple[Lesion, ...], scale: float) -> tuple[Bleed, ...]:
@@ -56,18 +56,14 @@ def _draw_epidural(rng: np.random.Generator, lesion: Lesion, hu: float, side: fl
     phi = float(rng.uniform(-0.9, 0.7))
     center = (side * 70.0 * np.cos(phi), 84.0 * np.sin(phi), float(rng.uniform(8.0, 34.0)))
     thick = float(rng.uniform(13.0, 22.0))
-    return Bleed(
-        "epidural", lesion.site, hu, side, center, reach, (thick, reach * float(rng.uniform(0.9, 1.2))), 0.0, 0.0
-    )
+    return Bleed("epidural", lesion.site, hu, side, center, reach, (thick, reach * float(rng.uniform(0.9, 1.2))))
 
 
 def _draw_subdural(rng: np.random.Generator, lesion: Lesion, hu: float, side: float, reach: float) -> Bleed:
     phi = float(rng.uniform(-0.35, 0.45))
     thick = float(rng.uniform(7.0, 15.0)) if rng.uniform() < 0.88 else float(rng.uniform(3.0, 5.0))
     z = float(rng.uniform(22.0, 38.0))
-    return Bleed(
-        "subdural", lesion.site, hu, side, (0.0, phi, z), reach, (thick, 0.0), float(rng.uniform(0.8, 1.2)), 0.0
-    )
+    return Bleed("subdural", lesion.site, hu, side, (0.0, phi, z), reach, (thick, 0.0), float(rng.uniform(0.8, 1.2)))
 
 
 def _draw_subarachnoid(rng: np.random.Generator, lesion: Lesion, hu: float, side: float, reach: float) -> Bleed:
@@ -79,14 +75,14 @@ def _draw_subarachnoid(rng: np.random.Generator, lesion: Lesion, hu: float, side
         phi = float(rng.uniform(-0.8, 0.9))
         center = (side * 56.0 * np.cos(phi), 62.0 * np.sin(phi), float(rng.uniform(20.0, 46.0)))
         radii = (float(rng.uniform(26.0, 42.0)), float(rng.uniform(28.0, 44.0)))
-    return Bleed("subarachnoid", lesion.site, hu, side, center, reach, radii, 0.0, 0.0)
+    return Bleed("subarachnoid", lesion.site, hu, side, center, reach, radii)
 
 
 def _draw_intraventricular(rng: np.random.Generator, lesion: Lesion, hu: float, side: float, reach: float) -> Bleed:
     """`radii[0]` is the level above which (to the front) the ventricles stay clear; a cast fills one of them."""
     level = float(rng.uniform(-40.0, 5.0)) if lesion.site == "cast" else float(rng.uniform(12.0, 30.0))
     center = (0.0, 0.0, float(rng.uniform(8.0, 13.0)))
-    return Bleed("intraventricular", lesion.site, hu, side, center, reach, (level, float(rng.uniform(0, 1))), 0.0, 0.0)
+    return Bleed("intraventricular", lesion.site, hu, side, center, reach, (level, float(rng.uniform(0, 1))))
 
 
 def _draw_intraparenchymal(rng: np.random.Generator, lesion: Lesion, hu: float, side: float, reach: float) -> Bleed:
@@ -101,7 +97,7 @@ def _draw_intraparenchymal(rng: np.random.Generator, lesion: Lesion, hu: float, 
     within = min(reach, 19.0)
     radii = (within * float(rng.uniform(0.75, 1.0)), within * float(rng.uniform(0.9, 1.2)))
     edema = float(rng.uniform(3.0, 8.0))
-    return Bleed("intraparenchymal", lesion.site, hu, side, center, reach, radii, 0.0, edema)
+    return Bleed("intraparenchymal", lesion.site, hu, side, center, reach, radii, edema=edema)
 
 
 _DRAW = {
@@ -120,7 +116,7 @@ def displaced(brain: Brain, bleeds: tuple[Bleed, ...]) -> Brain:
     return replace(brain, shift=brain.shift + float(np.clip(push, -7.0, 7.0)))
 
 
-def spread(bleed: Bleed, head: Head, brain: Brain, p: Points, t: Tissue) -> Reals | None:
+def spread(bleed: Bleed, head: Head, p: Points, t: Tissue) -> Reals | None:
     """Volume fraction of the hemorrhage at each point, float32; None where the slice lies outside its extent."""
     if (
         float(p.z.min()) > bleed.center[2] + bleed.reach + 24.0
@@ -177,11 +173,11 @@ def _core(bleed: Bleed, p: Points) -> Reals:
     return (smooth - 0.28 * min(bleed.radii) * p.lobes).astype(np.float32)
 
 
-def bleed_into(bleeds: tuple[Bleed, ...], head: Head, brain: Brain, p: Points, t: Tissue) -> dict[str, Reals]:
+def bleed_into(bleeds: tuple[Bleed, ...], head: Head, p: Points, t: Tissue) -> dict[str, Reals]:
     """Paint the hemorrhages into `t.hu` and return the volume fraction of each subtype that the slice may have."""
     found: dict[str, Reals] = {}
     for bleed in bleeds:
-        share = spread(bleed, head, brain, p, t)
+        share = spread(bleed, head, p, t)
         if share is None:
             continue
         if bleed.edema:
