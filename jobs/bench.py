@@ -9,15 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hemodist.bench.recovery import bench_recovery
-from hemodist.bench.report import bench_loader, bench_plan, bench_start
-from hemodist.bench.rounds import write
-from hemodist.bench.systems import bench_systems
-from hemodist.bench.training import bench_train
-from hemodist.cluster.session import no_process_left_behind
-from hemodist.reports.terminal import console, facts_table, run_job
-from shards.bench import data
-from shards.bench.report import bench_sharder
+from hemodist.job import filled, run_job
 
 
 def main(
@@ -40,11 +32,21 @@ def main(
         output: folder for the figures.
         quick: fewer images and rounds, for a first look.
         source: for the sharder, a folder of uncompressed 512 x 512 slices; a phantom is made where there is none.
-        cores: of the loader's ways, each.
+        cores: CPUs of each of the loader's ways.
         device: where the loader's batches must be, and what trains.
         size: side of the loader's images, in pixels.
         streaming_python: Python of an environment with mosaicml-streaming; made by uv where there is none.
     """
+    from hemodist.bench.recovery import bench_recovery
+    from hemodist.bench.report import bench_loader, bench_plan, bench_start
+    from hemodist.bench.rounds import write
+    from hemodist.bench.systems import bench_systems
+    from hemodist.bench.training import bench_train
+    from hemodist.cluster.session import no_process_left_behind
+    from hemodist.reports.terminal import console, facts_table
+    from shards.bench import data
+    from shards.bench.report import bench_sharder
+
     with no_process_left_behind(), tempfile.TemporaryDirectory(prefix="hemodist-bench-") as folder:
         work = Path(folder)
         many = partial(data.make, work / "many", slices=128 if quick else 256, names=16, size=size)
@@ -67,4 +69,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_job(lambda: tyro.cli(main, description=__doc__))
+    run_job(lambda: tyro.cli(main, description=filled(__doc__)))

@@ -8,11 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
 import tyro
 
-from hemodist.cluster.session import no_process_left_behind
-from hemodist.reports.terminal import console, run_job
+from hemodist.job import filled, run_job
 
 HERE = Path(os.path.relpath(Path(__file__).parent))  # as a user would type it
 SMALL = ("--size", 128, "--samples-per-shard", 256)
@@ -25,9 +23,14 @@ def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers
     Args:
         output: folder for everything; run again with the same one, it goes on where it stopped.
         slices: size of the data set; 1500 is the original study's.
-        seed: of the data set.
+        seed: seed of the data set.
         workers: training processes; 2, but on GPUs at most as many as there are.
     """
+    import torch
+
+    from hemodist.cluster.session import no_process_left_behind
+    from hemodist.reports.terminal import console
+
     if workers is None:
         workers = min(2, torch.cuda.device_count() or 2)
     dicom, dataset, runs = output / "dicom", output / "dataset", output / "runs"
@@ -50,4 +53,4 @@ def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers
 
 
 if __name__ == "__main__":
-    run_job(lambda: tyro.cli(main, description=__doc__))
+    run_job(lambda: tyro.cli(main, description=filled(__doc__)))

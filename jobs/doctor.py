@@ -12,11 +12,7 @@ import platform
 
 import tyro
 
-from hemodist.cluster.session import cluster, no_process_left_behind
-from hemodist.doctor import all_reduce
-from hemodist.doctor.finding import Finding, table
-from hemodist.doctor.node_checks import Wanted, check_node
-from hemodist.reports.terminal import console, run_job
+from hemodist.job import filled, run_job
 
 
 def main(
@@ -24,7 +20,7 @@ def main(
     cache: str = "~/.cache/hemodist",
     gpus: int | None = None,
     megabytes: int = 64,
-    ring_mebibytes: int = all_reduce.MEBIBYTES,
+    ring_mebibytes: int = 64,
 ) -> int:
     """Check this machine, or every node of the cluster.
 
@@ -33,8 +29,14 @@ def main(
         cache: node-local folder of the shard cache, as for --data.cache; of nodes with work.
         gpus: GPUs that every node with work must have; fewer are then something to do.
         megabytes: size of the file that measures the storage.
-        ring_mebibytes: size of the tensor that measures the bandwidth between workers.
+        ring_mebibytes: size of the tensor that measures the bandwidth between workers; 64 is about a large gradient.
     """
+    from hemodist.cluster.session import cluster, no_process_left_behind
+    from hemodist.doctor import all_reduce
+    from hemodist.doctor.finding import Finding, table
+    from hemodist.doctor.node_checks import Wanted, check_node
+    from hemodist.reports.terminal import console
+
     wanted = Wanted(storage, cache, megabytes, gpus)
     if os.environ.get("RAY_ADDRESS"):
         from hemodist.doctor.cluster_checks import check_cluster
@@ -53,4 +55,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_job(lambda: tyro.cli(main, description=__doc__))
+    run_job(lambda: tyro.cli(main, description=filled(__doc__)))

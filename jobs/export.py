@@ -1,4 +1,4 @@
-"""Export a checkpoint's network: `python jobs/export.py CHECKPOINT --output DIR`.
+"""Export a checkpoint's network: `python jobs/export.py RUN --output DIR`.
 
 Exit code 0: written and equal to the checkpoint's network. 1: an error of the program. 2: the checkpoint cannot be
 used, or an exported network differs. 130: interrupted.
@@ -6,20 +6,26 @@ used, or an exported network differs. 130: interrupted.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import tyro
 
-from hemodist.models.trained import folder_of, open_trained
-from hemodist.predict.export import export
-from hemodist.reports.terminal import console, facts_table, run_job
+from hemodist.job import filled, run_job
 
 
-def main(checkpoint: tyro.conf.Positional[str], /, output: str | None = None) -> None:
+def main(
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")], /, output: str | None = None
+) -> None:
     """Write model.pt2 (torch.export), model.onnx where onnxscript is installed, and model.json, which describes them.
 
     Args:
         checkpoint: a run's folder (its best checkpoint is taken) or a .pt file.
         output: folder or URI for the files; by default the folder `export` beside the checkpoint.
     """
+    from hemodist.models.trained import folder_of, open_trained
+    from hemodist.predict.export import export
+    from hemodist.reports.terminal import console, facts_table
+
     where = output or f"{folder_of(checkpoint)}/export"
     described = export(open_trained(checkpoint), where)
     facts = {name: f"{facts['bytes']:,} bytes, logits within {facts['largest difference of a logit']:.1e}"
@@ -28,4 +34,4 @@ def main(checkpoint: tyro.conf.Positional[str], /, output: str | None = None) ->
 
 
 if __name__ == "__main__":
-    run_job(lambda: tyro.cli(main, description=__doc__))
+    run_job(lambda: tyro.cli(main, description=filled(__doc__)))

@@ -5,18 +5,20 @@ Leslie Smith's range test on the recipe's own data, network, batch and workers. 
 
 from __future__ import annotations
 
-import tyro
-
-from hemodist.config.recipes import RECIPES
-from hemodist.launch.find_lr import find_lr
-from hemodist.reports.terminal import run_job
-from hemodist.training.lr_range_test import RangeTest
+from hemodist.config import range_test, run
+from hemodist.config.command_line import read_recipe
+from hemodist.job import run_job
 
 
 def main() -> None:
     """Read recipe and flags, then test."""
-    offered = {recipe.__name__: ((recipe.__doc__ or "").strip(), RangeTest(recipe())) for recipe in RECIPES}
-    find_lr(tyro.extras.overridable_config_cli(offered, description=__doc__))
+    test = read_recipe(__doc__, "--steps 300", range_test.RangeTest)
+    range_test.check(test)
+    run.check(test.run)
+
+    from hemodist.launch.find_lr import find_lr
+
+    find_lr(test)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Predict scans: `python jobs/predict.py CHECKPOINT SOURCE --output submission.csv`.
+"""Predict scans: `python jobs/predict.py RUN SOURCE --output submission.csv`.
 
 Exit code 0: every file has a prediction. 1: an error of the program. 2: the input or a flag cannot be used. 3: done,
 but a larger share of the files than --max-rejected-fraction has no prediction, each with its reason in
@@ -9,34 +9,42 @@ from __future__ import annotations
 
 import tyro
 
-from hemodist.cluster.session import cluster, map_tasks
-from hemodist.dataset.dataset import DataSet
-from hemodist.dataset.manifest import MANIFEST
-from hemodist.predict import submission
-from hemodist.predict.new_slices import Chunk, PredictedSlices, check_settings, predict_chunk, predict_dataset
+from hemodist.job import filled, run_job
 from hemodist.predict.options import PredictConfig
-from hemodist.reports.terminal import TrainingView, console, errors, facts_table, run_job
-from hemodist.storage.store import Store
-from shards.building import for_prediction
 
 EXIT_NOT_PREDICTED = 3
 
 
 def main() -> int:
     """Read the flags, predict, write."""
-    config = tyro.cli(PredictConfig, description=__doc__)
-    settings = config.settings()
+    config = tyro.cli(PredictConfig, description=filled(__doc__))
+    config.check()
+
+    from hemodist.cluster.session import cluster, map_tasks
+    from hemodist.dataset.dataset import DataSet
+    from hemodist.dataset.manifest import MANIFEST
+    from hemodist.predict import submission
+    from hemodist.predict.new_slices import Chunk, check_settings, predict_chunk, predict_dataset, settings_of
+    from hemodist.reports.terminal import TrainingView, console, errors, facts_table
+    from hemodist.storage.store import Store
+    from shards.building import for_prediction
+
+    settings = settings_of(config)
     check_settings(settings)
     submission.place(config.output)[0].check_writable()
     store = Store.open(config.source)
     is_dataset = store.size(MANIFEST) is not None
-    config.check_source(store, is_dataset)
+    submission.check_places(config, store, is_dataset)
     if is_dataset:
         with TrainingView() as view:
             outcomes = [predict_dataset(settings, DataSet.open(config.source), view)]
     else:
         chunks = [Chunk(settings, draw) for draw in for_prediction.chunks(store.uri)]
-        outcomes = run(chunks, config.workers)
+        if config.workers:
+            with cluster(config.workers):
+                outcomes = [done for _, done in map_tasks(predict_chunk, chunks, in_flight=2 * config.workers)]
+        else:
+            outcomes = [predict_chunk(chunk) for chunk in chunks]
     outcome = submission.merged(outcomes)
     places = submission.write(config.output, outcome)
     share = len(outcome.rejected) / (len(outcome.keys) + len(outcome.rejected))
@@ -46,14 +54,6 @@ def main() -> int:
         errors.print(f"{share:.2%} of the files have no prediction, {config.max_rejected_fraction:.2%} are allowed")
         return EXIT_NOT_PREDICTED
     return 0
-
-
-def run(chunks: list[Chunk], workers: int) -> list[PredictedSlices]:
-    """Predict the chunks here, or over Ray."""
-    if not workers:
-        return [predict_chunk(chunk) for chunk in chunks]
-    with cluster(workers):
-        return [outcome for _, outcome in map_tasks(predict_chunk, chunks, in_flight=2 * workers)]
 
 
 if __name__ == "__main__":

@@ -7,25 +7,29 @@ more files were faulty than --max-rejected-fraction allows. 130: interrupted; th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from hemodist.cluster.prometheus import observed_shards
-from hemodist.cluster.session import cluster, cpus_now, largest_memory, map_tasks
-from hemodist.config.operation import TrackingConfig
-from hemodist.dataset.manifest import Manifest
-from hemodist.reports.terminal import console, errors, facts_table, run_job
-from hemodist.storage.store import Store
-from shards.building import build, estimate
-from shards.building.options import ShardConfig, check_memory, task_memory
-from shards.building.progress import Progress
-from shards.packing.task import Task, TaskResult
+from hemodist.job import filled, run_job
+from shards.building.options import ShardConfig, check, check_memory, task_memory
+
+if TYPE_CHECKING:
+    from hemodist.dataset.manifest import Manifest
+    from hemodist.storage.store import Store
+    from shards.building import build
+    from shards.packing.task import Task, TaskResult
 
 
 def main() -> int:
     """Plan, run and report."""
-    config = tyro.cli(ShardConfig, description=__doc__)
+    config = tyro.cli(ShardConfig, description=filled(__doc__))
+    check(config)
+
+    from hemodist.cluster.session import cluster, cpus_now, largest_memory, map_tasks
+    from hemodist.reports.terminal import console, facts_table
+    from shards.building import build
+
     todo = build.plan(config)
     if isinstance(todo, build.Finished):
         console.print(facts_table(f"{todo.output.uri} is finished already", summary := build.summary(todo.manifest)))
@@ -54,6 +58,11 @@ def main() -> int:
 
 def work(todo: build.BuildPlan, config: ShardConfig, mapper: build.Mapper | None, cpus: int) -> int:
     """Run the plan, or estimate what it would bring; returns the exit code."""
+    from hemodist.cluster.prometheus import observed_shards
+    from hemodist.reports.terminal import console, facts_table
+    from shards.building import build, estimate
+    from shards.building.progress import Progress
+
     if config.dry_run:
         console.print(facts_table("Dry run: nothing was written", estimate.estimate(todo, cpus)))
         return 0
@@ -73,7 +82,9 @@ def run_name(output: Store) -> str:
 
 def log(output: Store, facts: dict[str, Any], summary: dict[str, Any]) -> None:
     """Log the summary as a W&B run; the same run, however often."""
-    from hemodist.reports.wandb_run import Tracker  # W&B takes a second to import
+    from hemodist.config.operation import TrackingConfig
+    from hemodist.reports.terminal import errors
+    from hemodist.reports.wandb_run import Tracker
 
     name, where = run_name(output), output.uri
     Tracker.start(TrackingConfig(), name=name, local=None, where=where, facts=facts, warn=errors.print).finish(summary)
@@ -84,6 +95,9 @@ def exit_code(manifest: Manifest, config: ShardConfig) -> int:
 
     A cluster that tries a failed job again must not turn the failure into a success.
     """
+    from hemodist.reports.terminal import errors
+    from shards.building import build
+
     faulty, allowed = build.faulty_fraction(manifest), config.max_rejected_fraction
     if faulty > allowed:
         errors.print(f"{faulty:.2%} of the files were faulty, {allowed:.2%} are allowed; see rejected.parquet")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import tyro
-
-from hemodist.reports.terminal import run_job
-from hemodist.study.study import Study, conduct
+from hemodist.config.command_line import read_flags
+from hemodist.job import run_job
+from hemodist.study.options import Study
 
 
 def main() -> None:
     """Read the flags, then train, compare and report."""
-    conduct(tyro.cli(Study, description=__doc__))
+    study = read_flags(Study(), __doc__)
+    study.check()
+
+    from hemodist.study.study import conduct
+
+    conduct(study)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import tyro
-
-from hemodist.config.recipes import RECIPES
-from hemodist.launch.train import train
-from hemodist.reports.terminal import run_job
+from hemodist.config.command_line import read_recipe
+from hemodist.config.run import check
+from hemodist.job import run_job
 
 
 def main() -> None:
     """Read recipe and flags, then train."""
-    offered = {recipe.__name__: ((recipe.__doc__ or "").strip(), recipe()) for recipe in RECIPES}
-    train(tyro.extras.overridable_config_cli(offered, description=__doc__))
+    run = read_recipe(__doc__, "--optim.epochs 8", lambda run: run)
+    check(run)
+
+    from hemodist.launch.train import train
+
+    train(run)
 
 
 if __name__ == "__main__":

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from hemodist.dataset.dataset import DataSet
 from hemodist.errors import UserError
-from hemodist.storage.store import Store
-from shards.building import build
-from shards.inspect import show, verify
-from shards.phantom import generate
+from hemodist.job import filled, run_job
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_PROBLEMS = 1
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
-"""As the shell has it: 128 + SIGINT."""
 
-Place = Annotated[str, tyro.conf.Positional]
+Place = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
 
 
 @dataclass(frozen=True)
@@ -62,14 +54,14 @@ class Phantom:
 
     Attributes:
         out: folder of the data set.
-        slices: in total.
-        seed: of everything random; the same seed gives the same bytes for any number of workers.
+        slices: number of slices in total.
+        seed: seed of everything random; the same one gives the same bytes for any number of workers.
         size: rows and columns of a slice.
         workers: processes; by default one a core.
         masks: write the truth masks too.
     """
 
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     slices: int = 1500
     seed: int = 0
     size: int = 512
@@ -97,26 +89,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Command,
         prog="python -m shards",
         args=arguments,
-        description=__doc__,
+        description=filled(__doc__),
     )
+
+    from rich.console import Console
+
     console = Console(highlight=False, markup=False)  # paths may hold brackets
-    errors = Console(stderr=True, highlight=False, markup=False)
-    try:
-        if isinstance(command, Verify):
-            return run_verify(command, console)
-        if isinstance(command, Show):
-            return run_show(command, console)
-        return run_phantom(command, console)
-    except UserError as error:
-        errors.print(f"error: {error}", style="bold red", soft_wrap=True)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        return EXIT_INTERRUPTED
+    if isinstance(command, Verify):
+        return run_verify(command, console)
+    if isinstance(command, Show):
+        return run_show(command, console)
+    return run_phantom(command, console)
 
 
 def run_verify(command: Verify, console: Console) -> int:
     """Check a data set and print what is wrong."""
+    from rich.progress import Progress
+
+    from hemodist.storage.store import Store
+    from shards.inspect import verify
+
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("shards", total=None)
         report = verify.verify(
@@ -136,6 +128,13 @@ def run_verify(command: Verify, console: Console) -> int:
 
 def run_show(command: Show, console: Console) -> int:
     """Print the summary and write the contact sheet."""
+    from rich.table import Table
+
+    from hemodist.dataset.dataset import DataSet
+    from hemodist.storage.store import Store
+    from shards.building import build
+    from shards.inspect import show
+
     dataset = DataSet.open(command.dataset)
     table = Table(show_header=False)
     for name, value in build.summary(dataset.manifest).items():
@@ -154,6 +153,10 @@ def run_show(command: Show, console: Console) -> int:
 
 def run_phantom(command: Phantom, console: Console) -> int:
     """Write a synthetic data set."""
+    from rich.progress import Progress
+
+    from shards.phantom import generate
+
     with Progress(console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("slices", total=command.slices)
         made = generate.generate(
@@ -172,4 +175,4 @@ def run_phantom(command: Phantom, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_job(main, goes_on=False)

@@ -15,7 +15,7 @@ import tyro
 
 from hemodist.cluster.ray_internals import announce_end, is_training_worker, raylet_flags
 from hemodist.errors import UserError
-from hemodist.reports.terminal import run_job
+from hemodist.job import filled, run_job
 
 _POLL_SECONDS = 0.5
 
@@ -83,7 +83,7 @@ def main(seconds: float = 100.0, node: str | None = None) -> None:
     """Announce the end of this node and wait for its training workers to leave.
 
     Args:
-        seconds: until the node is taken away.
+        seconds: time until the node is taken away.
         node: Ray's id of the node, where this machine has several.
     """
     here = [raylet for raylet in raylets() if node in (None, raylet.node)]
@@ -93,4 +93,4 @@ def main(seconds: float = 100.0, node: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_job(lambda: tyro.cli(main, description=__doc__))
+    run_job(lambda: tyro.cli(main, prog="python -m hemodist.cluster.drain", description=filled(__doc__)))

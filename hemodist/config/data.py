@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from hemodist.config.fields import MANY, DecidesBestLr, DecidesSamples, Range, read_empty_as_none
+from hemodist.config.fields import MANY, DecidesBestLr, DecidesSamples, Often, Range, read_empty_as_none
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What is read."""
 
-    dataset: str = ""
-    """Path or URI of a finished data set (a folder with manifest.json). A run needs one; recipes leave it empty."""
+    dataset: Annotated[str, Often(required=True)] = ""
+    """Path or URI of a finished data set (a folder with manifest.json). Recipes leave it empty."""
 
-    subset: Annotated[int | None, Range(3, MANY, checked_by="plan.split.split")] = None
+    subset: Annotated[int | None, Range(3, MANY, checked_by="plan.split.split"), Often()] = None
     """Total number of slices, train and valid together; None for all. 1500 is the original study's."""
 
     selection: Literal["all", "balanced"] = "all"
@@ -71,7 +71,7 @@ class BatchConfig:
     """How the stream of samples is cut."""
 
     global_batch_size: Annotated[
-        int, Range(1, MANY, checked_by="config.shares.check_batch"), DecidesSamples(), DecidesBestLr()
+        int, Range(1, MANY, checked_by="config.shares.check_batch"), DecidesSamples(), DecidesBestLr(), Often()
     ] = 64
     """Samples a step, over all ranks; a multiple of `mix_group`."""
 

@@ -59,16 +59,29 @@ class DecidesBestLr:
 
 
 @dataclass(frozen=True)
+class Often:
+    """People change it often, or must give it, so `--help` shows it before the others.
+
+    Attributes:
+        required: a recipe leaves it empty.
+    """
+
+    required: bool = False
+
+
+@dataclass(frozen=True)
 class Field:
     """One field of a configuration.
 
     Attributes:
+        owner: the dataclass that it is a field of.
         name: dotted, such as `optim.lr`.
         value: what the configuration has there.
         type: the annotation without its notes.
         notes: the annotation's `Range`, `DecidesResult` and the like.
     """
 
+    owner: type
     name: str
     value: Any
     type: Any
@@ -87,9 +100,9 @@ def fields_of(config: Any, prefix: str = "") -> Iterator[Field]:
         if dataclasses.is_dataclass(value):
             yield from fields_of(value, f"{prefix}{name}.")
         elif typing.get_origin(annotation) is typing.Annotated:
-            yield Field(prefix + name, value, annotation.__origin__, annotation.__metadata__)
+            yield Field(type(config), prefix + name, value, annotation.__origin__, annotation.__metadata__)
         else:
-            yield Field(prefix + name, value, annotation, ())
+            yield Field(type(config), prefix + name, value, annotation, ())
 
 
 def values_marked(config: Any, mark: type) -> dict[str, Any]:

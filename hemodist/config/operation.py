@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from hemodist.config.fields import MANY, Range
+from hemodist.config.fields import MANY, Often, Range
 
 
 @dataclass(frozen=True)
 class ScalingConfig:
     """Where it runs."""
 
-    workers: Annotated[int, Range(0, 65_536)] = 2
+    workers: Annotated[int, Range(0, 65_536), Often()] = 2
     """Ranks, one GPU or `cpus_per_worker` CPUs each; 0 runs the loop in the calling process, without Ray."""
 
     min_workers: Annotated[int | None, Range(1, 65_536, checked_by="config.run.check")] = None
@@ -68,7 +68,7 @@ class CheckpointConfig:
 class TrackingConfig:
     """Weights & Biases."""
 
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    mode: Annotated[Literal["auto", "online", "offline", "disabled"], Often()] = "auto"
     """Auto is online where WANDB_API_KEY is set and offline elsewhere."""
 
     project: str = "hemodist"

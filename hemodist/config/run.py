@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
-from hemodist.config.fields import MANY, DecidesSamples, Range, check_ranges
+from hemodist.config.fields import MANY, DecidesSamples, Often, Range, check_ranges
 from hemodist.config.operation import CheckpointConfig, ScalingConfig, TrackingConfig
 from hemodist.config.shares import check_batch
 from hemodist.config.training import ModelConfig, OptimConfig, StopConfig
@@ -23,14 +23,14 @@ from hemodist.errors import ConfigError
 class Run:
     """One whole run."""
 
-    name: str
+    name: Annotated[str, Often()]
     """Name of the run; the same name and output continue a run that was interrupted."""
 
-    output: str = "runs"
+    output: Annotated[str, Often()] = "runs"
     """Folder or URI; the run writes below `output/name`.
     With workers on several machines it must be a URI or a folder that they all share, such as NFS."""
 
-    seed: Annotated[int, Range(0, MANY), DecidesSamples()] = 0
+    seed: Annotated[int, Range(0, MANY), DecidesSamples(), Often()] = 0
     """Seed of everything that is drawn, 0 to 2**31 - 1."""
 
     data: DataConfig = field(default_factory=DataConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from hemodist.config.fields import MANY, DecidesBestLr, DecidesResult, Range
+from hemodist.config.fields import MANY, DecidesBestLr, DecidesResult, Often, Range
 from hemodist.errors import ConfigError
 
 
@@ -13,7 +13,7 @@ from hemodist.errors import ConfigError
 class ModelConfig:
     """The network."""
 
-    name: Annotated[str, DecidesResult(), DecidesBestLr()] = "resnet18"
+    name: Annotated[str, DecidesResult(), DecidesBestLr(), Often()] = "resnet18"
     """A classification network of torchvision."""
 
     activation: Annotated[Literal["relu", "silu"], DecidesResult(), DecidesBestLr()] = "relu"
@@ -23,7 +23,7 @@ class ModelConfig:
     """What training starts from: `none`, downloaded weights, or the path of a local state_dict.
     Downloaded are `imagenet` (torchvision's newest) and names of torchvision's enum such as IMAGENET1K_V1."""
 
-    image_size: Annotated[int, Range(32, 2048), DecidesResult(), DecidesBestLr()] = 256
+    image_size: Annotated[int, Range(32, 2048), DecidesResult(), DecidesBestLr(), Often()] = 256
     """Side of the network's input in pixels."""
 
     channels: Annotated[Literal[1, 3], DecidesResult(), DecidesBestLr()] = 3
@@ -46,7 +46,7 @@ class OptimConfig:
     name: Annotated[Literal["adamw", "sgd"], DecidesResult(), DecidesBestLr()] = "adamw"
     """AdamW or SGD."""
 
-    lr: Annotated[float | Literal["found"], Range(1e-12, 100), DecidesResult()] = 1e-3
+    lr: Annotated[float | Literal["found"], Range(1e-12, 100), DecidesResult(), Often()] = 1e-3
     """The peak learning rate, reached after `warmup_steps`.
     `found` takes what `jobs/find_lr.py` has found for this run."""
 
@@ -69,7 +69,7 @@ class OptimConfig:
     clip_norm: Annotated[float, Range(0, 1e6), DecidesResult(), DecidesBestLr()] = 0.0
     """Largest gradient norm; 0 for no clipping."""
 
-    epochs: Annotated[int, Range(1, 100_000), DecidesResult()] = 4
+    epochs: Annotated[int, Range(1, 100_000), DecidesResult(), Often()] = 4
     """Passes over the training split."""
 
     max_nonfinite: Annotated[int, Range(1, MANY), DecidesResult()] = 5

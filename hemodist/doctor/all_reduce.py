@@ -14,9 +14,6 @@ import torch.multiprocessing as mp
 
 from hemodist.doctor.finding import Finding
 
-MEBIBYTES = 64
-"""Size of the tensor that is summed: about DenseNet-161's gradient, 106 MB, and so large that only bandwidth counts."""
-
 ROUNDS = 8
 MIN_NCCL = 1e9
 """Bytes/s between GPUs below which the exchange of the gradient outlasts the backward pass: 106 MB take 0.2 s."""
@@ -41,7 +38,7 @@ class Ring:
     exact: bool
 
 
-def measure(rank: int, ranks: int, address: str, *, gpu: bool, mebibytes: int = MEBIBYTES) -> Ring:
+def measure(rank: int, ranks: int, address: str, *, gpu: bool, mebibytes: int) -> Ring:
     """Join the group, sum tensors, leave; called on every rank at the same time.
 
     Args:
@@ -82,7 +79,7 @@ def finding(ring: Ring) -> Finding:
     return Finding("all-reduce", "all", "pass", found)
 
 
-def on_this_machine(mebibytes: int = MEBIBYTES) -> Finding:
+def on_this_machine(mebibytes: int) -> Finding:
     """The check on one machine without Ray: one process for each GPU, or two on the CPU."""
     gpus = torch.cuda.device_count()
     if gpus == 1:

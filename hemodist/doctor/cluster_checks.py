@@ -54,7 +54,7 @@ class Probe:
         return ring.measure(rank, ranks, address, gpu=gpu, mebibytes=mebibytes)
 
 
-def check_cluster(wanted: Wanted, mebibytes: int = ring.MEBIBYTES) -> list[Finding]:
+def check_cluster(wanted: Wanted, mebibytes: int) -> list[Finding]:
     """Check every node, storage and clocks between them, and an all-reduce over all GPUs, or over CPUs without any.
 
     Args:

@@ -8,7 +8,8 @@ from pathlib import Path
 from hemodist.config.operation import ScalingConfig
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
-from hemodist.scoring.score_checkpoint import ScoringRequest, check_request, score_checkpoint
+from hemodist.scoring.options import ScoringRequest
+from hemodist.scoring.score_checkpoint import check_request, score_checkpoint
 from hemodist.scoring.write_results import Results
 from hemodist.storage.store import Store
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hemodist.config.range_test import RangeTest, check
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.train import absolute
 from hemodist.models.network import check_model
@@ -12,7 +13,7 @@ from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
 from hemodist.storage.store import Store, join
 from hemodist.training.found_lr import FOLDER, PLOT, FoundLr
-from hemodist.training.lr_range_test import RangeTest, check, run_range_test
+from hemodist.training.lr_range_test import run_range_test
 
 
 def find_lr(test: RangeTest) -> FoundLr:

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.evaluation_batches import grey_values, memory_batches, stored_batches
 from hemodist.metrics.probabilities import probabilities, repair_any
 from hemodist.models.trained import PICTURE_FIELDS, Trained, check_fits, mean_logits, open_trained, views
+from hemodist.predict.options import PredictConfig, Settings
 from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
 from hemodist.scoring.run_network import logits_of, run_over_split
 from hemodist.scoring.worst_slices import strip
@@ -76,33 +78,6 @@ class DrawnFile(Protocol):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How slices are predicted; the same for every chunk.
-
-    Attributes:
-        checkpoints: whose probabilities are averaged.
-        tta: average over the flips that each run was trained with.
-        repair_any: raise P(any) to the largest P of a subtype where it is below.
-        explain: folder or URI for a PNG a slice with its windows and the heat map of `any`; None for no pictures.
-        explain_above: only slices with P(any) above this get a PNG; None for all.
-        eval_batch_size: slices at once; None for the run's own.
-        device: `cpu` or `cuda`.
-        cache: node-local folder for shards of a remote data set; None for the run's own.
-        cache_gb: GB that the copies there may take; None for the run's own.
-    """
-
-    checkpoints: tuple[str, ...]
-    tta: bool = False
-    repair_any: bool = False
-    explain: str | None = None
-    explain_above: float | None = None
-    eval_batch_size: int | None = None
-    device: str = "cpu"
-    cache: str | None = None
-    cache_gb: float | None = None
-
-
-@dataclass(frozen=True)
 class Chunk:
     """Some files, for one call of `predict_chunk`.
 
@@ -130,6 +105,29 @@ class PredictedSlices:
     studies: list[str | None]
     probability: npt.NDArray[np.float64]
     rejected: list[tuple[str, str, str]]
+
+
+def settings_of(config: PredictConfig) -> Settings:
+    """What every chunk is told, with absolute paths, since workers have another working directory.
+
+    Raises:
+        ConfigError: the device that is asked for is not there.
+    """
+    gpu = torch.cuda.is_available() and not config.workers
+    if config.device == "cuda" and not gpu:
+        raise ConfigError("device cuda needs a GPU in this process and --workers 0; use --device auto")
+    checkpoints = (config.checkpoint, *config.ensemble)
+    return Settings(
+        checkpoints=tuple(one if "://" in one else str(Path(one).expanduser().resolve()) for one in checkpoints),
+        tta=config.tta,
+        repair_any=config.repair_any,
+        explain=None if config.explain is None else Store.open(config.explain).uri,
+        explain_above=config.explain_above,
+        eval_batch_size=config.eval_batch_size,
+        cache=None if config.cache is None else str(Path(config.cache).expanduser().resolve()),
+        cache_gb=config.cache_gb,
+        device="cuda" if gpu and config.device != "cpu" else "cpu",
+    )
 
 
 def check_settings(settings: Settings) -> tuple[Trained, ...]:

@@ -14,6 +14,7 @@ from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.metrics.pooling import POOLINGS, Pooled, unit_names
 from hemodist.predict.new_slices import PredictedSlices
+from hemodist.predict.options import PredictConfig
 from hemodist.storage.store import Store
 
 ROW_ORDER = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
@@ -72,6 +73,22 @@ def place(output: str) -> tuple[Store, str]:
     full = output if "://" in output else str(Path(output).expanduser().resolve())
     folder, _, name = full.rpartition("/")
     return Store.open(folder or "/"), name
+
+
+def check_places(config: PredictConfig, source: Store, is_dataset: bool) -> None:
+    """Check that the flags suit the source, and that nothing is written into it.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if is_dataset and config.workers:
+        raise ConfigError(
+            f"{source.uri} is a data set, which is predicted in this process, on its GPU where there is one; leave "
+            "--workers out, it is for folders of DICOM files"
+        )
+    for output in (place(config.output)[0], *([] if config.explain is None else [Store.open(config.explain)])):
+        if source.contains(output):  # what is written there would be taken for a scan the next time
+            raise ConfigError(f"{output.uri} lies in the source {source.uri}; choose a folder outside it")
 
 
 def submission_rows(predicted: PredictedSlices) -> Rows:

@@ -1,19 +1,17 @@
-"""What a person sees while a job runs: progress, the table of epochs, errors without tracebacks, exit codes."""
+"""What a person sees while a job runs: progress, tables of facts and of epochs."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, NoReturn, assert_never
+from typing import Any, assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hemodist.errors import UserError
 from hemodist.events import (
     AttemptStarted,
     EpochDone,
@@ -26,13 +24,7 @@ from hemodist.events import (
     StepDone,
     WorkersLost,
 )
-from hemodist.job import was_terminated
 from hemodist.reports.epoch_table import format_history_row, history_header
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
-"""As the shell has them: 128 + SIGINT and 128 + SIGTERM."""
 
 _PLAIN_SECONDS = 20.0
 """Between two progress lines where the output is no terminal."""
@@ -43,29 +35,6 @@ _PLAIN_WIDTH = 120
 # Without markup: paths and messages may hold brackets.
 console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 errors = Console(stderr=True, highlight=False, markup=False)
-
-
-def run_job(main: Callable[[], int | None]) -> NoReturn:
-    """Run a job's `main` and exit: 0 or its code, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM."""
-    try:
-        sys.exit(main() or 0)
-    except UserError as error:
-        errors.print(f"error: {error}", style="bold red", soft_wrap=True)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from the last checkpoint or shard")
-        _leave_at_once(EXIT_INTERRUPTED)
-    except SystemExit as ended:
-        if was_terminated() or ended.code == EXIT_TERMINATED:
-            _leave_at_once(EXIT_TERMINATED)
-        raise
-
-
-def _leave_at_once(code: int) -> NoReturn:
-    """End without waiting for threads, which may hang in a call to a cluster that is gone; clean-up is done by now."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> Table:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
-from hemodist.config.fields import read_empty_as_none
 from hemodist.config.run import Run, check
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import UNKNOWN
@@ -20,72 +18,12 @@ from hemodist.plan.prepare import divide
 from hemodist.plan.split import Rows, label_report
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults
 from hemodist.scoring.heat_maps import Masks, target_layer
+from hemodist.scoring.options import ScoringRequest
 from hemodist.scoring.run_network import run_over_split
 from hemodist.scoring.worst_slices import figure_of, find_worst_slices, play_pointing_game
 from hemodist.scoring.write_results import Results, probability_of, write_results
 from hemodist.storage.store import Store
 from hemodist.world import World
-
-
-@dataclass(frozen=True)
-class Options:
-    """How it is scored.
-
-    Attributes:
-        part: `valid` or `test`, that fold of the run's own split, on the data set that it was trained on; `all`
-            labelled slices, those of the training among them; `auto` is valid on the run's own data set, and all of any
-            other.
-        tta: average over the flips that the run was trained with.
-        repair_any: raise P(any) to the largest P of a subtype where it is below.
-        worst: slices of either kind that the report shows; 0 for none.
-        masks: path or URI of truth masks (`python -m shards phantom --masks`), for the pointing game; None for none.
-        cache: node-local folder for shards of a remote data set; None, here and below, for the run's own.
-        cache_gb: GB that the copies there may take.
-        eval_batch_size: samples a rank evaluates at once.
-        decode_threads: DALI's CPU threads a worker.
-        decoder: what decodes; as `data.decoder` of the run.
-        on_corrupt: stop at a sample that does not match its checksum, or mask it out.
-    """
-
-    part: Literal["auto", "valid", "test", "all"] = "auto"
-    tta: bool = False
-    repair_any: bool = False
-    worst: int = 6
-    masks: str | None = None
-    cache: str | None = None
-    cache_gb: float | None = None
-    eval_batch_size: int | None = None
-    decode_threads: int | None = None
-    decoder: Literal["auto", "cpu", "mixed"] | None = None
-    on_corrupt: Literal["stop", "mask"] | None = None
-
-    def __post_init__(self) -> None:
-        read_empty_as_none(self, "masks", "cache", "cache_gb", "eval_batch_size", "decode_threads")
-
-    def applied(self, run: Run, dataset: str) -> Run:
-        """The run's configuration with what is given here."""
-        given = {name: getattr(self, name) for name in ("cache", "cache_gb", "decode_threads", "decoder", "on_corrupt")}
-        data = replace(run.data, dataset=dataset, **{k: value for k, value in given.items() if value is not None})
-        size = run.batch.eval_batch_size if self.eval_batch_size is None else self.eval_batch_size
-        batch = replace(run.batch, eval_batch_size=size)
-        return replace(run, data=data, batch=batch)
-
-
-@dataclass(frozen=True)
-class ScoringRequest:
-    """What is to be scored.
-
-    Attributes:
-        checkpoint: a run's folder (its best checkpoint) or a `.pt` file.
-        dataset: path or URI of a finished data set.
-        output: folder or URI for scores, predictions and report.
-        options: how.
-    """
-
-    checkpoint: str
-    dataset: str
-    output: str
-    options: Options = field(default_factory=Options)
 
 
 def check_request(request: ScoringRequest) -> tuple[Trained, Run, DataSet]:

@@ -25,24 +25,9 @@ from hemodist.plan.prepare import Prepared
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
 from hemodist.study.classical import fit_methods, statistics
+from hemodist.study.options import recipe_of
 from hemodist.study.system import Kind, System
 from hemodist.training.run_checkpoints import HISTORY
-
-_SEED_MARK = "-s"
-
-
-def run_name(recipe: str, seed: int) -> str:
-    """Name of the run of a recipe from a seed.
-
-    >>> run_name("resnet18", 2)
-    'resnet18-s2'
-    """
-    return f"{recipe}{_SEED_MARK}{seed}"
-
-
-def recipe_of(run: Run) -> str:
-    """The recipe that `run_name` named the run after."""
-    return run.name.rpartition(_SEED_MARK)[0]
 
 
 def gather(

@@ -21,6 +21,7 @@ from hemodist.cluster.rank import RankFunction
 from hemodist.cluster.session import ClusterInfo, cluster, no_process_left_behind
 from hemodist.cluster.workers import run_in_process, run_on_workers
 from hemodist.config.operation import ScalingConfig
+from hemodist.config.range_test import RangeTest
 from hemodist.config.run import Run
 from hemodist.errors import UserError
 from hemodist.events import (
@@ -45,10 +46,7 @@ from hemodist.training.found_lr import FOLDER as FIND_LR
 from hemodist.training.found_lr import RESULT as FOUND_LR
 from hemodist.training.found_lr import with_found_lr
 from hemodist.training.loop import train
-from hemodist.training.lr_range_test import RangeTest, run_range_test
-
-RUNS = "runs"
-"""Folder of the runs below a study."""
+from hemodist.training.lr_range_test import run_range_test
 
 _POLL_SECONDS = 0.3
 _PLAIN_SECONDS = 30.0  # between two progress lines where the output is no terminal

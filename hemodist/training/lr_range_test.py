@@ -15,16 +15,14 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated
+from dataclasses import asdict, replace
 
 import numpy as np
 import numpy.typing as npt
-import tyro
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hemodist.config.run import Run
+from hemodist.config.range_test import FEWEST, RangeTest
 from hemodist.errors import ConfigError
 from hemodist.events import Tell
 from hemodist.plan.prepare import prepare
@@ -38,45 +36,6 @@ F64 = npt.NDArray[np.float64]
 
 BOTTOM = 0.3
 """Of the fall of log(loss), how much may be missing at a rate of the curve's bottom."""
-
-FEWEST = 10
-"""Steps before the loss has risen, below which nothing can be read off a curve."""
-
-
-@dataclass(frozen=True)
-class RangeTest:
-    """What is to be tried.
-
-    Attributes:
-        run: the configuration; its `optim.lr` is not looked at.
-        lowest: first learning rate.
-        highest: last learning rate, unless the loss diverges before.
-        steps: from the one to the other.
-        smoothing: standard deviation in steps of the Gaussian that the logarithm of the loss is averaged with.
-        diverged: the test ends where the smoothed loss is this many times its lowest.
-    """
-
-    run: Annotated[Run, tyro.conf.arg(name="")]  # its fields are flags as in jobs/train.py
-    lowest: float = 1e-7
-    highest: float = 1.0
-    steps: int = 150
-    smoothing: float = 5.0
-    diverged: float = 3.0
-
-
-def check(test: RangeTest) -> None:
-    """Check the numbers.
-
-    Raises:
-        ConfigError: naming the field and what works.
-    """
-    if not 0 < test.lowest < test.highest <= 100:
-        raise ConfigError(f"lowest {test.lowest:g} and highest {test.highest:g}: use 0 < lowest < highest <= 100")
-    if test.steps < 2 * FEWEST or not 0.5 <= test.smoothing <= test.steps / 4 or test.diverged <= 1:
-        raise ConfigError(
-            f"steps {test.steps}, smoothing {test.smoothing:g}, diverged {test.diverged:g}: use {2 * FEWEST} steps or "
-            f"more, a smoothing from 0.5 to a quarter of the steps ({test.steps / 4:g}), and diverged above 1"
-        )
 
 
 def run_range_test(test: RangeTest, world: World, tell: Tell) -> FoundLr | None:

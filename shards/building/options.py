@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hemodist.errors import ConfigError
-from shards.packing import source_files, versions
-from shards.packing.source_files import File
-from shards.picture import encode
-from shards.picture.windows import NAMED, Window, parse_channels
+
+if TYPE_CHECKING:
+    from shards.packing.source_files import File
+    from shards.picture.windows import Window
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ShardConfig:
         size: rows and columns of the stored images.
         windows: one or three, each brain, subdural, soft_tissue, bone, stroke, stroke_narrow or center/width in HU.
         encoding: jpeg (4:4:4), or png where losslessness matters more than decoding on a GPU.
-        quality: of JPEG.
+        quality: quality of the JPEGs, 1 to 100.
         crop_head: store the square around the head rather than the whole image; the box is in each sample's JSON.
         min_brain_fraction: reject slices with a smaller share of pixels in 0 to 80 HU (0.02 leaves out slices that
             show no brain).
@@ -47,7 +47,7 @@ class ShardConfig:
     samples_per_shard: int = 1024
     size: int = 256
     windows: tuple[str, ...] = ("brain", "subdural", "soft_tissue")
-    encoding: encode.Encoding = "jpeg"
+    encoding: Literal["jpeg", "png"] = "jpeg"
     quality: int = 95
     crop_head: bool = False
     min_brain_fraction: float = 0.0
@@ -78,6 +78,9 @@ def check(config: ShardConfig) -> tuple[Window, ...]:
         raise ConfigError(f"workers is {config.workers}; use 0 for this process alone, or the number of CPUs")
     if (config.selection == "list") != (config.ids is not None):
         raise ConfigError("--selection list and --ids FILE belong together; give both or neither")
+
+    from shards.picture.windows import parse_channels
+
     return parse_channels(config.windows)
 
 
@@ -123,6 +126,9 @@ def describe(
 
     Paths and the number of workers decide none of them.
     """
+    from shards.packing import source_files, versions
+    from shards.picture.windows import NAMED
+
     names = {value: name for name, value in NAMED.items()}
     return {
         "size": config.size,

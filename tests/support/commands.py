@@ -143,7 +143,6 @@ def parse(script: Path, flags: Sequence[str], monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", [str(script), *flags])
         patch.setattr(tyro, "cli", then_stop(tyro.cli))
-        patch.setattr(tyro.extras, "overridable_config_cli", then_stop(tyro.extras.overridable_config_cli))
         with pytest.raises(_UnderstoodError):
             runpy.run_path(str(script), run_name="__main__")
 

@@ -88,7 +88,7 @@ def test_the_demo_asks_for_no_more_workers_than_there_are_gpus(gpus, workers, mo
         asked.append(command)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(demo_job.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr(demo_job.subprocess, "run", note)
     assert demo_job.main(tmp_path) == 0
     (train,) = [command for command in asked if "--scaling.workers" in command]

@@ -24,7 +24,8 @@ from hemodist.launch.evaluate import evaluate as launch
 from hemodist.loading import cache_files
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import divide
-from hemodist.scoring.score_checkpoint import Options, ScoringRequest, check_request, score_checkpoint
+from hemodist.scoring.options import Options, ScoringRequest
+from hemodist.scoring.score_checkpoint import check_request, score_checkpoint
 from hemodist.scoring.worst_slices import find_worst_slices
 from hemodist.scoring.write_results import Results
 from hemodist.world import World

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import torch
 
+from hemodist.job import EXIT_INTERRUPTED
 from hemodist.models.checkpoints import open_checkpoint
-from hemodist.reports.terminal import EXIT_INTERRUPTED
 from tests.support.dataset import make_dataset
 from tests.support.processes import CHECKOUT, alive, interrupt, start, wait_for
 

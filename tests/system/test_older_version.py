@@ -18,7 +18,7 @@ from hemodist.dataset.dataset import DataSet
 from hemodist.events import Note
 from hemodist.models.trained import open_trained
 from hemodist.scoring import score_checkpoint
-from hemodist.scoring.score_checkpoint import Options, ScoringRequest
+from hemodist.scoring.options import Options, ScoringRequest
 from hemodist.storage.store import Store
 from hemodist.training import loop
 from hemodist.world import World

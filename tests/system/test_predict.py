@@ -21,7 +21,8 @@ from hemodist.config.data import AugmentConfig
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError, UserError
-from hemodist.predict.new_slices import predict_dataset
+from hemodist.predict.new_slices import predict_dataset, settings_of
+from hemodist.predict.options import PredictConfig
 from jobs import predict, shard
 from shards.building.for_prediction import chunks
 from shards.dicom.reasons import Reason
@@ -193,7 +194,7 @@ def test_an_empty_folder_and_a_data_set_of_other_windows_are_named(checkpoint, t
 def test_a_data_set_keeps_its_pseudonyms(tmp_path):
     dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=7)))
     where = make_checkpoint(tmp_path / "run", dataset=dataset)
-    settings = predict.PredictConfig(str(where), "").settings()
+    settings = settings_of(PredictConfig(str(where), ""))
     outcome = predict_dataset(settings, dataset, lambda event: None)
     assert outcome.keys == dataset.index.column("key").to_pylist()
     assert outcome.studies == dataset.index.column("study").to_pylist()
@@ -204,13 +205,13 @@ def test_a_data_set_keeps_its_pseudonyms(tmp_path):
 def test_a_corrupt_sample_is_a_rejection_and_moves_no_other(tmp_path):
     dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=7)))
     where = make_checkpoint(tmp_path / "run", dataset=dataset)
-    settings = predict.PredictConfig(str(where), "", explain=str(tmp_path / "whole")).settings()
+    settings = settings_of(PredictConfig(str(where), "", explain=str(tmp_path / "whole")))
     whole = predict_dataset(settings, dataset, lambda event: None)
     tar = tmp_path / "data" / "shards" / f"{dataset.column('shard')[3]:06d}.tar"
     content = bytearray(tar.read_bytes())
     content[dataset.column("offset")[3] + 100] ^= 1
     tar.write_bytes(content)
-    settings = predict.PredictConfig(str(where), "", explain=str(tmp_path / "heat")).settings()
+    settings = settings_of(PredictConfig(str(where), "", explain=str(tmp_path / "heat")))
     outcome = predict_dataset(settings, DataSet.open(str(tmp_path / "data")), lambda event: None)
     assert outcome.keys == [key for row, key in enumerate(whole.keys) if row != 3]
     np.testing.assert_allclose(outcome.probability, np.delete(whole.probability, 3, axis=0), atol=1e-6)

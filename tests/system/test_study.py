@@ -16,7 +16,8 @@ from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
 from hemodist.metrics.log_loss import weighted_log_loss
-from hemodist.study.study import Study, conduct
+from hemodist.study.options import Study
+from hemodist.study.study import conduct
 from tests.support.dataset import make_dataset
 from tests.support.processes import CHECKOUT, alive, start, wait_for
 

@@ -16,7 +16,7 @@ from hemodist.plan.prepare import prepare
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
 from hemodist.study.gather import gather, parameters
-from hemodist.study.study import Study
+from hemodist.study.options import Study
 from hemodist.training.run_checkpoints import HISTORY
 from tests.support.dataset import make_dataset
 

@@ -14,8 +14,9 @@ from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join
+from hemodist.study.options import SYSTEMS, Study
 from hemodist.study.runs import room_for
-from hemodist.study.study import RESULT, SYSTEMS, Study, conduct, is_finished
+from hemodist.study.study import RESULT, conduct, is_finished
 from tests.support.dataset import make_dataset
 
 SMALL = Study(recipes=("resnet18", "resnet34"), seeds=(0, 1), epochs=2, image_size=32, global_batch_size=32)

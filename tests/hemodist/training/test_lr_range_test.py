@@ -15,13 +15,14 @@ from torch import nn
 
 from hemodist.config.data import BatchConfig
 from hemodist.config.operation import ScalingConfig, TrackingConfig
+from hemodist.config.range_test import RangeTest, check
 from hemodist.config.recipes import alexnet
 from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.plan.prepare import prepare
 from hemodist.training.found_lr import PLOT, RESULT, with_found_lr
 from hemodist.training.loop import Training
-from hemodist.training.lr_range_test import RangeTest, check, longest_fall, read_off, run_range_test, smooth, sweep
+from hemodist.training.lr_range_test import longest_fall, read_off, run_range_test, smooth, sweep
 from hemodist.training.optimizer import lr_at
 from hemodist.world import World
 from tests.support.dataset import make_dataset
