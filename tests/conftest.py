@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.processes import end_all
 
-# Before Ray or W&B are imported: nothing leaves this machine, nothing is written into the home folder.
+# Before Ray, W&B or torch are imported: nothing leaves this machine, nothing is written into the home folder.
 os.environ |= {
+    "OMP_NUM_THREADS": "1",  # of any library: on tiny tensors a second thread costs more than it gains
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

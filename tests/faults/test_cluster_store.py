@@ -105,7 +105,7 @@ def test_a_killed_and_a_drained_node_change_no_score_and_no_sample(bucket: str, 
         for number in (2, 3):
             cluster.add_node(number, cpus=1)
             cluster.wait_for_nodes(number)
-        calm = cluster.run(tree, "calm", *command("calm"), seconds=600)
+        calm = cluster.run(tree, "calm", *command("calm"))
         process = cluster.submit(tree, "rough", *command("rough"))
         said = follow(process, "   2    ")
         kill_node(cluster, busy_node(cluster))

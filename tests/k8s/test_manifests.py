@@ -169,7 +169,7 @@ def test_the_overlay_of_ones_own_that_the_page_shows_can_be_built(tmp_path: Path
     (tmp_path / "mine" / "kustomization.yaml").write_text(textwrap.dedent(own))
     shutil.copytree(K8S, tmp_path / "k8s")
     command = ["kubectl", "kustomize", str(tmp_path / "mine")]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     job = job_of(list(yaml.safe_load_all(built.stdout)))
     assert job["spec"]["entrypoint"] == "python /app/jobs/train.py RECIPE ..."

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from hemodist.world import World
+from tests.support.forks import forking
 
 
 def run_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
@@ -20,10 +21,7 @@ def run_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # A server that has imported the library once and forks each rank.
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["hemodist.training.loop"])
-    queue = context.SimpleQueue()
+    queue = forking().SimpleQueue()
     started = mp.start_processes(
         _rank, args=(function, size, port, arguments, queue), nprocs=size, join=False, start_method="forkserver"
     )
@@ -41,7 +39,6 @@ def run_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[
 
 
 def _rank(rank: int, function: Callable[..., Any], size: int, port: int, arguments: tuple, queue: Any) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     try:
         queue.put((rank, function(World(rank, size, torch.device("cpu")), *arguments)))

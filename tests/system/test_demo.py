@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,11 @@ from hemodist.models.checkpoints import open_checkpoint
 from jobs import demo as demo_job
 from tests.support.processes import CHECKOUT, alive, start
 
-SLICES, SEED = 300, 1  # the smallest set whose held-out patients show a hemorrhage
+SLICES, SEED = 180, 19  # the smallest set whose held-out patients show a hemorrhage
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
+def demo(tmp_path_factory) -> Iterator[Path]:
     """What `jobs/demo.py` leaves for a small data set."""
     folder = tmp_path_factory.mktemp("demo")
     process, mark = start(
@@ -32,7 +34,8 @@ def demo(tmp_path_factory) -> Path:
     code = process.wait()
     assert code == 0, (folder / "log").read_text()
     assert alive(mark) == []
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_the_demo_leaves_a_sound_data_set(demo):

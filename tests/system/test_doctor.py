@@ -18,17 +18,18 @@ from hemodist.dataset.digest import sha256
 from hemodist.doctor import all_reduce, cluster_checks, decode, node_checks
 from hemodist.doctor.cluster_checks import judge_clock
 from hemodist.doctor.finding import Finding, agree
-from tests.support.processes import CHECKOUT, alive, start
+from tests.support.forks import fork
+from tests.support.processes import CHECKOUT, in_session
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_on_one_machine_without_ray_it_ends_and_says_what_is_missing(tmp_path: Path) -> None:
     flags = ["--storage", tmp_path / "runs", "--cache", tmp_path / "cache", "--megabytes", 2, "--ring-mebibytes", 1]
-    process, mark = start([CHECKOUT / "jobs/doctor.py", *flags], tmp_path, tmp_path / "log")
-    code = process.wait(timeout=200)
+    process = fork([CHECKOUT / "jobs/doctor.py", *flags], tmp_path, tmp_path / "log")
+    code = process.wait()
     said = (tmp_path / "log").read_text()
-    assert alive(mark) == []
+    assert in_session(process.pid) == []
     checks = ("versions", "GPUs", "decoding", "storage", "shared memory", "all-reduce", "W&B", "clock", "cache")
     lines = {check: [line for line in said.splitlines() if f" {check} " in line] for check in checks}
     for check in ("versions", "decoding", "storage"):

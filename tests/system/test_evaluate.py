@@ -96,7 +96,7 @@ def on_ranks(world: World, request: ScoringRequest):
 
 def test_two_and_three_ranks_score_exactly_what_one_scores(folder, tmp_path):
     given = ScoringRequest(str(folder / "run"), str(folder / "data"), str(tmp_path), Options("all", worst=0))
-    alone = run_ranks(in_a_process, 1, given)[0]
+    alone = run_ranks(on_ranks, 1, given)[0]
     for ranks in (2, 3):
         assert run_ranks(on_ranks, ranks, given)[0] == alone
 
@@ -108,17 +108,6 @@ def test_an_evaluation_that_another_driver_has_taken_over_writes_nothing(folder,
     with pytest.raises(OvertakenError, match=f"another driver has gone on with {tmp_path}"):
         score_checkpoint(given, world, lambda event: None)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
-
-
-def in_a_process(world: World, request: ScoringRequest):
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return on_ranks(world, request)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def relabelled(folder: Path, output: Path, change) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.study.options import Study
 from hemodist.study.study import conduct
 from tests.support.dataset import make_dataset
-from tests.support.processes import CHECKOUT, alive, start, wait_for
+from tests.support.forks import fork
+from tests.support.processes import CHECKOUT, alive, in_session, start, wait_for
 
 RECIPES, SEEDS = ("resnet18", "resnet34"), (0, 1)
-MINUTES = 240
 
 
 def command(folder: Path, *more: object) -> list[object]:
@@ -37,15 +38,14 @@ def folder(tmp_path_factory) -> Path:
     """What a study leaves that was stopped half-way, as a scheduler stops a job, and started again."""
     folder = tmp_path_factory.mktemp("study")
     make_dataset(folder / "dataset", samples=160, patients=30)
-    process, mark = start(command(folder), folder, folder / "log1")
-    wait_for("finished (2 of 4)", folder / "log1", process, MINUTES)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
-    assert alive(mark) == []
-    process, mark = start(command(folder), folder, folder / "log2")
-    code = process.wait(timeout=MINUTES)
-    assert code == 0, (folder / "log2").read_text()
-    assert alive(mark) == []
+    process = fork(command(folder), folder, folder / "log1")
+    wait_for("finished (2 of 4)", folder / "log1", process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    assert in_session(process.pid) == []
+    process = fork(command(folder), folder, folder / "log2")
+    assert process.wait() == 0, (folder / "log2").read_text()
+    assert in_session(process.pid) == []
     return folder
 
 
@@ -121,13 +121,13 @@ def test_two_runs_at_a_time_on_a_cluster_stop_together_and_go_on(tmp_path):
     process, mark = start(command(tmp_path, *two, "--epochs", 40), tmp_path, tmp_path / "log1")
     for recipe in RECIPES:
         # The row of its third epoch: by then the checkpoint of an earlier one is whole.
-        wait_for(f"{recipe}-s0         3  ", tmp_path / "log1", process, MINUTES)
+        wait_for(f"{recipe}-s0         3  ", tmp_path / "log1", process)
     assert "2 runs to train, up to 2 at a time" in (tmp_path / "log1").read_text()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert process.wait() == 128 + signal.SIGTERM
     assert alive(mark) == []
     process, mark = start(command(tmp_path, *two, "--epochs", 40), tmp_path, tmp_path / "log2")
-    assert process.wait(timeout=2 * MINUTES) == 0, (tmp_path / "log2").read_text()
+    assert process.wait() == 0, (tmp_path / "log2").read_text()
     assert alive(mark) == []
     log = (tmp_path / "log2").read_text()
     assert log.count("going on at step") == 2

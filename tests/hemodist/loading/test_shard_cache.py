@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import FETCHERS, ShardCache
 from hemodist.storage.store import Store
 from tests.support.dataset import make_dataset
+from tests.support.forks import forking
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,8 @@ def taken(root: Path) -> int:
     return sum(path.stat().st_size for path in root.glob("copies/*/*.copy*"))
 
 
-def wait_until(true, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
+def wait_until(true) -> None:
     while not true():
-        assert time.monotonic() < end
         time.sleep(0.01)
 
 
@@ -246,12 +244,23 @@ def test_shards_are_fetched_ahead_in_the_order_of_need_as_far_as_they_fit(datase
     cache.close()
 
 
-def test_few_fetches_run_at_a_time(folder, tmp_path):
-    dataset = far(folder, tmp_path / "log", seconds=0.3)
+def test_few_fetches_run_at_a_time(folder, tmp_path, monkeypatch):
+    dataset = far(folder, tmp_path / "log")
+    running, most = [], []
+
+    def read(self: Remote, name: str) -> bytes:
+        running.append(name)
+        most.append(len(running))
+        time.sleep(0.02)
+        content = Path(self.path(name)).read_bytes()
+        running.remove(name)
+        return content
+
+    monkeypatch.setattr(Remote, "read", read)
     cache = ShardCache(dataset, str(tmp_path))
     cache.follow([], list(range(12)))
-    time.sleep(0.2)
-    assert sum(dataset.store.counts().values()) <= FETCHERS
+    wait_until(lambda: held(tmp_path) == list(range(12)))
+    assert max(most) <= FETCHERS
     cache.close()
 
 
@@ -360,16 +369,14 @@ def work(folder: Path, place: Path, log: Path, seed: int, limit: int, cycles: in
 
 
 def run_work(processes: int, *arguments, kill_after: float | None = None) -> list[int]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.hemodist.loading.test_shard_cache"])
-    started = [context.Process(target=work, args=(*arguments[:3], seed, *arguments[3:])) for seed in range(processes)]
+    started = [forking().Process(target=work, args=(*arguments[:3], seed, *arguments[3:])) for seed in range(processes)]
     for process in started:
         process.start()
     if kill_after is not None:
         wait_until(lambda: arguments[2].exists() and len(arguments[2].read_text().split()) >= kill_after)
         os.kill(started[0].pid, signal.SIGKILL)
     for process in started:
-        process.join(50)
+        process.join()
     return [process.exitcode for process in started]
 
 
