@@ -11,7 +11,6 @@ import pytest
 
 from hemodist.cluster import ownership
 from hemodist.cluster.ownership import FILE, Claimed, OvertakenError, claim
-from hemodist.cluster.session import cluster
 from hemodist.cluster.workers import run_in_process, run_on_workers
 from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError
@@ -100,7 +99,9 @@ def left_a_trace(folder: str, world: World, tell: Tell) -> str:
     return "done"
 
 
-def test_workers_that_see_another_folder_than_the_driver_end_the_run_before_they_do_anything(tmp_path, monkeypatch):
+def test_workers_that_see_another_folder_than_the_driver_end_the_run_before_they_do_anything(
+    cluster, tmp_path, monkeypatch
+):
     folder = tmp_path / "run"
 
     def claimed_elsewhere(uri: str) -> Claimed:
@@ -110,17 +111,16 @@ def test_workers_that_see_another_folder_than_the_driver_end_the_run_before_they
         return mine
 
     heard = []
-    scaling = ScalingConfig(workers=2, device="cpu")
+    scaling = ScalingConfig(workers=1, device="cpu")
     given = {"gpu": False, "tell": heard.append, "name": "x", "folder": str(folder)}
-    with cluster(cpus=2):
-        assert run_on_workers(left_a_trace, str(folder), scaling, **given) == "done"
-        (folder / "trace").unlink()
-        heard.clear()
-        monkeypatch.setattr("hemodist.cluster.workers.claim", claimed_elsewhere)
-        with pytest.raises(ConfigError, match=r"is not the folder that the driver on .* give --output s3://"):
-            run_on_workers(left_a_trace, str(folder), scaling, **given)
+    assert run_on_workers(left_a_trace, str(folder), scaling, **given) == "done"
+    (folder / "trace").unlink()
+    heard.clear()
+    monkeypatch.setattr("hemodist.cluster.workers.claim", claimed_elsewhere)
+    with pytest.raises(ConfigError, match=r"is not the folder that the driver on .* give --output s3://"):
+        run_on_workers(left_a_trace, str(folder), scaling, **given)
     # No restart, and no failure that would be counted; a note says where starting takes long.
-    assert [event for event in heard if not isinstance(event, Note)] == [AttemptStarted(2)]
+    assert [event for event in heard if not isinstance(event, Note)] == [AttemptStarted(1)]
     assert not list(tmp_path.rglob("trace"))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,7 +12,7 @@ import pytest
 
 from hemodist.cluster import drain, ray_internals
 from hemodist.cluster.failures import WorkersLostError
-from hemodist.cluster.session import look, no_process_left_behind
+from hemodist.cluster.session import look
 from hemodist.cluster.workers import run_on_workers
 from hemodist.config.operation import ScalingConfig
 from hemodist.events import Tell
@@ -21,20 +20,6 @@ from hemodist.world import World
 
 import ray  # isort: skip - after what sets its variables
 from ray.cluster_utils import Cluster  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """One node with one CPU."""
-    node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80_000_000}
-    with no_process_left_behind(), ray_internals.on_loopback():
-        started = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-        try:
-            ray.init(address=started.address, log_to_driver=False, logging_level="ERROR")
-            yield started
-        finally:
-            ray.shutdown()
-            started.shutdown()
 
 
 @pytest.fixture
