@@ -12,7 +12,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.support.processes import CHECKOUT, sessions
+from tests.support.processes import CHECKOUT, end_with_the_module
 
 _PRELOADED = [
     "hemodist.cluster.workers", "hemodist.training.loop", "hemodist.scoring.score_checkpoint", "hemodist.reports.page",
@@ -46,7 +46,6 @@ class Forked:
     def wait(self) -> int:
         """Its exit code, once it has ended."""
         self.process.join()
-        sessions.discard(self.pid)
         assert self.process.exitcode is not None
         return self.process.exitcode
 
@@ -57,7 +56,7 @@ def fork(arguments: list[object], cwd: Path, log: Path, tree: Path = CHECKOUT) -
     process = forking().Process(target=_run, args=([str(word) for word in arguments], cwd, log, tree, dict(os.environ)))
     process.start()
     forked = Forked(process)
-    sessions.add(forked.pid)
+    end_with_the_module(forked)
     return forked
 
 

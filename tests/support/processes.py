@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -19,8 +20,19 @@ MARK = "HEMODIST_TEST_MARK"
 _marks: list[str] = []
 """Of the commands that were started and may not have ended."""
 
-sessions: set[int] = set()
-"""Their leaders' ids, where they were forked: a fork has its parent's environment."""
+_forked: list[Leader] = []
+"""Likewise, of those that were forked: a fork has its parent's environment, and no mark."""
+
+
+class Leader(Protocol):
+    """A process that leads a session of its own."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process, and of its session."""
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
 
 
 def start(arguments: list[object], cwd: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -61,15 +73,22 @@ def in_session(leader: int) -> list[psutil.Process]:
     return found
 
 
+def end_with_the_module(leader: Leader) -> None:
+    """Let `end_all` kill what a leader has in its session, if it runs until then: later its id may be another's."""
+    _forked.append(leader)
+
+
 def end_all() -> None:
     """Kill what is left of all commands that were started, so that a test that fails leaves nothing behind."""
-    while left := [*(_marked(_marks) if _marks else []), *(one for leader in sessions for one in in_session(leader))]:
+    left = [process for leader in _forked if leader.poll() is None for process in in_session(leader.pid)]
+    while left := left or (_marked(_marks) if _marks else []):
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=5)
+        left = []
     _marks.clear()
-    sessions.clear()
+    _forked.clear()
 
 
 def _marked(marks: list[str]) -> list[psutil.Process]:

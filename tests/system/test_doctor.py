@@ -110,8 +110,8 @@ def test_storage_that_cannot_be_written_or_gives_back_other_bytes_is_something_t
 
 
 def test_a_decoder_with_other_pixels_is_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = decode.pictures
-    monkeypatch.setattr(decode, "pictures", lambda images: real(images) // 2)
+    real = decode.grey_values
+    monkeypatch.setattr(decode, "grey_values", lambda images: real(images) // 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     (finding,) = node_checks.decoding("n")
     assert finding.verdict == "to do"
