@@ -53,7 +53,7 @@ def test_sigterm_to_the_driver_alone_while_ray_starts_leaves_no_process(folder):
     process, mark = start(command(folder), folder, folder / "log")
     while not any("raylet" in line for line in alive(mark)):
         assert process.poll() is None, (folder / "log").read_text()
-        time.sleep(0.05)
+        time.sleep(0.2)
     os.kill(process.pid, signal.SIGTERM)  # as a scheduler stops a job
     assert process.wait() != 0
     assert alive(mark) == []
