@@ -167,7 +167,7 @@ def test_tta_is_the_mean_over_flips_and_repairing_raises_any(checkpoint, tmp_pat
 )
 def test_what_cannot_work_is_said_before_anything_is_predicted(checkpoint, tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(predict, "predict_chunk", None)
+    monkeypatch.setattr("hemodist.predict.new_slices.predict_chunk", None)
     source = write_source(tmp_path / "source", 1)
     with pytest.raises(UserError, match=message):
         run_here(monkeypatch, checkpoint, source, *flags)

@@ -62,7 +62,7 @@ def test_a_joined_cluster_runs_no_more_tasks_at_a_time_than_workers(
     for name, stand_in in {
         "cluster": known, "map_tasks": mapper, "cpus_now": lambda: 5, "largest_memory": lambda: 2**40
     }.items():  # fmt: skip
-        monkeypatch.setattr(shard, name, stand_in)
+        monkeypatch.setattr(f"hemodist.cluster.session.{name}", stand_in)
     source = write_source(tmp_path / "data", 6)
     assert (
         run_here(monkeypatch, "--source", str(source), "--size", "32", "--output", str(tmp_path / "out"), *flags) == 0
@@ -86,7 +86,7 @@ def test_what_is_finished_is_told_without_starting_ray(
     source = write_source(tmp_path / "data", 6)
     flags = ["--source", str(source), "--size", "32", "--output", str(tmp_path / "out")]
     assert run_here(monkeypatch, *flags, "--workers", "0") == 0
-    monkeypatch.setattr(shard, "cluster", None)  # Starting it would be a TypeError.
+    monkeypatch.setattr("hemodist.cluster.session.cluster", None)  # Starting it would be a TypeError.
     assert run_here(monkeypatch, *flags) == 0
     assert "finished already" in capsys.readouterr().out
 
@@ -176,6 +176,6 @@ def test_an_error_in_a_ray_task_is_one_line_and_no_traceback(tmp_path: Path, mon
 
 
 def test_a_missing_source_is_told_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "cluster", None)  # Starting it would be a TypeError.
+    monkeypatch.setattr("hemodist.cluster.session.cluster", None)  # Starting it would be a TypeError.
     with pytest.raises(UserError, match="is not a folder"):
         run_here(monkeypatch, "--source", str(tmp_path / "none"), "--output", str(tmp_path / "out"))
