@@ -79,9 +79,14 @@ def replaced(stored: Stored, mask: _Mask, value: int) -> Stored:
         stored: integers of 32 bits or fewer [rows, columns].
         mask: bool [rows, columns], true somewhere.
         value: the new value.
+
+    Returns:
+        `stored` itself where it can be written and holds the new value's type; otherwise a copy.
     """
     bounds = np.iinfo(stored.dtype)
-    other = stored.astype(stored.dtype if bounds.min <= value <= bounds.max else np.int32)
+    fits = bounds.min <= value <= bounds.max
+    # An array that can be written is this slice's own: the bytes of a file cannot.
+    other = stored if fits and stored.flags.writeable else stored.astype(stored.dtype if fits else np.int32)
     np.copyto(other, value, where=mask, casting="unsafe")
     return other
 

@@ -82,7 +82,7 @@ def render(found: Slice, narrow: npt.NDArray[np.int16] | None, config: RenderCon
         # Without this way the sharder takes 8 % longer.
         table = sums_table(found.slope, found.intercept, config.windows)
         # 16 bits are never beyond the table; NumPy is fastest where it need not raise.
-        return table.take(geometry.sums_of_four(narrow).view(np.uint16), mode="wrap"), box
+        return table.take(geometry.sums_of_four(narrow), mode="wrap"), box
     square = geometry.cut(found.stored, box, hounsfield.air_value(found.slope, found.intercept))
     sums, divisor = geometry.resample(square, config.size)
     low, high = int(sums.min()), int(sums.max())

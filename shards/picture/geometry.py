@@ -163,10 +163,15 @@ def narrow(stored: npt.NDArray[np.integer], bounds: tuple[int, int]) -> npt.NDAr
     return stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
 
 
-def sums_of_four(image: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
-    """Resample to half the size: the sums of 2 x 2 narrow values [rows / 2, columns / 2]."""
+def sums_of_four(image: npt.NDArray[np.int16]) -> npt.NDArray[np.uint32]:
+    """Resample to half the size: the 16 bits of the sums of 2 x 2 narrow values, uint32 [rows / 2, columns / 2]."""
     rows = image[0::2] + image[1::2]
-    sums: npt.NDArray[np.int16] = rows[:, 0::2] + rows[:, 1::2]
+    # Neighbours lie in the two halves of 32 bits; shifted up and added, the upper half holds their sum. Adding every
+    # second column takes 36 us instead of 24, 2 % of the sharder's time.
+    pairs = rows.view(np.uint32)
+    sums = pairs << np.uint32(16)
+    sums += pairs
+    sums >>= np.uint32(16)
     return sums
 
 
