@@ -66,7 +66,7 @@ class Study:
     """Samples a step; None for each recipe's own."""
 
     at_once: Annotated[int | None, Often()] = None
-    """Most runs at a time; None for as many as the cluster has room for."""
+    """Most runs at a time; None for as many as the cluster has free slots for."""
 
     classical: bool = True
     """Whether thresholding, naive Bayes and k-means are in the table."""

@@ -1,4 +1,4 @@
-"""Many runs, as many at a time as the cluster has room for; one that fails does not stop the others."""
+"""Many runs, as many at a time as the cluster has free slots for; one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def train_all(
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
     with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info, view:
         now, gpu = wait_for_slots(scaling, info)
-        most = min(at_once or len(runs), room_for(scaling, now, gpu=gpu))
+        most = min(at_once or len(runs), runs_at_a_time(scaling, now, gpu=gpu))
         console.print(f"{len(runs)} runs to train, up to {most} at a time")
         return _train_on_cluster(runs, most, finished, view, gpu=gpu)
 
 
-def room_for(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> int:
+def runs_at_a_time(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> int:
     """How many runs fit at a time, at least 1; what an autoscaler may still add counts where it says how much."""
     cpus, gpus = (
         now + (0 if math.isinf(more) else more)
@@ -101,7 +101,7 @@ def room_for(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> int:
 
 
 def _train_on_cluster(
-    runs: Sequence[Run], room: int, finished: Callable[[Run], None], view: StudyView, *, gpu: bool
+    runs: Sequence[Run], at_a_time: int, finished: Callable[[Run], None], view: StudyView, *, gpu: bool
 ) -> dict[str, str]:
     # On the driver's node, so that they live as long as the driver.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -110,7 +110,7 @@ def _train_on_cluster(
     look_after = ray.remote(num_cpus=0, max_retries=_RETRIES, scheduling_strategy=here)(_look_after)
     waiting, running, failed = list(runs), dict[Any, Run](), dict[str, str]()
     while waiting or running:
-        while waiting and len(running) < room:
+        while waiting and len(running) < at_a_time:
             run = waiting.pop(0)
             running[look_after.remote(run, gpu, mailbox)] = run
         done, _ = ray.wait(list(running), timeout=_POLL_SECONDS)

@@ -206,41 +206,41 @@ def started(step: int) -> Started:
     return Started(step, total=100, workers=2)
 
 
-def test_losses_in_a_row_end_the_run_and_a_new_checkpoint_starts_the_count_again():
-    losses = Failures(2)
+def test_failures_in_a_row_end_the_run_and_a_new_checkpoint_starts_the_count_again():
+    failures = Failures(2)
     for step in (0, 5, 10, 15, 20):  # any number, as long as each attempt gets further
-        losses.hear(AttemptStarted(2))
-        losses.hear(started(step))
-        assert "1 of 2" in (losses.hear(lost()) or "")
-        assert losses.hear(lost()) is None  # told twice, counted once
-    losses.hear(AttemptStarted(2))
-    losses.hear(started(20))
-    assert "2 of 2" in (losses.hear(lost()) or "")
-    losses.hear(AttemptStarted(2))
+        failures.hear(AttemptStarted(2))
+        failures.hear(started(step))
+        assert "1 of 2" in (failures.hear(lost()) or "")
+        assert failures.hear(lost()) is None  # told twice, counted once
+    failures.hear(AttemptStarted(2))
+    failures.hear(started(20))
+    assert "2 of 2" in (failures.hear(lost()) or "")
+    failures.hear(AttemptStarted(2))
     with pytest.raises(WorkersLostError, match=r"failed 3 times .*worker 1 is gone.*max_failures"):
-        losses.hear(lost())
+        failures.hear(lost())
 
 
 def test_workers_that_are_lost_before_they_can_speak_up_end_the_run_too(monkeypatch):
     now = 100.0
     monkeypatch.setattr("hemodist.cluster.failures.time.monotonic", lambda: now)
-    losses = Failures(2)
-    assert "1 of 2" in (losses.hear(lost()) or "")
+    failures = Failures(2)
+    assert "1 of 2" in (failures.hear(lost()) or "")
     for _ in range(30):  # the controller repeats it while it waits for the others of the group
         now += 1
-        assert losses.hear(lost()) is None
+        assert failures.hear(lost()) is None
     now += 12
-    assert "2 of 2" in (losses.hear(lost()) or "")
+    assert "2 of 2" in (failures.hear(lost()) or "")
     now += 12
     with pytest.raises(WorkersLostError, match="failed 3 times"):
-        losses.hear(lost())
+        failures.hear(lost())
 
 
 def test_a_transient_error_that_stays_is_shown_as_itself():
     class BusyError(UserError):
         transient = True
 
-    losses = Failures(0)
-    losses.hear(AttemptStarted(2))
+    failures = Failures(0)
+    failures.hear(AttemptStarted(2))
     with pytest.raises(BusyError):
-        losses.hear(lost(BusyError("store is busy")))
+        failures.hear(lost(BusyError("store is busy")))

@@ -15,7 +15,7 @@ from hemodist.errors import ConfigError
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join
 from hemodist.study.options import SYSTEMS, Study
-from hemodist.study.runs import room_for
+from hemodist.study.runs import runs_at_a_time
 from hemodist.study.study import RESULT, conduct, is_finished
 from tests.support.dataset import make_dataset
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_compared_is_refused(changes, said):
 
 
 @pytest.mark.parametrize(
-    ("scaling", "cluster", "gpu", "room"),
+    ("scaling", "cluster", "gpu", "runs"),
     [
         (ScalingConfig(workers=1), ClusterInfo(2, 0, False), False, 2),
         (ScalingConfig(workers=2, cpus_per_worker=3), ClusterInfo(16, 0, False), False, 2),
@@ -82,8 +82,8 @@ def test_what_cannot_be_compared_is_refused(changes, said):
         (ScalingConfig(workers=8), ClusterInfo(0, 0, True, math.inf, math.inf), True, 1),
     ],
 )
-def test_as_many_runs_at_a_time_as_there_is_room_for(scaling, cluster, gpu, room):
-    assert room_for(scaling, cluster, gpu=gpu) == room
+def test_as_many_runs_at_a_time_as_there_are_slots_for(scaling, cluster, gpu, runs):
+    assert runs_at_a_time(scaling, cluster, gpu=gpu) == runs
 
 
 def test_no_data_set_is_said_before_anything_starts():
