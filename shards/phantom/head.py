@@ -60,7 +60,7 @@ def capsule(x: Reals, y: Reals, z: Reals, a: tuple[float, ...], b: tuple[float, 
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class SmoothField:
     """A smooth random function of template coordinates: standard normal values, correlated over about `scale` mm."""
 
     values: Reals
@@ -73,12 +73,12 @@ class Field:
         return found
 
 
-def draw_field(rng: np.random.Generator, scale: float) -> Field:
+def draw_field(rng: np.random.Generator, scale: float) -> SmoothField:
     """Draw a field whose zero crossings are about 4.4 `scale` mm apart."""
     step = scale / 1.75
     shape = [int(extent / step) + 2 for extent in (184.0, 208.0, 180.0)]
     values = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 1.75, truncate=3.0)
-    return Field((values / values.std()).astype(np.float32), step)
+    return SmoothField((values / values.std()).astype(np.float32), step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,8 @@ class Head:
     muscle: float  # HU of the scalp's other tissue
     marrow: float  # HU of the diploe
     table: float  # HU of the compact tables
-    folds: Field  # whose zero crossings are the sulci
-    lobes: Field  # slow variation: outlines, widths, face
+    folds: SmoothField  # whose zero crossings are the sulci
+    lobes: SmoothField  # slow variation: outlines, widths, face
     headrest: float  # mm between scalp and headrest
 
 

@@ -1,8 +1,7 @@
 """Every command that a document shows is run by a test, or says what it needs and is at least understood.
 
-The tutorial's commands are run as they stand by `tests/system/test_tutorial.py`. Of the other documents, those of
-`HERE` are run below with stand-ins for RSNA's data, those of `ELSEWHERE` by another test, and those of `NOT_RUN` by
-none.
+The tutorial's commands are run by `tests/system/test_tutorial.py`. Of the other documents, those of `HERE` are run
+below with stand-ins for RSNA's data, those of `ELSEWHERE` by another test, and those of `NOT_RUN` by none.
 """
 
 from __future__ import annotations
