@@ -31,6 +31,9 @@ from hemodist.job import terminated  # noqa: E402
 OBJECT_STORE_BYTES = 200_000_000
 """Of a cluster on this machine: tasks and results are small, the data goes through files."""
 
+ROUNDS_OF_ENDING = 3
+"""Each ends the processes that are there when it begins: a raylet starts its agents while it is being ended itself."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphaned descendants become this process's children, so that it can end them."""
 
@@ -200,7 +203,8 @@ def no_process_left_behind() -> Iterator[None]:
         yield
     finally:
         with _interrupts_held_back():
-            _end([p for p in psutil.Process().children(recursive=True) if p.pid not in before])
+            for _ in range(ROUNDS_OF_ENDING):
+                _end([p for p in psutil.Process().children(recursive=True) if p.pid not in before])
         if on_main_thread:
             signal.signal(signal.SIGTERM, previous)
 
