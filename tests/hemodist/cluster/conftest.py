@@ -1,4 +1,4 @@
-"""One small Ray for the whole room, since each start costs seconds."""
+"""One small Ray for all tests of a file, since each start costs seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ray  # isort: skip - after what sets its variables
 from ray.cluster_utils import Cluster  # isort: skip
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """One node with one CPU; the last test that has it may take the node away."""
     node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 80_000_000}
