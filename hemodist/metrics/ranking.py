@@ -164,7 +164,8 @@ def operating_points(probability: F64, positive: Bool, decision: float) -> list[
 
     def at(name: str, index: int) -> OperatingPoint:
         hits, alarms = (int(true[index]), int(false[index])) if index >= 0 else (0, 0)
-        limit = float(threshold[index]) if index >= 0 else math.inf
+        below = float(threshold[index + 1]) if index + 1 < len(threshold) else -math.inf
+        limit = shortest(below, float(threshold[index])) if index >= 0 else math.inf
         return OperatingPoint(name, limit, hits, positives - hits, alarms, negatives - alarms)
 
     called = int(np.count_nonzero(threshold > decision)) - 1
@@ -176,6 +177,19 @@ def operating_points(probability: F64, positive: Bool, decision: float) -> list[
         at(f"sensitivity {100 * rate:.0f} %", int(np.argmax(true >= (rate - _SLACK) * positives))) for rate in RATES
     ]  # the first that has the sensitivity
     return points
+
+
+def shortest(below: float, threshold: float) -> float:
+    """The decimal with the fewest places, two or more, above `below` and at most `threshold`: it calls the same slices.
+
+    >>> shortest(0.31, 0.36999998), shortest(0.3699, 0.36999998), shortest(0.5, 0.5000001)
+    (0.36, 0.36999, 0.5000001)
+    """
+    for places in range(2, 16):
+        found = round(math.floor(threshold * 10**places) / 10**places, places)
+        if below < found <= threshold:
+            return found
+    return threshold
 
 
 def operating_points_of_any(probability: F64, labels: npt.NDArray[np.integer[Any]]) -> list[OperatingPoint]:

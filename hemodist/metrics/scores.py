@@ -18,6 +18,7 @@ from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, mean_estimate, ratio, resamples
 from hemodist.metrics.calibration import calibration_estimate
 from hemodist.metrics.log_loss import entropy, weighted_entropy, weighted_log_loss
+from hemodist.metrics.paired import Difference, over_constant
 from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.probabilities import DECISION, inconsistent
 from hemodist.metrics.ranking import auc, ranking_scores
@@ -31,6 +32,7 @@ class LabelScores:
         label: One of `LABELS`.
         known: Slices on which the label is known.
         positive: Slices on which it is present.
+        positive_groups: Groups (patients) that these slices are of.
         prevalence: positive / known.
         log_loss: Mean binary cross-entropy, natural logarithm.
         auc: Area under the ROC curve; not defined (nan) when only one class occurs.
@@ -45,6 +47,7 @@ class LabelScores:
     label: str
     known: int
     positive: int
+    positive_groups: int
     prevalence: float
     log_loss: Estimate
     auc: Estimate
@@ -90,6 +93,7 @@ class Scores:
             `repair_any` mends it.
         labels: Scores of each label, in the order of `LABELS`.
         baselines: The trivial answers.
+        over_constant: Weighted log loss minus that of the constant answer, paired over groups.
         seed: Key of the bootstrap's generator.
     """
 
@@ -101,6 +105,7 @@ class Scores:
     inconsistent: Estimate
     labels: tuple[LabelScores, ...]
     baselines: Baselines
+    over_constant: Difference
     seed: int
 
     @property
@@ -131,6 +136,17 @@ def share_of_positives(labels: npt.NDArray[np.integer[Any]]) -> F64:
     count = known.sum(axis=0)
     positive = (labels == 1).sum(axis=0)
     return ratio(positive, count)
+
+
+def constant_accuracies(labels: npt.NDArray[np.integer[Any]]) -> tuple[float, float]:
+    """`accuracy_multi` of never calling a label, and of calling each what it most often is: `Baselines`' second half.
+
+    Args:
+        labels: [n, 6], values 0, 1 and `UNKNOWN`, some of them known.
+    """
+    negatives, positives = (labels == 0).sum(axis=0), (labels == 1).sum(axis=0)
+    known = (negatives + positives).sum()
+    return float(negatives.sum() / known), float(np.maximum(negatives, positives).sum() / known)
 
 
 def threshold_auc(fraction: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> float:
@@ -190,7 +206,7 @@ def score(
 
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
     right = ((p > DECISION) == (labels == 1)) & known
-    negatives, positives = (labels == 0).sum(axis=0), (labels == 1).sum(axis=0)
+    none, majority = constant_accuracies(labels)
     return Scores(
         slices=len(p),
         groups=int(group.max()) + 1,
@@ -201,9 +217,10 @@ def score(
         labels=scores_by_label(p, labels, group, counts),
         baselines=Baselines(
             constant_prevalence=weighted_log_loss(np.broadcast_to(constant, p.shape), labels),
-            predict_none=float(negatives.sum() / known.sum()),
-            majority=float(np.maximum(negatives, positives).sum() / known.sum()),
+            predict_none=none,
+            majority=majority,
         ),
+        over_constant=over_constant(p, constant, labels, group, counts),
         seed=seed,
     )
 
@@ -237,6 +254,7 @@ def _label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) ->
         label=name,
         known=len(p),
         positive=int(positive.sum()),
+        positive_groups=len(np.unique(group[positive])),
         prevalence=float(ratio(positive.sum(), len(p))),
         log_loss=mean(entropy(p, positive)),
         auc=ranking.auc,

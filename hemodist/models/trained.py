@@ -47,6 +47,11 @@ class Trained:
         return recorded
 
     @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on phantoms."""
+        return bool(self.sharding.get("synthetic"))
+
+    @property
     def step(self) -> int:
         """Optimizer updates made."""
         return int(self.saved["state"]["step"])
@@ -167,5 +172,10 @@ def _channels(count: int) -> str:
     return "1 channel" if count == 1 else f"{count} channels"
 
 
+def window_names(sharding: Mapping[str, Any]) -> list[str]:
+    """Name, center and width in HU of each window that a sharder's configuration names, such as `brain 40/80`."""
+    return [f"{w['name']} {w['center']:g}/{w['width']:g}" for w in sharding["windows"]]
+
+
 def _windows(sharding: Mapping[str, Any]) -> str:
-    return ", ".join(f"{w['name']} {w['center']:g}/{w['width']:g}" for w in sharding["windows"])
+    return ", ".join(window_names(sharding))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 from rich.console import Console
@@ -22,6 +21,7 @@ from hemodist.events import (
     Saved,
     Started,
     StepDone,
+    Tell,
     WorkersLost,
 )
 from hemodist.reports.epoch_table import format_history_row, history_header
@@ -51,15 +51,24 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
 
 
 class TrainingView:
-    """A `Tell` that shows a progress bar and a line an epoch, or plain lines where there is no terminal."""
+    """Shows what one run tells, or several: a line an epoch, and bars where there is a terminal, else plain lines.
 
-    def __init__(self) -> None:
-        """Nothing is shown before the `with` block."""
+    It is a `Tell` for a single run; `of` gives one for each of several.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        """Nothing is shown before the `with` block.
+
+        Args:
+            names: of several runs; lines then begin with the run's.
+        """
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(
             *columns, TextColumn("{task.fields[info]}"), console=console, disable=not console.is_terminal
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._width, self._runs, self._done = max(map(len, names), default=0), len(names), 0
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._at: dict[str, str] = {}
         self._header_shown = False
         self._last_plain = time.monotonic()
 
@@ -68,41 +77,55 @@ class TrainingView:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         """Stop the display, leaving the lines."""
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event of the only run."""
+        self._show("", event)
+
+    def of(self, name: str) -> Tell:
+        """A `Tell` for one run of several."""
+        return lambda event: self._show(name, event)
+
+    def ended(self, name: str, failure: str) -> None:
+        """Say how one run of several has ended."""
+        self._done += 1
+        self._at.pop(name, None)
+        for key in [key for key in self._tasks if key[0] == name]:
+            self._progress.remove_task(self._tasks.pop(key))
+        self._print(name, f"{f'failed: {failure}' if failure else 'finished'} ({self._done} of {self._runs})")
+
+    def _show(self, name: str, event: Event) -> None:
         match event:
             case EpochDone():
                 if not self._header_shown:
-                    console.print(history_header(), style="bold", soft_wrap=True)
+                    self._print("run", history_header(), style="bold")
                     self._header_shown = True
-                console.print(format_history_row(event.row), soft_wrap=True)
-                self._hide("evaluating")
+                self._print(name, format_history_row(event.row))
+                if (name, "evaluating") in self._tasks:
+                    self._progress.update(self._tasks[name, "evaluating"], visible=False)
             case StepDone():
                 info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s"
-                self._advance("training", event.step, event.total, info)
+                self._advance(name, "training", event.step, event.total, info)
             case EvaluationProgress():
-                self._advance("evaluating", event.done, event.total, "")
+                self._advance(name, "evaluating", event.done, event.total, "")
             case Note():
-                console.print(f"note: {event.text}", soft_wrap=True)
+                console.print(f"{name or 'note'}: {event.text}", soft_wrap=True)
             case AttemptStarted() | WorkersLost() | Started() | Saved() | Failed():
                 pass  # what matters of them is said as a note, or raised
             case _:
                 assert_never(event)
 
-    def _advance(self, name: str, done: int, total: int, info: str) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, info=info)
-        self._progress.update(self._tasks[name], completed=done, total=total, info=info, visible=True)
+    def _print(self, name: str, text: str, style: str | None = None) -> None:
+        console.print(f"{name:<{self._width}}  {text}" if self._runs else text, style=style, soft_wrap=True)
+
+    def _advance(self, name: str, kind: str, done: int, total: int, info: str) -> None:
+        if (name, kind) not in self._tasks:
+            self._tasks[name, kind] = self._progress.add_task(f"{name} {kind}".strip(), total=total, info=info)
+        self._progress.update(self._tasks[name, kind], completed=done, total=total, info=info, visible=True)
+        self._at[name] = f"{name} {kind} {done}/{total} {info}".strip()
         if not console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            console.print(f"{name} {done}/{total} {info}".rstrip(), soft_wrap=True)
-
-    def _hide(self, name: str) -> None:
-        if name in self._tasks:
-            self._progress.update(self._tasks[name], visible=False)
+            console.print(", ".join(self._at.values()), soft_wrap=True)

@@ -13,7 +13,7 @@ from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.events import Note, Tell
 from hemodist.metrics.predictions import Predictions
-from hemodist.models.trained import Trained, check_fits, open_trained, views
+from hemodist.models.trained import Trained, check_fits, open_trained, views, window_names
 from hemodist.plan.prepare import divide
 from hemodist.plan.split import Rows, label_report
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults
@@ -101,6 +101,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
         np.array(trained.saved["prevalence"]),
         heat_maps=heat_maps,
         repaired=request.options.repair_any,
+        trained_on_phantoms=trained.synthetic,
     )
 
 
@@ -188,4 +189,4 @@ def _heat_maps(
     worst = find_worst_slices(
         trained, dataset, rows, probability, world.device, count=request.options.worst, masks=masks
     )
-    return HeatMapResults([figure_of(one) for one in worst], pointing)
+    return HeatMapResults([figure_of(one, window_names(trained.sharding)) for one in worst], pointing)

@@ -19,7 +19,7 @@ from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig
 from hemodist.dataset.labels import LABELS
 from hemodist.metrics.bootstrap import F64, resamples
-from hemodist.metrics.paired import resample_scores
+from hemodist.metrics.paired import CONSTANT, resample_scores
 from hemodist.models.network import build_network
 from hemodist.plan.prepare import Prepared
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
@@ -65,7 +65,7 @@ def gather(
         return System(name, kind, resample_scores(name, probability, labels, groups, counts), **more)
 
     constant = np.broadcast_to(prepared.train_prevalence, (1, *labels.shape))
-    found = [system("constant prevalence", "constant", constant, parameters=len(LABELS))]
+    found = [system(CONSTANT, "constant", constant, parameters=len(LABELS))]
     if classical:
         known = prepared.labels[train.rows], dataset.column("group")[train.rows]
         for method in fit_methods(train, *known, asked, seed=runs[0].seed):

@@ -129,6 +129,43 @@ def test_the_best_is_worth_its_time_where_all_others_are_worse_or_slower():
     assert "there is no choice" in answer(the_findings(a_system("resnet18", 1)), "Which system")
 
 
+@pytest.mark.parametrize("names", [("alexnet",), ("alexnet", "resnet18")])
+def test_a_network_that_is_worse_than_the_constant_is_worth_nothing(names):
+    found = the_findings(*(a_system(name, -0.2, seconds=10.0 + i) for i, name in enumerate(names)))
+    said = answer(found, "Which system")
+    assert said.startswith("These slices cannot tell: no network is shown to beat constant prevalence and k-means")
+    assert "is worth" not in said
+    assert not any(name in said for name in names)
+
+
+def test_a_network_that_beats_the_constant_and_not_the_best_answer_without_one_is_worth_nothing():
+    found = the_findings(a_system("resnet18", 0.4), a_system("alexnet", 0.4, seconds=10), floor=0.6)
+    assert found.pairs["resnet18", "constant prevalence"].verdict == 1
+    assert answer(found, "Which system").startswith("These slices cannot tell: no network is shown to beat")
+
+
+def test_of_several_networks_only_those_that_beat_what_needs_none_are_chosen_from():
+    found = the_findings(a_system("resnet18", 1.2), a_system("alexnet", 0.2, seconds=1), floor=0.6)
+    said = answer(found, "Which system")
+    assert said.startswith("alexnet is not shown to beat what needs no network. Of the others: resnet18 has the least")
+    assert said.endswith("resnet18 is worth its time.")
+
+
+@pytest.mark.parametrize("patients", [2, 5])
+def test_on_patients_too_few_for_any_test_the_answer_is_cannot_tell_and_no_more(patients):
+    split = a_split(patients)
+    found = the_findings(a_system("resnet18", 2.0, split=split), a_system("alexnet", 1.0, split=split), split=split)
+    assert answer(found, "Which system") == (
+        f"These slices cannot tell: they are of {patients} patients, and no test can show a difference on so few."
+    )
+
+
+def test_on_thirty_patients_a_network_that_beats_the_constant_is_named():
+    split = a_split(30)
+    found = the_findings(a_system("resnet18", 1.2, split=split), a_system("alexnet", 0.6, split=split), split=split)
+    assert answer(found, "Which system").endswith("resnet18 is worth its time.")
+
+
 def test_times_of_runs_that_were_made_unlike_are_not_compared():
     sentence = "Not all runs were made alike (workers was 1, 8), so their times are not compared."
     found = the_findings(
@@ -225,6 +262,7 @@ def test_the_page_holds_every_system_question_and_published_figure_and_loads_not
         assert figure in page.text
     assert "alexnet_lr_found-s0: <b>diverged</b>" in page.text
     assert "synthetic phantom data" in page.text
+    assert "For research, not a medical device." in page.text
 
 
 def test_the_same_findings_give_the_same_page(found, html):
