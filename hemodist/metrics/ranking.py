@@ -186,7 +186,7 @@ def shortest(below: float, threshold: float) -> float:
     (0.36, 0.36999, 0.5000001)
     """
     for places in range(2, 16):
-        found = round(math.floor(threshold * 10**places) / 10**places, places)
+        found = round(math.floor(threshold * 10**places + 1e-6) / 10**places, places)
         if below < found <= threshold:
             return found
     return threshold
