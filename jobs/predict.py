@@ -23,33 +23,51 @@ def main() -> int:
     from hemodist.cluster.session import cluster, map_tasks
     from hemodist.dataset.dataset import DataSet
     from hemodist.dataset.manifest import MANIFEST
-    from hemodist.predict import submission
-    from hemodist.predict.new_slices import Chunk, check_settings, predict_chunk, predict_dataset, settings_of
+    from hemodist.predict import page, submission
+    from hemodist.predict.networks import check_settings, no_heat_maps, settings_of
+    from hemodist.predict.new_slices import (
+        Chunk,
+        pictures_of_files,
+        pictures_of_samples,
+        predict_chunk,
+        predict_dataset,
+    )
     from hemodist.reports.terminal import TrainingView, console, errors, facts_table
+    from hemodist.reports.verdict import NO_DEVICE
     from hemodist.storage.store import Store
     from shards.building import for_prediction
 
     settings = settings_of(config)
-    check_settings(settings)
+    members = check_settings(settings)
     submission.place(config.output)[0].check_writable()
     store = Store.open(config.source)
     is_dataset = store.size(MANIFEST) is not None
     submission.check_places(config, store, is_dataset)
     if is_dataset:
+        dataset = DataSet.open(config.source)
         with TrainingView() as view:
-            outcomes = [predict_dataset(settings, DataSet.open(config.source), view)]
+            outcomes = [predict_dataset(settings, dataset, view)]
     else:
-        chunks = [Chunk(settings, draw) for draw in for_prediction.chunks(store.uri)]
+        files = for_prediction.chunks(store.uri)
+        chunks = [Chunk(settings, draw) for draw in files]
         if config.workers:
             with cluster(config.workers):
                 outcomes = [done for _, done in map_tasks(predict_chunk, chunks, in_flight=2 * config.workers)]
         else:
             outcomes = [predict_chunk(chunk) for chunk in chunks]
     outcome = submission.merged(outcomes)
-    places = submission.write(config.output, outcome)
+    about = page.trained_on(members, outcome, config.repair_any)
+    keys = [] if (lacking := no_heat_maps(members)) else page.pictured(outcome)
+    if is_dataset:
+        pictures = pictures_of_samples(settings, dataset, keys)
+    else:
+        pictures = pictures_of_files(settings, for_prediction.chosen(files, keys))
+    places = submission.write(config.output, outcome, page.page(outcome, pictures, about, lacking), about)
     share = len(outcome.rejected) / (len(outcome.keys) + len(outcome.rejected))
     facts = {"slices predicted": len(outcome.keys), "files without a prediction": len(outcome.rejected)}
     console.print(facts_table("Predicted", facts | places))
+    for line in (*page.about_lines(about), NO_DEVICE):
+        console.print(line, soft_wrap=True)
     if share > config.max_rejected_fraction:
         errors.print(f"{share:.2%} of the files have no prediction, {config.max_rejected_fraction:.2%} are allowed")
         return EXIT_NOT_PREDICTED

@@ -18,7 +18,8 @@ class PredictConfig:
     Attributes:
         checkpoint: a run's folder (its best checkpoint is taken) or a .pt file.
         source: folder of DICOM files (path, s3://, gs://), looked through at every depth, or a finished data set.
-        output: RSNA's submission format; beside it NAME.studies.csv (a row a study) and NAME.rejected.csv (reasons).
+        output: RSNA's submission format; beside it NAME.files.csv (a row a slice, with its file), NAME.studies.csv,
+            NAME.rejected.csv (reasons), NAME.html (the most suspicious slices) and NAME.about.json (the networks).
         ensemble: further checkpoints; the probabilities of all are averaged.
         tta: average over the flips that the runs were trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.

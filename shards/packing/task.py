@@ -104,13 +104,11 @@ class Sample:
         image: the encoded picture.
         json: of the sample, for the tar.
         row: of the record.
-        study: Study Instance UID as the file has it, which is never written into a data set.
     """
 
     image: bytes
     json: bytes
     row: dict[str, Any]
-    study: str | None
 
 
 def run_task(task: Task) -> TaskResult:
@@ -244,7 +242,7 @@ def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task
         "pixel_digest": digest,
         "uid": None if found.uid is None else pseudonym(found.uid, "slice", task.pseudonym_key),
     }
-    return Sample(encoded, _to_json(described).encode(), row, found.study)
+    return Sample(encoded, _to_json(described).encode(), row)
 
 
 def pseudonym(identifier: str | None, kind: str, key: bytes) -> str | None:
