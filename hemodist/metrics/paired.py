@@ -144,7 +144,7 @@ def can_tell(groups: int) -> bool:
     >>> can_tell(5), can_tell(6)
     (False, True)
     """
-    return 2.0 / 2**groups < 1 - LEVEL
+    return bool(2.0 / 2**groups < 1 - LEVEL)
 
 
 def over_constant(
@@ -162,7 +162,7 @@ def over_constant(
     loss, weight = weighted_entropy(probability, labels)
     lost = loss - weighted_entropy(np.broadcast_to(constant, probability.shape), labels)[0]
     found = mean_estimate(lost, weight, groups, counts)
-    p = swap_test(np.bincount(groups, lost, minlength=counts.shape[1]))
+    p = swap_test(np.bincount(groups, lost, minlength=counts.shape[1]).astype(np.float64))
     return Difference("network", CONSTANT, LOG_LOSS, found.value, found.low, found.high, p)
 
 

@@ -188,7 +188,7 @@ def shortest(below: float, threshold: float) -> float:
     for places in range(2, 16):
         found = round(math.floor(threshold * 10**places + 1e-6) / 10**places, places)
         if below < found <= threshold:
-            return found
+            return float(found)
     return threshold
 
 

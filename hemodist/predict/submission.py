@@ -43,8 +43,9 @@ def merged(chunks: Iterable[PredictedSlices]) -> PredictedSlices:
         return [values[i] for i in order]
 
     probability = np.concatenate([part.probability for part in parts])[order]
-    named = [all_of(name) for name in ("keys", "names", "paths", "studies", "series")]
-    return PredictedSlices(*named, probability, rejected)
+    return PredictedSlices(
+        all_of("keys"), all_of("names"), all_of("paths"), all_of("studies"), all_of("series"), probability, rejected
+    )
 
 
 def write(output: str, predicted: PredictedSlices, page: str, trained_on: Mapping[str, Any]) -> dict[str, str]:
