@@ -15,11 +15,10 @@ from hemodist.dataset.digest import config_digest
 from hemodist.dataset.manifest import MANIFEST, Manifest, read_manifest
 from hemodist.errors import ConfigError
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import labels, listing, unfinished
+from shards.building import labels, listing, series, unfinished
 from shards.building.finalise import finalise
 from shards.building.index import SharedImages
 from shards.building.options import ShardConfig, check, describe
-from shards.dicom.reasons import BY_CHOICE
 from shards.packing import source_files, task, versions
 from shards.packing.source_files import File
 
@@ -102,7 +101,8 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
     _check_places(source_store, output)
     label_file = config.labels or labels.find(source_store)
     table = labels.read(label_file) if label_file else labels.no_labels()
-    found = listing.list_files(source_store, label_file)
+    listed = listing.list_files(source_store, label_file)
+    found = listed.files
     chosen, missing = _select(found, table, config)
     stems = [source_files.stem(file.path) for file in found]
     described = describe(config, channels, found, chosen, table.digest)
@@ -144,6 +144,8 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
     )
     values = table.of([source_files.stem(file.path) for file in ordered])
     facts: dict[str, Any] = {"source files": len(found), "selected": len(chosen)}
+    if listed.hidden:
+        facts["hidden files and folders, left out"] = listed.hidden
     facts |= {"label file": label_file or "none: every label is unknown"}
     if label_file:
         unlabelled = int(np.count_nonzero((values < 0).all(axis=1)))
@@ -197,18 +199,9 @@ def serial(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     return map(function, items)
 
 
-def faulty_fraction(manifest: Manifest) -> float:
-    """Share of faulty files among the files that the user wants. Files that a flag left out are not counted."""
-    chosen = sum(manifest.rejected.get(reason.value, 0) for reason in BY_CHOICE)
-    faulty = sum(manifest.rejected.values()) - chosen
-    return faulty / max(1, manifest.samples + faulty)
-
-
 def _check_places(source_store: Store, output: Store) -> None:
     if source_store.contains(output):
         raise ConfigError(f"the output {output.uri} lies in the source {source_store.uri}; choose a folder outside it")
-    if source_store.is_local and not source_store.local().is_dir():
-        raise ConfigError(f"the source {source_store.uri} is not a folder; give the one that holds the DICOM files")
 
 
 def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) -> tuple[list[File], int]:
@@ -246,8 +239,9 @@ def summary(manifest: Manifest, shared: SharedImages | None = None) -> dict[str,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "label": manifest.label_counts,
-        "rejected": manifest.rejected,
     }
+    if manifest.series is not None:
+        facts |= series.in_words(manifest.series)
     if shared is not None:
         facts["images shown by several samples"] = shared.images
         facts["of them with conflicting labels"] = shared.conflicting

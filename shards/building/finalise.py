@@ -14,6 +14,7 @@ from hemodist.dataset.index import REJECTED_SCHEMA, labels_of
 from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import INDEX, MANIFEST, REJECTED, SCHEMA_VERSION, Manifest, ShardInfo, shard_name
 from hemodist.storage.store import Store, StoreError
+from shards.building import series
 from shards.building.index import SharedImages, make_index
 from shards.dicom.reasons import Reason
 from shards.packing import record
@@ -67,6 +68,7 @@ def finalise(
         shards=tuple(infos),
         index_sha256=sha256(index_bytes),
         rejected_sha256=sha256(rejected_bytes),
+        series=series.counts(series.all_series(index, whole=config["selection"] == "all")),
     )
     output.write(MANIFEST, manifest.to_bytes())
     return manifest, shared

@@ -78,6 +78,7 @@ def check(dataset: Dataset, syntax: UID | None, pixel_bytes: Callable[[], int]) 
             raise Fault(Reason.BAD_VALUE, "PhotometricInterpretation is missing")
         raise Fault(Reason.COLOUR, f"{samples} samples a pixel")
     if frames != 1:
+        _check_modality(dataset)
         raise Fault(Reason.MULTI_FRAME, f"{frames} frames")
     decoder = None if syntax is None or syntax in _NATIVE else stored_values.find_decoder(syntax)
     if decoder is None:
@@ -88,15 +89,41 @@ def check(dataset: Dataset, syntax: UID | None, pixel_bytes: Callable[[], int]) 
     return ImageHeader(form, decoder, photometric == "MONOCHROME1", slope, intercept, padding.find(dataset, form))
 
 
+def check_without_pixels(dataset: Dataset) -> None:
+    """Tell what is no CT image by its class, and so needs no pixels, from a CT image that lost them.
+
+    Raises:
+        Fault: it is no CT image.
+    """
+    kind = elements.text(dataset, "SOPClassUID") or elements.text(dataset.file_meta, "MediaStorageSOPClassUID")
+    if kind is not None and kind != CT_IMAGE_STORAGE and not kind.startswith(f"{CT_IMAGE_STORAGE}."):
+        name = UID(kind).name  # by the standard's list; the UID itself where it is not there
+        raise Fault(Reason.NO_IMAGE, "a class that is unknown" if name == kind else name)
+    _check_modality(dataset, CT_IMAGE_STORAGE)
+
+
+def _check_modality(dataset: Dataset, kind: str | None = None) -> None:
+    """Accept CT only.
+
+    Args:
+        dataset: the file's elements.
+        kind: the SOP class where no modality is given; by default the file's own.
+
+    Raises:
+        Fault: another modality.
+    """
+    modality = (elements.words(dataset, "Modality") or ("",))[0]
+    if modality != "CT" and (modality or (kind or elements.text(dataset, "SOPClassUID")) != CT_IMAGE_STORAGE):
+        raise Fault(Reason.WRONG_MODALITY, modality if modality in _MODALITIES else "unknown or missing")
+
+
 def _check_kind(dataset: Dataset) -> None:
     """Accept reconstructed CT slices only.
 
     Raises:
         Fault: another modality, a localizer, or an image made from images.
     """
-    modality = (elements.words(dataset, "Modality") or ("",))[0]
-    if modality != "CT" and (modality or elements.text(dataset, "SOPClassUID") != CT_IMAGE_STORAGE):
-        raise Fault(Reason.WRONG_MODALITY, modality if modality in _MODALITIES else "unknown or missing")
+    _check_modality(dataset)
     kind = elements.words(dataset, "ImageType")
     if localizer := _LOCALIZERS.intersection(kind):
         raise Fault(Reason.LOCALIZER, min(localizer))

@@ -94,6 +94,7 @@ def _read_full(content: bytes) -> Slice:
     """
     dataset, syntax = full_header.parse(content)
     if "PixelData" not in dataset:
+        image_header.check_without_pixels(dataset)
         raise Fault(Reason.NO_PIXELS, f"{len(content)} bytes")
     stored = elements.pixel_data(dataset)
     header = image_header.check(dataset, syntax, lambda: len(stored))

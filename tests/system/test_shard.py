@@ -103,7 +103,7 @@ def test_real_files_end_with_the_code_for_too_many_rejections(
     assert (manifest.samples, manifest.duplicates) == (28 + 7, 5)
     assert {reason for reason, count in manifest.rejected.items() if reason != "not_dicom"} == {
         "truncated_pixels", "colour", "bad_value", "missing_transfer_syntax",
-        "damaged_start", "no_pixels", "undecodable_syntax",
+        "damaged_start", "no_image", "undecodable_syntax",
     }  # fmt: skip
     assert manifest.label_counts["any"] == {"positive": 0, "negative": 0, "unknown": 35}
     assert not verify(Store.open(tmp_path / "out")).problems
@@ -177,5 +177,5 @@ def test_an_error_in_a_ray_task_is_one_line_and_no_traceback(tmp_path: Path, mon
 
 def test_a_missing_source_is_told_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hemodist.cluster.session.cluster", None)  # Starting it would be a TypeError.
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="does not exist"):
         run_here(monkeypatch, "--source", str(tmp_path / "none"), "--output", str(tmp_path / "out"))

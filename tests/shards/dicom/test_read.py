@@ -55,7 +55,7 @@ def test_every_broken_file_is_rejected_with_a_reason_of_its_own(shared_dicom: Pa
         "badVR.dcm": Reason.BAD_VALUE,
         "meta_missing_tsyntax.dcm": Reason.MISSING_TRANSFER_SYNTAX,
         "no_meta.dcm": Reason.DAMAGED_START,
-        "rtplan.dcm": Reason.NO_PIXELS,
+        "rtplan.dcm": Reason.NO_IMAGE,
         "undecodable_transfer_syntax.dcm": Reason.UNDECODABLE_SYNTAX,
     }
     found = {path.name: reason_of(path.read_bytes()) for path in (shared_dicom / "broken").glob("*.dcm")}
