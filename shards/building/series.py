@@ -93,7 +93,7 @@ def _faults(place: Any, brain: Any, size: Any, spacing: Any, given: Any, whole: 
     return found
 
 
-def _gaps(steps: npt.NDArray[np.float32]) -> int:
+def _gaps(steps: npt.NDArray[np.floating]) -> int:
     """Number of steps, in mm, that are longer than the ones around them."""
     if len(steps) < 2:
         return 0

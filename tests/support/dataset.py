@@ -86,6 +86,9 @@ def make_dataset(
                     "brain_fraction": 0.5,
                     "pixel_digest": rng.bytes(16),
                     "duplicate": False,
+                    "rows": size,
+                    "columns": size,
+                    "spacing": 0.5,
                 }
                 for name, value in values.items():
                     rows[name].append(value)
