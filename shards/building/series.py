@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 MIN_BRAIN = 0.02
 """Share of pixels in 0 to 80 HU that a slice with brain has at least (Howard's selection of RSNA's slices)."""
 
+MAX_BRAIN = 0.6
+"""Larger shares are air that was made 0 to 80 HU; no brain fills so much of a square picture."""
+
 SAME_PLACE = 0.05
 """mm; two slices that are nearer to each other show the same place."""
 
@@ -80,6 +83,8 @@ def _faults(place: Any, brain: Any, size: Any, spacing: Any, given: Any, whole: 
     found = {}
     if brain.max() < MIN_BRAIN:
         found["no_brain"] = f"no brain in any of {len(brain)} slices"
+    elif brain.max() > MAX_BRAIN:
+        found["no_brain"] = f"no brain in {len(brain)} slices, but air of 0 to 80 HU"
     steps = np.diff(place[np.isfinite(place)]) if given.all() else np.empty(0)
     if whole and (gaps := _gaps(steps[steps > SAME_PLACE])):
         found["gaps"] = f"{gaps} {'gap' if gaps == 1 else 'gaps'} between {len(brain)} slices"

@@ -185,7 +185,7 @@ def test_the_command_says_sound_and_exits_with_0(sound: Path, capsys: pytest.Cap
     assert main(["verify", str(sound)]) == 0
     assert main(["verify", str(sound), "--quick"]) == 0
     said = capsys.readouterr().out
-    assert "sound as stored, but look at the odd series above (3 lines); 3 shards, 12 samples" in said
+    assert "sound as stored, but 3 remarks on series above; 3 shards, 12 samples" in said
     assert said.count("3 of 4 slices where another one is") == 6
 
 
