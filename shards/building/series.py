@@ -65,7 +65,8 @@ def all_series(index: pa.Table, *, whole: bool = True) -> list[Series]:
     encoded = owner.combine_chunks().dictionary_encode()
     code, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     place, brain, real = (index.column(name).to_numpy() for name in ("position", "brain_fraction", "spacing"))
-    size = np.stack([index.column(name).fill_null(0).to_numpy() for name in ("rows", "columns")], axis=1)
+    height, width = (index.column(name).fill_null(0).to_numpy().astype(np.int64) for name in ("rows", "columns"))
+    size = height << 32 | width
     given = index.column("series").is_valid().to_numpy()
     used = np.flatnonzero(~index.column("duplicate").to_numpy())
     used = used[np.lexsort((place[used], code[used]))]  # NaN, an unknown position, comes last
@@ -90,11 +91,11 @@ def _faults(place: Any, brain: Any, size: Any, spacing: Any, given: Any, whole: 
         found["gaps"] = f"{gaps} {'gap' if gaps == 1 else 'gaps'} between {len(brain)} slices"
     if doubled := int(np.count_nonzero(steps <= SAME_PLACE)):
         found["doubled_positions"] = f"{doubled} of {len(brain)} slices where another one is"
-    sizes = len(np.unique(size, axis=0))
-    if sizes > 1:
+    if size.min() != size.max():
+        sizes = len(np.unique(size))
         found["mixed_sizes"] = f"{sizes} sizes of {len(brain)} images"
-    elif np.nanmax(spacing, initial=0) > 1.01 * np.nanmin(spacing, initial=np.inf):
-        found["mixed_sizes"] = f"pixels of {np.nanmin(spacing):.3g} to {np.nanmax(spacing):.3g} mm"
+    elif np.fmax.reduce(spacing) > 1.01 * np.fmin.reduce(spacing):  # false for NaN, where none is known
+        found["mixed_sizes"] = f"pixels of {np.fmin.reduce(spacing):.3g} to {np.fmax.reduce(spacing):.3g} mm"
     return found
 
 
@@ -102,9 +103,11 @@ def _gaps(steps: npt.NDArray[np.floating]) -> int:
     """Number of steps, in mm, that are longer than the ones around them."""
     if len(steps) < 2:
         return 0
-    around = np.minimum(np.r_[steps[1], steps[:-1]], np.r_[steps[1:], steps[-2]])
+    longer = steps > GAP * np.minimum(np.r_[steps[1], steps[:-1]], np.r_[steps[1:], steps[-2]])
+    if not longer.any():
+        return 0
     run = np.cumsum(np.r_[False, np.abs(np.diff(steps)) > 0.1 * steps[1:]])
-    return int(np.count_nonzero((steps > GAP * around) & (np.bincount(run)[run] < REGULAR)))
+    return int(np.count_nonzero(longer & (np.bincount(run)[run] < REGULAR)))
 
 
 def counts(found: Sequence[Series]) -> dict[str, Any]:
