@@ -68,7 +68,7 @@ def _zipped(content: bytes, where: str) -> bytes:
     return _bounded(lambda: archive.open(held[0]), where)
 
 
-def _bounded(opened: Callable[[], IO[bytes]], where: str) -> bytes:
+def _bounded(opened: Callable[[], IO[bytes] | gzip.GzipFile], where: str) -> bytes:
     found = io.BytesIO()
     with opened() as stream:
         while part := stream.read(2**20):
