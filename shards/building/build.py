@@ -13,8 +13,9 @@ import numpy.typing as npt
 from hemodist.dataset.digest import config_digest
 from hemodist.dataset.manifest import MANIFEST, Manifest, read_manifest
 from hemodist.errors import ConfigError
+from hemodist.storage import text_file
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import labels, listing, text_file, unfinished
+from shards.building import labels, listing, unfinished
 from shards.building.finalise import finalise
 from shards.building.index import SharedImages
 from shards.building.options import ShardConfig, check, describe
@@ -115,6 +116,7 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
             unfinished.clear(output)
         return Finished(output, manifest)
     going_on = described | {"versions": versions.all_versions()}
+    going_on.pop("ignored_ids", None)  # it decides no shard, so that the shards of a run without it are kept
     if config.dry_run:
         key = bytes(unfinished.MIN_KEY_BYTES)  # No name that is made with it is written.
     else:
@@ -248,10 +250,19 @@ def summary(manifest: Manifest, shared: SharedImages | None = None) -> dict[str,
         "label": manifest.label_counts,
         "rejected": manifest.rejected,
     }
+    if manifest.identity is not None:
+        identity = manifest.identity
+        facts["groups that no split divides"] = identity["groups"]
+        facts["samples of the largest group"] = identity["largest_group"]
+        facts["joined by the same"] = identity["joins"]
+        facts["identifiers of several spellings"] = identity["respelled"]
+        if identity["nameless"]:
+            facts["samples without patient, study and series"] = (
+                f"{identity['nameless']:,}: a split may part the slices of one scan"
+            )
     if shared is not None:
         facts["images shown by several samples"] = shared.images
         facts["of them with conflicting labels"] = shared.conflicting
-        facts["patients joined by shared images"] = shared.patients_joined
         facts["second copies that contradict the labels of the used ones"] = shared.conflicting_duplicates
         facts["SOP Instance UIDs that different images share, all used"] = shared.shared_identifiers
     return facts

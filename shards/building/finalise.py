@@ -36,7 +36,7 @@ def finalise(
         The manifest, and what different samples share.
 
     Raises:
-        ConfigError: there was a label file, and no sample has a label.
+        ConfigError: there was a label file, and no sample has a label; or an identifier tells nobody apart.
         StoreError: a record is missing, damaged or of another build, or something cannot be written.
     """
     infos, samples, rejected = [], [], []
@@ -49,7 +49,8 @@ def finalise(
         samples.append(table.filter(good).drop_columns([*record.SOURCE, "reason", "detail"]))
         rejected.append(table.filter(pc.invert(good)).select(REJECTED_SCHEMA.names))
     table = pa.concat_tables(samples).combine_chunks()
-    index, shared = make_index(table)
+    made = make_index(table, config.get("ignored_ids", ()))
+    index = made.index
     if config.get("labels_sha256") and len(index) and (labels_of(index) == UNKNOWN).all():
         raise ConfigError(
             f"none of the {len(index)} samples has a label: the files that the label file labels were rejected or not "
@@ -74,9 +75,10 @@ def finalise(
         shards=tuple(infos),
         index_sha256=sha256(index_bytes),
         rejected_sha256=sha256(rejected_bytes),
+        identity=made.identity,
     )
     output.write(MANIFEST, manifest.to_bytes())
-    return manifest, shared
+    return manifest, made.shared
 
 
 def label_counts(index: pa.Table) -> dict[str, dict[str, int]]:

@@ -16,8 +16,8 @@ import pyarrow.csv as pacsv
 from hemodist.dataset.digest import sha256
 from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
+from hemodist.storage import text_file
 from hemodist.storage.store import Store, shown
-from shards.building import text_file
 
 FILE_NAMES = tuple(
     f"{name}.csv{packed}" for name in ("stage_2_train", "stage_1_train") for packed in ("", ".zip", ".gz")

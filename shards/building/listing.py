@@ -6,9 +6,9 @@ import os
 import stat
 
 from hemodist.errors import ConfigError
+from hemodist.storage import text_file
 from hemodist.storage.retries import with_retries
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import text_file
 from shards.packing.source_files import NO_FILE, File
 
 

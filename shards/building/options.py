@@ -34,6 +34,7 @@ class ShardConfig:
         ids: text file with one slice id a line, for `--selection list`.
         key_file: file with the secret key of the pseudonyms, 32 to 128 hexadecimal digits; by default the variable
             HEMODIST_PSEUDONYM_KEY, else a fresh key that is not kept.
+        ignore_ids: identifiers that say nothing, such as one PatientID on every file: they join no slices.
         max_rejected_fraction: share of faulty files above which the exit code is 3.
         order_key: key of the order in which files are dealt to shards; not secret.
         synthetic: the source is `python -m shards phantom`'s; reports then say so.
@@ -55,6 +56,7 @@ class ShardConfig:
     selection: Literal["all", "balanced", "list"] = "all"
     ids: str | None = None
     key_file: str | None = None
+    ignore_ids: tuple[Literal["patient", "study", "series"], ...] = ()
     max_rejected_fraction: float = 0.01
     order_key: str = "hemodist"
     synthetic: bool = False
@@ -151,4 +153,5 @@ def describe(
         "source_sha256": source_files.digest(found),
         "selected_sha256": source_files.digest(chosen),
         "versions": versions.packages(),
+        **({"ignored_ids": sorted(set(config.ignore_ids))} if config.ignore_ids else {}),
     }

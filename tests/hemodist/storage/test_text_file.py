@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hemodist.errors import ConfigError
-from shards.building import text_file
+from hemodist.storage import text_file
 
 TEXT = "ID,Label\nID_ä_any,1\n"
 
