@@ -45,6 +45,9 @@ class RunCheckpoints:
             UserError: it belongs to another run, another driver has taken this one over, or the store cannot be read.
         """
         world = self._world
+        if world.is_rank_0:
+            world.check_still_owner()
+            self._files.mend_records(warn)
         newest = self._files.newest(warn) if world.is_rank_0 else None
         step = world.broadcast(newest["state"]["step"] if newest else None)
         if world.is_rank_0:
@@ -90,6 +93,7 @@ class RunCheckpoints:
             "sharding": self._prepared.dataset.manifest.config,
             "labels": list(LABELS),
             "prevalence": self._prepared.train_prevalence.tolist(),
+            "learned": self._prepared.learned.tolist(),
             "state": state.to_dict(),
         }
         row = state.history[-1] if state.history and state.history[-1]["step"] == state.step else None
