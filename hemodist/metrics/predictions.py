@@ -26,17 +26,34 @@ class Predictions:
         logits: float32 [n, 6].
         blood: float64 [n], share of pixels as bright as blood (`scoring.run_network.BLOOD_HU`), for the baseline that
             needs no network; NaN where no window of the data set resolves that range.
-        learned: bool [6], the labels that the network has learned; its outputs for others mean nothing.
+        kinds: int8 [6], how many kinds (positive, negative) of each label the network's training knew. With 2 it has
+            learned the label. With 1 it has learned a constant, with 0 its output is arbitrary.
     """
 
     rows: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
     blood: npt.NDArray[np.float64]
-    learned: Bool = field(default_factory=lambda: np.ones(len(LABELS), bool))
+    kinds: npt.NDArray[np.int8] = field(default_factory=lambda: np.full(len(LABELS), 2, np.int8))
+
+    @property
+    def learned(self) -> Bool:
+        """The labels that the network has learned, bool [6]."""
+        return self.kinds == 2
 
     def probability(self) -> F64:
         """Float64 [n, 6], NaN for labels that the network has not learned."""
         return probabilities(self.logits, self.learned)
+
+    def scored(self, probability: F64 | None = None) -> F64:
+        """As `probability`, float64 [n, 6], but NaN only where the training knew nothing of the label.
+
+        The loss counts a label of one kind, so a score of the same slices does.
+
+        Args:
+            probability: what to score in place of `probability`.
+        """
+        answered = self.probability() if probability is None else probability
+        return np.where(self.kinds == 1, probabilities(self.logits), answered)
 
     def to_parquet(self, dataset: DataSet, probability: npt.NDArray[np.float64]) -> bytes:
         """A row a sample: key, group, patient and study (pseudonyms), labels, probabilities and `blood`.

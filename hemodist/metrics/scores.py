@@ -154,19 +154,21 @@ def score(
     groups: npt.NDArray[Any],
     *,
     train_prevalence: F64,
+    learned: Bool | None = None,
     bootstrap: int = 500,
     seed: int = 0,
 ) -> Scores:
     """Scores a split.
 
     Args:
-        probability: [n, 6], in [0, 1]; `probabilities` makes them from logits. A label that was not learned is NaN
-            throughout; where this split knows it, it is scored as the constant answer is.
+        probability: [n, 6], in [0, 1]; `probabilities` makes them from logits. A label of which the training knew
+            nothing is NaN throughout; where this split knows it, it is scored as the constant answer is.
         labels: [n, 6], integer, values 0, 1 and `UNKNOWN`.
         groups: [n], integers or strings: the patient group of each slice, the unit that is resampled, since slices
             of one patient are far from independent (Field and Welsh 2007 on resampling clusters).
         train_prevalence: [6], of the training split, for the constant baseline; needed for every
             label that is known anywhere in this split. 0 and 1 are taken at their word and clipped by `EPSILON`.
+        learned: [6], the labels that may count as inconsistent; None for all.
         bootstrap: Replicates of the intervals; 0 for none.
         seed: Key of the Philox generator that draws the groups.
 
@@ -190,7 +192,7 @@ def score(
         )
     known = labels != UNKNOWN
     constant = _check_prevalence(train_prevalence, known)
-    impossible = inconsistent(p)
+    impossible = inconsistent(p if learned is None else np.where(learned, p, np.nan))
     p = with_prevalence(p, constant)
 
     counts = resamples(int(group.max()) + 1, bootstrap, seed)

@@ -50,9 +50,17 @@ class Trained:
         return recorded
 
     @property
+    def kinds(self) -> npt.NDArray[np.int8]:
+        """How many kinds (positive, negative) of each label the training knew, int8 [6].
+
+        Checkpoints of version 0.1.0 do not say; both then.
+        """
+        return np.array(self.saved.get("kinds", [2] * len(LABELS)), np.int8)
+
+    @property
     def learned(self) -> npt.NDArray[np.bool_]:
-        """The labels that it has learned, bool [6]; all in checkpoints of version 0.1.0, which do not say."""
-        return np.array(self.saved.get("learned", [True] * len(LABELS)), bool)
+        """The labels that it has learned, bool [6]: those of which the training knew both kinds."""
+        return self.kinds == 2
 
     @property
     def prevalence(self) -> npt.NDArray[np.float64]:
@@ -94,7 +102,7 @@ def open_trained(where: str) -> Trained:
             f"{where} was trained on the labels {', '.join(map(str, labels))}; this hemodist knows "
             f"{', '.join(LABELS)}, in this order; take a checkpoint of those, or train again"
         )
-    for name in ("prevalence", "learned"):
+    for name in ("prevalence", "kinds"):
         if name in saved and len(saved[name]) != len(LABELS):
             raise CheckpointError(f"{where} records the {name} of {len(saved[name])} labels, not {len(LABELS)}")
     network = build_network(replace(run.model, weights="none"))

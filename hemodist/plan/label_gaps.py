@@ -11,16 +11,15 @@ from hemodist.plan.split import fold_of
 Labels = npt.NDArray[np.int8]
 
 
-def both_kinds(labels: Labels) -> npt.NDArray[np.bool_]:
-    """Of which labels a known positive and a known negative are among the rows of int8 [n, 6], bool [6].
+def kinds(labels: Labels) -> npt.NDArray[np.int8]:
+    """How many kinds (positive, negative) of each label are known among the rows of int8 [n, 6], int8 [6].
 
-    Only such a label can be learned, and only of such a label is there an AUC.
+    A label of both kinds can be learned, and only of such a label is there an AUC.
 
-    >>> both_kinds(np.array([[1, 0, -1, 1, 0, 1], [0, 0, -1, -1, 1, 0]], np.int8)).tolist()
-    [True, False, False, False, True, True]
+    >>> kinds(np.array([[1, 0, -1, 1, 0, 1], [0, 0, -1, -1, 1, 0]], np.int8)).tolist()
+    [2, 1, 0, 1, 2, 2]
     """
-    found: npt.NDArray[np.bool_] = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-    return found
+    return (labels == 1).any(axis=0).astype(np.int8) + (labels == 0).any(axis=0)
 
 
 def known_share(labels: Labels, times: npt.NDArray[np.int64] | None) -> float:
@@ -36,13 +35,13 @@ def known_share(labels: Labels, times: npt.NDArray[np.int64] | None) -> float:
 
 def not_learned_note(labels: Labels) -> str:
     """Which labels the training split, int8 [n, 6], cannot teach, and what follows; empty where it teaches all."""
-    taught = both_kinds(labels)
+    taught = kinds(labels) == 2
     if taught.all():
         return ""
     said = _listed({name: _missing(labels[:, i]) for i, name in enumerate(LABELS) if not taught[i]})
     return (
-        f"the training split has {said}, so that the network cannot learn this: where it predicts, such a label has no "
-        "probability of the network's (RSNA's rows and the scores take its share in the training split)"
+        f"the training split has {said}, so that the network cannot learn this: predictions leave such a label blank, "
+        "and RSNA's rows hold its share in the training split"
     )
 
 
@@ -61,11 +60,11 @@ def validation_note(
         fold: the one that validates.
         seed: key of the fold hash.
     """
-    told = both_kinds(labels[valid])
+    told = kinds(labels[valid]) == 2
     if told.all():
         return ""
     fold_numbers = fold_of(groups, folds, seed)
-    in_fold = [both_kinds(labels[usable & (fold_numbers == number)]) for number in range(folds)]
+    in_fold = [kinds(labels[usable & (fold_numbers == number)]) == 2 for number in range(folds)]
     lacking = [i for i in range(len(LABELS)) if not told[i]]
     elsewhere = [
         f"{LABELS[i]} {', '.join(str(number) for number, both in enumerate(in_fold) if both[i]) or 'none'}"

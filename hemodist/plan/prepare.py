@@ -21,7 +21,7 @@ from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.plan import sampling_weights
 from hemodist.plan.cache_need import check_cache_holds
-from hemodist.plan.label_gaps import both_kinds, known_share, not_learned_note, validation_note
+from hemodist.plan.label_gaps import kinds, known_share, not_learned_note, validation_note
 from hemodist.plan.order import Plan
 from hemodist.plan.split import Split, fold_report, label_report, split
 
@@ -37,7 +37,7 @@ class Prepared:
         plan: the order of training.
         total_steps: optimizer updates of the whole run.
         train_prevalence: float64 [6], the `prevalence` of the training split.
-        learned: bool [6], the labels of which the training split has a known positive and a known negative.
+        kinds: int8 [6], how many kinds (positive, negative) of each label the training split knows; 2 can be learned.
         known_share: of the training split's label weights, how much is known (`plan.label_gaps.known_share`), 0 to 1.
     """
 
@@ -47,7 +47,7 @@ class Prepared:
     plan: Plan
     total_steps: int
     train_prevalence: npt.NDArray[np.float64]
-    learned: npt.NDArray[np.bool_]
+    kinds: npt.NDArray[np.int8]
     known_share: float
 
     def facts(self, run: Run) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def prepare(run: Run) -> Prepared:
         )
     train = labels[parts.train]
     return Prepared(
-        dataset, labels, parts, plan, total, prevalence(train), both_kinds(train), known_share(train, plan.weights)
+        dataset, labels, parts, plan, total, prevalence(train), kinds(train), known_share(train, plan.weights)
     )
 
 
@@ -231,7 +231,7 @@ def check_choice(prepared: Prepared, run: Run) -> None:
     Raises:
         ConfigError: it is not; the text names the folds on which it is.
     """
-    if run.stop.score == "auc_any" and not both_kinds(prepared.labels[prepared.split.valid])[LABELS.index("any")]:
+    if run.stop.score == "auc_any" and kinds(prepared.labels[prepared.split.valid])[LABELS.index("any")] < 2:
         raise ConfigError(
             f"stop.score auc_any cannot choose a checkpoint: {prepared.gaps(run)[-1]}; use another data.valid_fold, or "
             "stop.score weighted_log_loss"

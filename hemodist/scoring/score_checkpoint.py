@@ -61,7 +61,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
     rows, part, parts = _rows(request, trained, run, dataset)
     network = trained.network.to(world.device)
     seen = views(run.augment) if request.options.tta else ((),)
-    predictions = replace(run_over_split(network, dataset, rows, run, world, tell, seen), learned=trained.learned)
+    predictions = replace(run_over_split(network, dataset, rows, run, world, tell, seen), kinds=trained.kinds)
     if not world.is_rank_0:
         return Results.elsewhere(request.output)
     notes = [f"Scored: {request.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]

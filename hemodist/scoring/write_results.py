@@ -83,10 +83,11 @@ def score_predictions(
 ) -> Scores:
     """Scores of predictions against the data set's labels; nothing is written."""
     return score(
-        predictions.probability(),
+        predictions.scored(),
         dataset.labels()[predictions.rows],
         dataset.column("group")[predictions.rows],
         train_prevalence=train_prevalence,
+        learned=predictions.learned,
         bootstrap=bootstrap,
     )
 
@@ -118,12 +119,15 @@ def write_results(
     labels = labels_of(dataset.index)[predictions.rows]
     groups = dataset.column("group")[predictions.rows]
     answered = probability_of(predictions, repaired)
-    scores = score(answered, labels, groups, train_prevalence=train_prevalence, bootstrap=BOOTSTRAP)
+    scored = predictions.scored(answered)
+    scores = score(
+        scored, labels, groups, train_prevalence=train_prevalence, learned=predictions.learned, bootstrap=BOOTSTRAP
+    )
     threshold = float("nan")
     if np.isfinite(predictions.blood).all():
         threshold = threshold_auc(predictions.blood, labels)
-    pooled = pool(dataset, predictions.rows, answered)
-    probability = with_prevalence(answered, train_prevalence)
+    pooled = pool(dataset, predictions.rows, scored)
+    probability = with_prevalence(scored, train_prevalence)
     held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if pooled else {}
     results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, answered))
@@ -168,7 +172,7 @@ def pool(
 ) -> tuple[PooledScores, ...]:
     """Scores of the studies and of the patients of these rows; a slice without a name counts to its group.
 
-    Labels that were not learned (NaN) are scored as unknown ones.
+    Labels of which the training knew nothing (NaN) are scored as unknown ones.
     """
     labels = np.where(np.isnan(probability), np.int8(UNKNOWN), labels_of(dataset.index)[rows])
     probability, groups = np.nan_to_num(probability), dataset.column("group")[rows]
@@ -185,8 +189,8 @@ def not_learned(learned: npt.NDArray[np.bool_]) -> list[str]:
     if not names:
         return []
     return [
-        f"Not learned: {', '.join(names)}. The training split had no known positive and negative of it, so the network "
-        "says nothing of it; where these slices know it, it is scored with its share in the training split."
+        f"Not learned: {', '.join(names)}. The training split had no known positive and negative of it, so predictions "
+        "leave it blank; where the training knew nothing of it and these slices do, a constant is scored."
     ]
 
 

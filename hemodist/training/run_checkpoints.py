@@ -93,7 +93,7 @@ class RunCheckpoints:
             "sharding": self._prepared.dataset.manifest.config,
             "labels": list(LABELS),
             "prevalence": self._prepared.train_prevalence.tolist(),
-            "learned": self._prepared.learned.tolist(),
+            "kinds": self._prepared.kinds.tolist(),
             "state": state.to_dict(),
         }
         row = state.history[-1] if state.history and state.history[-1]["step"] == state.step else None

@@ -52,7 +52,7 @@ def _training(spec: Spec, dataset: DataSet, reader: Reader) -> Iterable[Batch]:
     split = Split(rows, rows[:0], rows[:0], digest="")
     steps = plan.steps(run.optim.epochs)
     prepared = Prepared(
-        dataset, dataset.labels(), split, plan, steps, np.zeros(len(LABELS)), np.ones(len(LABELS), bool), 1.0
+        dataset, dataset.labels(), split, plan, steps, np.zeros(len(LABELS)), np.full(len(LABELS), 2, np.int8), 1.0
     )
     return TrainingLoader(prepared, run, reader, device=spec.device)
 

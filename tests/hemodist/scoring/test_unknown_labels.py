@@ -176,7 +176,7 @@ def test_repair_and_consistency_leave_out_what_was_not_learned():
     assert np.array_equal(repair_any(nothing), nothing, equal_nan=True)
 
 
-def test_a_label_that_was_not_learned_is_scored_as_the_constant_where_the_split_knows_it():
+def test_a_label_of_which_the_training_knew_nothing_is_scored_as_the_constant_where_the_split_knows_it():
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 6)) < 0.4).astype(np.int8)
     probability, prevalence = rng.random((60, 6)), np.full(6, 0.3)
@@ -191,8 +191,8 @@ def test_a_label_that_was_not_learned_is_scored_as_the_constant_where_the_split_
     missing[3, 4] = np.nan  # a hole is no label that was not learned
     with pytest.raises(ValueError, match="not finite"):
         score(missing, labels, np.arange(60), train_prevalence=prevalence, bootstrap=0)
-    learned = np.arange(6) != 2
-    given = Predictions(np.arange(60), rng.normal(size=(60, 6)).astype(np.float32), np.zeros(60), learned)
+    kinds = np.where(np.arange(6) == 2, 1, 2).astype(np.int8)
+    given = Predictions(np.arange(60), rng.normal(size=(60, 6)).astype(np.float32), np.zeros(60), kinds)
     assert LABELS[2] not in curves(given, labels)["ROC"]
 
 
@@ -200,11 +200,16 @@ def test_one_kind_of_a_label_in_the_training_is_not_learned_either(tmp_path):
     make_dataset(tmp_path / "data", samples=60, positive=0.0)
     run = run_of(tmp_path)
     prepared = prepare(run)
-    assert not prepared.learned.any()
+    assert prepared.kinds.tolist() == [1] * 6
     training, validation = prepared.gaps(run)
     assert f"no positive of {', '.join(LABELS)}" in training
     assert "no positive of any" in validation
     assert "any none" in validation
     loop.train(run, World.alone(), silent)
+    (row,) = json.loads((tmp_path / "runs/x/history.json").read_text())
+    assert row["train_loss"] < 1  # of the network's own outputs, as the score is
+    scored = json.loads((tmp_path / "runs/x/metrics.json").read_text())["weighted_log_loss"]["value"]
+    assert scored == pytest.approx(row["valid_loss"])
+    assert scored > 0.1
     table = pq.read_table(tmp_path / "runs/x/predictions.parquet")
     assert all(table.column(name).null_count == len(table) for name in LABELS)
