@@ -9,7 +9,7 @@ from hemodist.config.run import Run
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check_model
+from hemodist.models.network import check_model, has_batch_norm
 from hemodist.plan.prepare import check_choice, check_resume, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
@@ -37,7 +37,7 @@ def train(run: Run) -> Results:
     if origin is None:
         check_choice(prepared, run)
     else:
-        check_resume(origin, prepared, run, store.uri)
+        check_resume(origin, prepared, run, store.uri, batch_norm=has_batch_norm(run.model))
     mode = resolve_mode(run.tracking)
     facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
     console.print(facts_table(f"Run {run.name}", facts))

@@ -225,6 +225,18 @@ def _weights(batch: BatchConfig, labels: npt.NDArray[np.int8]) -> npt.NDArray[np
     return None
 
 
+def _other_statistics(before: Run, now: Run) -> list[str]:
+    """What makes batch norm see other micro-batches than before. A run that may shrink or grow has accepted that."""
+    why = "which with batch norm is another training"
+    found = []
+    if before.batch.accumulate != now.batch.accumulate:
+        found.append(f"batch.accumulate was {before.batch.accumulate}, is {now.batch.accumulate}, {why}")
+    ranks = [range(one.scaling.fewest, max(one.scaling.workers, 1) + 1) for one in (before, now)]
+    if not now.model.sync_batch_norm and not set(ranks[0]) & set(ranks[1]):
+        found.append(f"scaling.workers was {before.scaling.workers}, is {now.scaling.workers}, {why}")
+    return found
+
+
 def check_choice(prepared: Prepared, run: Run) -> None:
     """Check that the score which chooses a new run's best checkpoint is defined on its validation split.
 
@@ -238,7 +250,7 @@ def check_choice(prepared: Prepared, run: Run) -> None:
         )
 
 
-def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str) -> None:
+def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str, *, batch_norm: bool) -> None:
     """Check that a checkpoint is of this very run: the same samples in the same order, the same network and optimizer.
 
     Args:
@@ -246,16 +258,20 @@ def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str
         prepared: what follows from `run`.
         run: the configuration that is to go on.
         where: the run's place, for the message.
+        batch_norm: whether the network has batch statistics, which see a rank's micro-batch and not the global batch.
 
     Raises:
         ConfigError: naming what differs.
     """
     # Through `Run`, so that fields that are younger than the checkpoint have their defaults.
-    before, now = (values_marked(one, DecidesResult) for one in (Run.from_dict(saved["run"]), run))
+    earlier = Run.from_dict(saved["run"])
+    before, now = (values_marked(one, DecidesResult) for one in (earlier, run))
     before |= {"dataset": saved["state"]["dataset"], "split": saved["state"]["split"]}
     now |= {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     differing = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names]
+    if batch_norm:
+        differing += _other_statistics(earlier, run)
     if differing:
         raise ConfigError(
             f"{where} holds a run that cannot go on: {'; '.join(differing)}; use another name, or what it had"

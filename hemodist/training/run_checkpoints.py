@@ -11,6 +11,7 @@ from hemodist.config.run import Run
 from hemodist.dataset.labels import LABELS
 from hemodist.metrics.plain_json import plain_json
 from hemodist.models.checkpoints import Checkpoints
+from hemodist.models.network import has_batch_norm
 from hemodist.plan.prepare import Prepared, check_resume
 from hemodist.storage.store import Store
 from hemodist.training.early_stopping import score_as_loss
@@ -56,7 +57,8 @@ class RunCheckpoints:
         if step is None:
             return None
         saved = newest or self._files.at(step)
-        check_resume(saved, self._prepared, self._run, self._store.uri)
+        batch_norm = has_batch_norm(self._run.model)
+        check_resume(saved, self._prepared, self._run, self._store.uri, batch_norm=batch_norm)
         return saved
 
     def time_is_up(self) -> bool:
