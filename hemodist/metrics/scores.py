@@ -19,7 +19,7 @@ from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, mean_estimate, 
 from hemodist.metrics.calibration import calibration_estimate
 from hemodist.metrics.log_loss import entropy, weighted_entropy, weighted_log_loss
 from hemodist.metrics.plain_json import plain_json
-from hemodist.metrics.probabilities import DECISION, inconsistent
+from hemodist.metrics.probabilities import DECISION, inconsistent, with_prevalence
 from hemodist.metrics.ranking import auc, ranking_scores
 
 
@@ -87,7 +87,7 @@ class Scores:
         weighted_log_loss: The competition's score, lower is better.
         accuracy_multi: Share of right decisions over all known label entries, higher is better.
         inconsistent: Share of slices whose P(any) is below the largest P of a subtype, which no truth can be;
-            `repair_any` mends it.
+            `repair_any` mends it. Labels that were not learned do not count.
         labels: Scores of each label, in the order of `LABELS`.
         baselines: The trivial answers.
         seed: Key of the bootstrap's generator.
@@ -154,18 +154,21 @@ def score(
     groups: npt.NDArray[Any],
     *,
     train_prevalence: F64,
+    learned: Bool | None = None,
     bootstrap: int = 500,
     seed: int = 0,
 ) -> Scores:
     """Scores a split.
 
     Args:
-        probability: [n, 6], in [0, 1]; `probabilities` makes them from logits.
+        probability: [n, 6], in [0, 1]; `probabilities` makes them from logits. A label of which the training knew
+            nothing is NaN throughout; where this split knows it, it is scored as the constant answer is.
         labels: [n, 6], integer, values 0, 1 and `UNKNOWN`.
         groups: [n], integers or strings: the patient group of each slice, the unit that is resampled, since slices
             of one patient are far from independent (Field and Welsh 2007 on resampling clusters).
         train_prevalence: [6], of the training split, for the constant baseline; needed for every
             label that is known anywhere in this split. 0 and 1 are taken at their word and clipped by `EPSILON`.
+        learned: [6], the labels that may count as inconsistent; None for all.
         bootstrap: Replicates of the intervals; 0 for none.
         seed: Key of the Philox generator that draws the groups.
 
@@ -178,15 +181,19 @@ def score(
             f"probabilities {p.shape} and labels {labels.shape} must both be [slices, {len(LABELS)}], a row a slice"
         )
     group = check_labels(labels, groups)
-    if not np.isfinite(p).all():
+    absent = np.isnan(p).all(axis=0)
+    if not np.isfinite(p[:, ~absent]).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(p))} of {p.size} probabilities are not finite")
-    if p.min() < 0 or p.max() > 1:
+    low, high = np.nanmin(p, initial=1), np.nanmax(p, initial=0)
+    if low < 0 or high > 1:
         raise ValueError(
-            f"probabilities lie in [{p.min():g}, {p.max():g}], not in [0, 1]; pass logits through "
+            f"probabilities lie in [{low:g}, {high:g}], not in [0, 1]; pass logits through "
             "hemodist.metrics.probabilities.probabilities first"
         )
     known = labels != UNKNOWN
     constant = _check_prevalence(train_prevalence, known)
+    impossible = inconsistent(p if learned is None else np.where(learned, p, np.nan))
+    p = with_prevalence(p, constant)
 
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
     right = ((p > DECISION) == (labels == 1)) & known
@@ -197,7 +204,7 @@ def score(
         unknown=int((~known).sum()),
         weighted_log_loss=mean_estimate(*weighted_entropy(p, labels), group, counts),
         accuracy_multi=mean_estimate(right.sum(axis=1), known.sum(axis=1), group, counts),
-        inconsistent=mean_estimate(inconsistent(p), np.ones(len(p)), group, counts),
+        inconsistent=mean_estimate(impossible, np.ones(len(p)), group, counts),
         labels=scores_by_label(p, labels, group, counts),
         baselines=Baselines(
             constant_prevalence=weighted_log_loss(np.broadcast_to(constant, p.shape), labels),
