@@ -39,6 +39,8 @@ def train(run: Run) -> Results:
     mode = resolve_mode(run.tracking)
     facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
     console.print(facts_table(f"Run {run.name}", facts))
+    for note in prepared.notes():
+        console.print(f"note: {note}")
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
     run = replace(run, tracking=replace(run.tracking, mode=mode))  # a worker's node may know another key

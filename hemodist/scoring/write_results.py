@@ -84,7 +84,7 @@ def score_predictions(
     return score(
         probabilities(predictions.logits),
         dataset.labels()[predictions.rows],
-        dataset.column("group")[predictions.rows],
+        dataset.resampled_groups(predictions.rows),
         train_prevalence=train_prevalence,
         bootstrap=bootstrap,
     )
@@ -115,7 +115,7 @@ def write_results(
         StoreError: something cannot be written.
     """
     labels = labels_of(dataset.index)[predictions.rows]
-    groups = dataset.column("group")[predictions.rows]
+    groups = dataset.resampled_groups(predictions.rows)
     probability = probability_of(predictions, repaired)
     scores = score(probability, labels, groups, train_prevalence=train_prevalence, bootstrap=BOOTSTRAP)
     threshold = float("nan")
@@ -123,12 +123,14 @@ def write_results(
         threshold = threshold_auc(predictions.blood, labels)
     pooled = pool(dataset, predictions.rows, probability)
     held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if pooled else {}
+    nameless = dataset.nameless_note(predictions.rows)
     results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, probability))
     content = scores.to_json() | {
         "threshold_auc_any": threshold if np.isfinite(threshold) else None,
         "pooled": [plain_json(asdict(one)) for one in pooled],
         "slices_held_by_units": held,
+        "nameless_slices": dataset.nameless(predictions.rows),
         "pointing": plain_json(asdict(heat_maps.pointing)) if heat_maps.pointing else None,
         "operating_points": [plain_json(asdict(one)) for one in operating_points_of_any(probability, labels)],
         "scored": dict(description.scored)
@@ -138,7 +140,7 @@ def write_results(
     description = replace(
         description,
         facts=dict(description.facts) | data_facts(dataset),
-        notes=[*description.notes, *_incomplete(len(predictions.rows), held, dataset)],
+        notes=[*description.notes, *([nameless] if nameless else []), *_incomplete(len(labels), held, dataset)],
     )
     html = report(
         description,
@@ -160,7 +162,12 @@ def probability_of(predictions: Predictions, repaired: bool = False) -> npt.NDAr
 def pool(
     dataset: DataSet, rows: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
 ) -> tuple[PooledScores, ...]:
-    """Scores of the studies and of the patients of these rows; a slice without a name counts to its group."""
+    """Scores of the studies and of the patients of these rows, where these are known.
+
+    A slice without a name counts to its group.
+    """
+    if not dataset.knows_patients(rows):
+        return ()
     labels, groups = labels_of(dataset.index)[rows], dataset.column("group")[rows]
     found: list[PooledScores] = []
     for level in LEVELS:

@@ -40,10 +40,12 @@ def make_dataset(
     encoding: str = "PNG",
     windows: int = 3,
     json: bool = False,
+    nameless: int = 0,
 ) -> Path:
     """Write a data set whose `any` is visible, in a share `positive` of the slices; a patient has both kinds.
 
-    One window makes grey images; `json` gives each sample the second member that the sharder writes.
+    One window makes grey images; `json` gives each sample the second member that the sharder writes. The first
+    `nameless` samples are of nobody knows whom, each a group of its own.
     """
     rng = np.random.default_rng(seed)
     store = Store.open(folder)
@@ -87,6 +89,8 @@ def make_dataset(
                     "pixel_digest": rng.bytes(16),
                     "duplicate": False,
                 }
+                if len(rows["key"]) < nameless:
+                    values |= dict.fromkeys(("patient", "study", "series")) | {"group": patients + len(rows["key"])}
                 for name, value in values.items():
                     rows[name].append(value)
         content = buffer.getvalue()
