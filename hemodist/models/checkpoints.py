@@ -9,6 +9,7 @@ the first file may be whole, by the sums that torch's format carries, and then g
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -254,8 +255,12 @@ class Checkpoints:
                 self._store.delete(f"{record.name}.pt")
 
 
-def open_checkpoint(where: str, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def open_checkpoint(where: str, warn: Callable[[str], None] = logging.getLogger(__name__).warning) -> dict[str, Any]:
     """The content of the checkpoint at `where`: a run's folder (its best one is taken) or a `.pt` file.
+
+    Args:
+        where: path or URI.
+        warn: told of damaged checkpoints that are passed over, and of damaged records; the standard error by default.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it is not one of hemodist's.
