@@ -22,6 +22,9 @@ from hemodist.models.checkpoint_record import FOLDER, CheckpointRecord
 from hemodist.storage.store import Store, StoreError
 
 
+_LOG = logging.getLogger(__name__)
+
+
 class Checkpoints:
     """The checkpoints of one run."""
 
@@ -255,7 +258,7 @@ class Checkpoints:
                 self._store.delete(f"{record.name}.pt")
 
 
-def open_checkpoint(where: str, warn: Callable[[str], None] = logging.getLogger(__name__).warning) -> dict[str, Any]:
+def open_checkpoint(where: str, warn: Callable[[str], None] = _LOG.warning) -> dict[str, Any]:
     """The content of the checkpoint at `where`: a run's folder (its best one is taken) or a `.pt` file.
 
     Args:
