@@ -21,7 +21,6 @@ from hemodist.models.checkpoint_file import CheckpointError, DamagedError, copie
 from hemodist.models.checkpoint_record import FOLDER, CheckpointRecord
 from hemodist.storage.store import Store, StoreError
 
-
 _LOG = logging.getLogger(__name__)
 
 
