@@ -9,6 +9,7 @@ above nor below a fraction line, and `Scores.unknown` says how many there were.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, mean_estimate, ratio, resamples
 from hemodist.metrics.calibration import calibration_estimate
-from hemodist.metrics.log_loss import entropy, weighted_entropy, weighted_log_loss
+from hemodist.metrics.log_loss import entropy, weighted_entropy
+from hemodist.metrics.paired import LOG_LOSS, Difference, swap_test
 from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.probabilities import DECISION, inconsistent, with_prevalence
 from hemodist.metrics.ranking import auc, ranking_scores
@@ -31,6 +33,7 @@ class LabelScores:
         label: One of `LABELS`.
         known: Slices on which the label is known.
         positive: Slices on which it is present.
+        positive_groups: Groups (patients) with such a slice.
         prevalence: positive / known.
         log_loss: Mean binary cross-entropy, natural logarithm.
         auc: Area under the ROC curve; not defined (nan) when only one class occurs.
@@ -45,6 +48,7 @@ class LabelScores:
     label: str
     known: int
     positive: int
+    positive_groups: int
     prevalence: float
     log_loss: Estimate
     auc: Estimate
@@ -90,6 +94,8 @@ class Scores:
             `repair_any` mends it. Labels that were not learned do not count.
         labels: Scores of each label, in the order of `LABELS`.
         baselines: The trivial answers.
+        minus_constant: Weighted log loss minus that of the constant prevalence, paired over groups: below 0 the network
+            is better than an answer that looks at nothing.
         seed: Key of the bootstrap's generator.
     """
 
@@ -101,6 +107,7 @@ class Scores:
     inconsistent: Estimate
     labels: tuple[LabelScores, ...]
     baselines: Baselines
+    minus_constant: Difference
     seed: int
 
     @property
@@ -197,22 +204,37 @@ def score(
 
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
     right = ((p > DECISION) == (labels == 1)) & known
-    negatives, positives = (labels == 0).sum(axis=0), (labels == 1).sum(axis=0)
+    loss, weight = weighted_entropy(p, labels)
+    trivial, _ = weighted_entropy(np.broadcast_to(constant, p.shape), labels)
+    none, majority = constant_accuracies(labels)
     return Scores(
         slices=len(p),
         groups=int(group.max()) + 1,
         unknown=int((~known).sum()),
-        weighted_log_loss=mean_estimate(*weighted_entropy(p, labels), group, counts),
+        weighted_log_loss=mean_estimate(loss, weight, group, counts),
         accuracy_multi=mean_estimate(right.sum(axis=1), known.sum(axis=1), group, counts),
         inconsistent=mean_estimate(impossible, np.ones(len(p)), group, counts),
         labels=scores_by_label(p, labels, group, counts),
         baselines=Baselines(
-            constant_prevalence=weighted_log_loss(np.broadcast_to(constant, p.shape), labels),
-            predict_none=float(negatives.sum() / known.sum()),
-            majority=float(np.maximum(negatives, positives).sum() / known.sum()),
+            constant_prevalence=float(trivial.sum() / weight.sum()), predict_none=none, majority=majority
         ),
+        minus_constant=_minus_constant(loss - trivial, weight, group, counts),
         seed=seed,
     )
+
+
+def constant_accuracies(labels: npt.NDArray[np.integer[Any]]) -> tuple[float, float]:
+    """`accuracy_multi` of calling no label present, and of each label's majority: labels [n, 6], one known at least."""
+    negatives, positives = (labels == 0).sum(axis=0), (labels == 1).sum(axis=0)
+    known = (negatives + positives).sum()
+    return float(negatives.sum() / known), float(np.maximum(negatives, positives).sum() / known)
+
+
+def _minus_constant(apart: F64, weight: F64, group: I64, counts: F64) -> Difference:
+    """The difference of two systems: apart [n] of the weighted entropies, weight [n]; without resamples, no test."""
+    between = mean_estimate(apart, weight, group, counts)
+    p = swap_test(np.bincount(group, apart) / weight.sum()) if len(counts) else math.nan
+    return Difference("network", "constant prevalence", LOG_LOSS, between.value, between.low, between.high, p)
 
 
 def scores_by_label(p: F64, labels: npt.NDArray[np.integer[Any]], group: I64, counts: F64) -> tuple[LabelScores, ...]:
@@ -244,6 +266,7 @@ def _label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) ->
         label=name,
         known=len(p),
         positive=int(positive.sum()),
+        positive_groups=len(np.unique(group[positive])),
         prevalence=float(ratio(positive.sum(), len(p))),
         log_loss=mean(entropy(p, positive)),
         auc=ranking.auc,

@@ -21,6 +21,7 @@ from hemodist.metrics.ranking import operating_points_of_any
 from hemodist.metrics.scores import Scores, score, threshold_auc
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
 from hemodist.reports.page import report
+from hemodist.reports.verdict import verdict
 from hemodist.storage.store import Store
 
 REPORT = "report.html"
@@ -44,6 +45,7 @@ class Results:
         report: where the report is.
         pooled: scores of the studies and of the patients.
         heat_maps: pictures of the worst slices, and the pointing game.
+        synthetic: the slices are phantoms.
     """
 
     scores: Scores | None
@@ -51,6 +53,7 @@ class Results:
     report: str
     pooled: tuple[PooledScores, ...] = ()
     heat_maps: HeatMapResults = NO_HEAT_MAPS
+    synthetic: bool = False
 
     @classmethod
     def elsewhere(cls, uri: str) -> Results:
@@ -129,9 +132,12 @@ def write_results(
     pooled = pool(dataset, predictions.rows, scored)
     probability = with_prevalence(scored, train_prevalence)
     held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if pooled else {}
-    results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps)
+    synthetic = bool(dataset.manifest.config.get("synthetic"))
+    results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps, synthetic)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, answered))
     content = scores.to_json() | {
+        "verdict": verdict(scores)[0],
+        "synthetic": synthetic,
         "threshold_auc_any": threshold if np.isfinite(threshold) else None,
         "pooled": [plain_json(asdict(one)) for one in pooled],
         "slices_held_by_units": held,
@@ -155,7 +161,7 @@ def write_results(
         ScoredSplit(scores, probability, labels, groups, pooled, results.extra_baselines()),
         heat_maps,
         windows=[f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]],
-        synthetic=bool(dataset.manifest.config.get("synthetic")),
+        synthetic=synthetic,
     )
     store.write(REPORT, html.encode())
     return results
