@@ -159,7 +159,7 @@ def strong() -> Run:
             clip_norm=1.0,
             epochs=6,
         ),
-        scaling=ScalingConfig(workers=8, cpus_per_worker=8),
+        scaling=ScalingConfig(workers=8),
     )
 
 

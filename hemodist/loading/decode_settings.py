@@ -47,7 +47,7 @@ class DecodeSettings:
         return cls(
             image_size=run.model.image_size,
             device=device,
-            threads=run.data.decode_threads,
+            threads=run.data.threads(torch.device(device).type, torch.get_num_threads()),
             prefetch=run.data.prefetch or (2 if torch.device(device).type == "cuda" else 1),
             decoder=run.data.decoder,
             dtype=dtype,

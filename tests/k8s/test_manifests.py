@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from hemodist.cluster import prometheus
+from hemodist.cluster.worker_slots import worker_resources
+from hemodist.config.operation import ScalingConfig
 from tests.k8s.conftest import K8S, OVERLAYS, ROOT
 from tests.support.commands import parse
 
@@ -169,10 +171,10 @@ def test_the_full_overlay_asks_for_as_many_gpus_as_its_run_has_workers(documents
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         flags = shlex.split(spec["entrypoint"])
         workers = int(flags[flags.index("--scaling.workers") + 1])
-        cpus = int(flags[flags.index("--scaling.cpus-per-worker") + 1])
         gpus = int(limits["nvidia.com/gpu"])
         assert group["replicas"] * gpus == workers, overlay
-        assert int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"]) >= gpus * cpus, overlay
+        cpus = float(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])  # Ray's count of them
+        assert worker_resources(ScalingConfig(), [{"CPU": cpus, "GPU": gpus}], gpu=True)["CPU"] >= 8, overlay
 
 
 def test_the_overlay_of_ones_own_that_the_page_shows_can_be_built(tmp_path: Path) -> None:
