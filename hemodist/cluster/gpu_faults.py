@@ -92,15 +92,15 @@ def explained(error: Exception, gpu: Gpu, argument: Any, world: int) -> UserErro
         return None
     text = " ".join(str(error).split(". ")[0].split())[:200]
     if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY):
-        run = argument.run if isinstance(argument, RangeTest) else argument
+        batch = batch_of(argument)
         modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
-        if not isinstance(run, Run):
+        if batch is None:
             remedy = "use a smaller --eval-batch-size"
         elif _VALIDATES in modules:
-            remedy = f"validation has {run.batch.eval_batch_size} images at a time: use --batch.eval-batch-size "
-            remedy += str(max(1, run.batch.eval_batch_size // 2))
+            remedy = f"validation has {batch.eval_batch_size} images at a time: use --batch.eval-batch-size "
+            remedy += str(max(1, batch.eval_batch_size // 2))
         else:
-            remedy = smaller_batch(run.batch, world)
+            remedy = smaller_batch(batch, world)
         return GpuMemoryError(f"the memory of {gpu.name} on {gpu.host} is too small: {text}; {remedy}")
     if any(words in str(error) for words in _BROKEN):
         return BrokenGpuError(
@@ -111,6 +111,12 @@ def explained(error: Exception, gpu: Gpu, argument: Any, world: int) -> UserErro
     if isinstance(error, torch.AcceleratorError):
         error.add_note(f"on {gpu.name} {gpu.uuid} of {gpu.host}")
     return None
+
+
+def batch_of(argument: Any) -> BatchConfig | None:
+    """The batch of what a rank's function is given, a `Run` or `RangeTest`; None of anything else."""
+    run = argument.run if isinstance(argument, RangeTest) else argument
+    return run.batch if isinstance(run, Run) else None
 
 
 def smaller_batch(batch: BatchConfig, world: int) -> str:

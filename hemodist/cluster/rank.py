@@ -16,6 +16,7 @@ import torch.distributed as dist
 from hemodist.cluster import gpu_faults
 from hemodist.cluster.mailbox import Posted
 from hemodist.cluster.prometheus import Observed
+from hemodist.config.shares import uneven
 from hemodist.errors import UserError
 from hemodist.events import AttemptStarted, Event, Failed, Note, Tell
 from hemodist.world import LeavingError, World
@@ -74,7 +75,10 @@ def run_rank(config: dict[str, Any]) -> Any:
     try:
         if grouped:
             config["claimed"].check_all_see_it(world)
-            if gpu and (note := gpu_faults.unlike(world.gather(gpu.name))) and world.is_rank_0:
+            batch = gpu_faults.batch_of(config["argument"])
+            notes = [uneven(batch.global_batch_size, batch.mix_group, world.size) if batch else ""]
+            notes += [gpu_faults.unlike(world.gather(gpu.name))] if gpu else []
+            for note in filter(None, notes if world.is_rank_0 else []):
                 tell(Note(note))
         heard: Tell = tell if world.is_rank_0 else _tell_nobody
         if ray.is_initialized():  # Prometheus hears every rank

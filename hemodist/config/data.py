@@ -50,6 +50,11 @@ class DataConfig:
     decoder: Literal["auto", "cpu", "mixed"] = "auto"
     """Mixed decodes JPEG on the GPU, cpu on the CPU; auto is mixed where the worker has a GPU."""
 
+    hw_decoder_load: Annotated[float, Range(0, 1)] = 0.9
+    """Share of a batch that the GPU's JPEG engine decodes, where it has one.
+    The worker's CPUs and the GPU's cores decode the rest.
+    With `scaling.deterministic` 0: the two round differently, and which image goes where depends on the batch."""
+
     prefetch: Annotated[int | None, Range(1, 64)] = None
     """Batches that DALI prepares ahead; None for 2 on a GPU, and 1 where the network is on the CPU.
     There decoding beside it takes its cores away while its other threads wait (3 % of a step on two cores)."""

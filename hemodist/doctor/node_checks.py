@@ -169,7 +169,7 @@ def decoding(node: str) -> list[Finding]:
     for device in ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]:
         made = decode.measure(device)
         text = (
-            f"{device}: {made.images_per_s:,.0f} images/s of {decode.SIZE} x {decode.SIZE}, {decode.IMAGES:,} of them "
+            f"{device}: {made.images_per_s:,.0f} images/s of {decode.SIZE} x {decode.SIZE}, {decode.IMAGES:,} of them, "
         )
         text += f"at most {made.most:.0f} and on average {made.mean:.2f} of 255 from libjpeg"
         if made.right:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 
 from hemodist.config.run import Run, check_shares
-from hemodist.config.shares import uneven
 from hemodist.events import EpochDone, Note, Saved, Started, StepDone, Tell
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.sample_reader import Reader
@@ -113,8 +112,6 @@ class Training:
         self.step, self.history = state.step, state.history
         if saved:
             self._note(f"going on at step {self.step} of {self.total}")
-        if note := uneven(run.batch.global_batch_size, run.batch.mix_group, world.size):
-            self._note(note)
         self.learner = Learner(network, run, world, saved)
         self.divergence = Divergence(run, self.prepared, world, state)
         self.validation = Validation(run, self.prepared, world, self.reader, tell)
