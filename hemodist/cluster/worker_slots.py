@@ -115,7 +115,7 @@ class GrowthMonitor:
         return True
 
 
-def worker_resources(scaling: ScalingConfig, nodes: list[Resources], *, gpu: bool) -> dict[str, float]:
+def worker_resources(scaling: ScalingConfig, nodes: list[Resources], *, gpu: bool) -> dict[str, int]:
     """What one worker reserves; its CPUs follow the nodes where `cpus_per_worker` is None and it computes on a GPU.
 
     Args:

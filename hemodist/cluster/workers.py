@@ -133,7 +133,7 @@ def run_on_workers(
                     storage_path=f"{claimed.uri}/ray",
                     failure_config=FailureConfig(max_failures=-1),
                     callbacks=[FailureReporter(mailbox, scaling.fewest, resources)],
-                    worker_runtime_env={"env_vars": worker_variables(int(resources["CPU"]))},
+                    worker_runtime_env={"env_vars": worker_variables(resources["CPU"])},
                 ),
             )
             result = _fit(trainer, mailbox, failures, waiting, growth, tell)
