@@ -152,7 +152,7 @@ def test_every_damage_is_named(copy: Path, damage: Callable[[Path], None], named
 def test_the_index_of_an_empty_shard_is_checked_too(tmp_path: Path) -> None:
     write_source(tmp_path / "data", 1, broken=3)
     (tmp_path / "data" / "stage_2_train" / f"ID_{0:09x}.dcm").unlink()
-    todo = build.plan(ShardConfig(str(tmp_path / "data"), str(tmp_path / "out"), size=32))
+    todo = build.plan(ShardConfig(str(tmp_path / "data"), str(tmp_path / "out"), size=32, labels="no"))
     assert isinstance(todo, build.BuildPlan)
     build.run(todo)
     assert verify(Store.open(tmp_path / "out")).problems == []
