@@ -25,12 +25,23 @@ from shards.dicom.reasons import Fault, Reason
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 """SOP class of CT images (PS3.4 B.5)."""
 
+_STANDARD_CLASSES = "1.2.840.10008."
+"""Begins every UID of the standard (PS3.5 9)."""
+
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 _LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW"})
 _DERIVED = frozenset(
-    {"REFORMATTED", "MPR", "MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "CURVED", "VOLUME", "VRT", "SSD"}
-    | {"AVERAGE", "SUBTRACTION", "CSA MPR", "CSA MIP", "CSA RESAMPLED", "SCREEN SAVE", "DOSE_INFO"}
+    {"MAX_IP", "MIN_IP", "PROJECTION IMAGE", "VOLUME", "AVERAGE", "CSA RESAMPLED", "SCREEN SAVE", "DOSE_INFO"}
 )
+_DERIVED_WORDS = frozenset(
+    {"MPR", "MIP", "MINIP", "VRT", "SSD", "REFORMATTED", "CURVED", "SUBTRACTION"}
+    | {"CBF", "CBV", "RCBF", "RCBV", "MTT", "TTP", "TTD", "TTS", "TMAX", "PBV", "PBM", "KTRANS", "PERMEABILITY"}
+)
+"""Of reformations and of maps of perfusion, wherever they stand in a value such as `CSA MPR` or `CBF_MAP`."""
+
+_MAPS = frozenset({"PERFUSION", "MAP", "COLOR"})
+"""Of maps where an image says DERIVED; the scan that a map was made from may say PERFUSION, and is HU."""
+
 _OTHER_UNITS = re.compile(r"OD|EDW?|Z_EFF|ZEFF|MGML|PCT|IODINE.*|.*MONO.*|HU_MOD")
 _MODALITIES = frozenset(
     {"CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "RF", "RTDOSE", "RTIMAGE", "RTPLAN"}
@@ -121,17 +132,24 @@ def _check_kind(dataset: Dataset) -> None:
     """Accept reconstructed CT slices only.
 
     Raises:
-        Fault: another modality, a localizer, or an image made from images.
+        Fault: another modality or class, a localizer, or an image made from images.
     """
     _check_modality(dataset)
+    # Private classes and those of an anonymizer say nothing; Enhanced CT and its kin begin like CT.
+    of = elements.text(dataset, "SOPClassUID")
+    if of is not None and of.startswith(_STANDARD_CLASSES) and not f"{of}.".startswith(f"{CT_IMAGE_STORAGE}."):
+        name = UID(of).name  # by the standard's list; the UID itself where it is not there
+        raise Fault(Reason.SECONDARY_CAPTURE, "a class that is unknown" if name == of else name)
     kind = elements.words(dataset, "ImageType")
     if localizer := _LOCALIZERS.intersection(kind):
         raise Fault(Reason.LOCALIZER, min(localizer))
-    # A slice that was compressed with loss says DERIVED\PRIMARY\AXIAL, and is still a slice.
-    if kind[:2] == ("DERIVED", "SECONDARY"):
-        raise Fault(Reason.DERIVED, "DERIVED, SECONDARY")
-    if derived := _DERIVED.intersection(kind[2:]):
+    words = set(re.findall(r"[A-Z]+", " ".join(kind[2:])))
+    made_of_images = _DERIVED_WORDS | _MAPS if kind[:1] == ("DERIVED",) else _DERIVED_WORDS
+    if derived := _DERIVED.intersection(kind[2:]) | made_of_images.intersection(words):
         raise Fault(Reason.DERIVED, min(derived))
+    # A slice that was compressed says DERIVED\PRIMARY\AXIAL or DERIVED\SECONDARY\AXIAL, and is still a slice.
+    if kind[:2] == ("DERIVED", "SECONDARY") and not (of == CT_IMAGE_STORAGE and "AXIAL" in kind[2:]):
+        raise Fault(Reason.DERIVED, "DERIVED, SECONDARY")
 
 
 def _rescale(dataset: Dataset) -> tuple[float, float]:

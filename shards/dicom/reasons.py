@@ -51,6 +51,15 @@ class Reason(StrEnum):
     CONSTANT = "constant", "all pixels have one value"
     LITTLE_BRAIN = "little_brain", "fewer pixels in 0 to 80 HU than --min-brain-fraction asks for"
     NOT_SELECTED = "not_selected", "left out by --selection"
+    SECONDARY_CAPTURE = (
+        "secondary_capture",
+        "by its class a picture (a screenshot, a scan of film) or a map, not CT values",
+    )
+    NOT_AXIAL = "not_axial", "a slice in another plane: its normal is more than 45 degrees off the patient's long axis"
+    NO_AIR = "no_air", "no pixel below 0 HU: greys of a picture, clipped values or a wrong intercept"
+    SIGN_LOST = "sign_lost", "PixelRepresentation says unsigned, but the pixels hold negative values (two's complement)"
+    SCRAMBLED = "scrambled", "far more extreme values or jumps than any CT: damaged pixels, or a decoder that wraps"
+    COARSE_GREYS = "coarse_greys", "one grey step is more than 10 HU: the brain window has a few levels only"
 
 
 class Kind(StrEnum):
@@ -67,6 +76,8 @@ _KINDS: dict[str, Kind] = {
     Reason.NO_IMAGE: Kind.NO_SLICE,
     Reason.COLOUR: Kind.NO_SLICE,
     Reason.DERIVED: Kind.NO_SLICE,
+    Reason.SECONDARY_CAPTURE: Kind.NO_SLICE,
+    Reason.NOT_AXIAL: Kind.NO_SLICE,
     Reason.LITTLE_BRAIN: Kind.BY_CHOICE,
     Reason.NOT_SELECTED: Kind.BY_CHOICE,
 }
