@@ -22,6 +22,7 @@ def main() -> int:
 
     from hemodist.cluster.session import cluster, map_tasks
     from hemodist.dataset.dataset import DataSet
+    from hemodist.dataset.labels import LABELS
     from hemodist.dataset.manifest import MANIFEST
     from hemodist.predict import submission
     from hemodist.predict.new_slices import Chunk, check_settings, predict_chunk, predict_dataset, settings_of
@@ -30,7 +31,7 @@ def main() -> int:
     from shards.building import for_prediction
 
     settings = settings_of(config)
-    check_settings(settings)
+    members = check_settings(settings)
     submission.place(config.output)[0].check_writable()
     store = Store.open(config.source)
     is_dataset = store.size(MANIFEST) is not None
@@ -46,9 +47,11 @@ def main() -> int:
         else:
             outcomes = [predict_chunk(chunk) for chunk in chunks]
     outcome = submission.merged(outcomes)
-    places = submission.write(config.output, outcome)
+    places = submission.write(config.output, outcome, members[0].prevalence)
     share = len(outcome.rejected) / (len(outcome.keys) + len(outcome.rejected))
     facts = {"slices predicted": len(outcome.keys), "files without a prediction": len(outcome.rejected)}
+    if unknown := [name for i, name in enumerate(LABELS) if not any(member.learned[i] for member in members)]:
+        places["not learned, blank; in submission.csv their share in the training"] = ", ".join(unknown)
     console.print(facts_table("Predicted", facts | places))
     if share > config.max_rejected_fraction:
         errors.print(f"{share:.2%} of the files have no prediction, {config.max_rejected_fraction:.2%} are allowed")

@@ -79,13 +79,14 @@ class BatchConfig:
     """Consecutive samples that CutMix may mix with each other; a rank reads whole groups."""
 
     accumulate: Annotated[int, Range(1, MANY)] = 1
-    """Micro-batches that a rank splits its share into; the gradient is that of the whole share."""
+    """Micro-batches that a rank splits its share into; the gradient is that of the whole share.
+    With batch norm another number is another training, since batch statistics see a micro-batch."""
 
     block_shards: Annotated[int, Range(1, MANY, checked_by="plan.order.Plan"), DecidesSamples()] = 16
     """Shards whose samples are shuffled together."""
 
     eval_batch_size: Annotated[int, Range(1, MANY)] = 64
-    """Samples a rank evaluates at once."""
+    """Samples a rank evaluates at once; no more than there are."""
 
     sampling: Annotated[Literal["uniform", "balanced", "weighted"], DecidesSamples(), DecidesBestLr()] = "uniform"
     """How often an epoch reads a slice.

@@ -13,11 +13,14 @@ class ScalingConfig:
     """Where it runs."""
 
     workers: Annotated[int, Range(0, 65_536), Often()] = 2
-    """Ranks, one GPU or `cpus_per_worker` CPUs each; 0 runs the loop in the calling process, without Ray."""
+    """Ranks, one GPU or `cpus_per_worker` CPUs each; 0 runs the loop in the calling process, without Ray.
+    The gradient is that of the global batch whatever their number is.
+    With batch norm another number is another training, since batch statistics see a rank's own micro-batch."""
 
     min_workers: Annotated[int | None, Range(1, 65_536, checked_by="config.run.check")] = None
     """Fewest ranks that the run starts and goes on with while there are no free slots for `workers`.
-    None is `workers`, so that the run waits for slots for all."""
+    None is `workers`, so that the run waits for slots for all.
+    A smaller number lets batch norm see larger micro-batches for a while."""
 
     wait_seconds: Annotated[float, Range(1, 86_400)] = 15.0
     """Seconds that slots for lost workers are waited for before the run goes on with fewer."""

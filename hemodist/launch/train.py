@@ -9,8 +9,8 @@ from hemodist.config.run import Run
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check_model
-from hemodist.plan.prepare import check_resume, prepare
+from hemodist.models.network import check_model, has_batch_norm
+from hemodist.plan.prepare import check_choice, check_resume, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
 from hemodist.scoring.write_results import Results
@@ -34,13 +34,15 @@ def train(run: Run) -> Results:
     store.check_writable()
     run = with_found_lr(absolute(run), prepared)
     origin = Checkpoints(store, run.checkpoint.keep).newest_origin()
-    if origin is not None:
-        check_resume(origin, prepared, run, store.uri)
+    if origin is None:
+        check_choice(prepared, run)
+    else:
+        check_resume(origin, prepared, run, store.uri, batch_norm=has_batch_norm(run.model))
     mode = resolve_mode(run.tracking)
     facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
     console.print(facts_table(f"Run {run.name}", facts))
-    for note in prepared.notes():
-        console.print(f"note: {note}")
+    for note in prepared.gaps(run):
+        console.print(f"note: {note}", soft_wrap=True)
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
     run = replace(run, tracking=replace(run.tracking, mode=mode))  # a worker's node may know another key

@@ -41,8 +41,8 @@ def percent_interval(estimate: Estimate) -> str:
 
 
 def threshold(value: float) -> str:
-    """Digits enough to be applied, also beside 1; "-" where nothing is called."""
-    return f"{value:.9g}" if math.isfinite(value) else "-"
+    """All of its digits, so that it can be applied; "-" where nothing is called."""
+    return f"{value:.16g}" if math.isfinite(value) else "-"
 
 
 def clock(seconds: float) -> str:

@@ -43,11 +43,17 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
     for name, value in facts.items():
         if isinstance(value, Mapping):
             for inner, counts in value.items():
-                listed = ", ".join(f"{k} {v:,}" for k, v in counts.items()) if isinstance(counts, Mapping) else counts
+                listed = (
+                    ", ".join(f"{k} {_shown(v)}" for k, v in counts.items()) if isinstance(counts, Mapping) else counts
+                )
                 table.add_row(f"{name} {inner}", str(listed))
         else:
-            table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+            table.add_row(name, _shown(value))
     return table
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 class TrainingView:

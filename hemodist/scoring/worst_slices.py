@@ -204,7 +204,7 @@ def _resized(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
 def figure_of(one: WorstSlice) -> SliceFigure:
     """The slice as the report shows it."""
     named = zip(LABELS, one.probability, strict=True)
-    others = sorted(((p, name) for name, p in named if name != "any"), reverse=True)
+    others = sorted(((p, name) for name, p in named if name != "any" and not np.isnan(p)), reverse=True)
     return SliceFigure(
         kind=one.kind,
         key=one.key,

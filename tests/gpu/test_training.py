@@ -40,7 +40,7 @@ def trained(world: World, run: Run, stop: int, device: str) -> tuple[list[float]
     without_dropout(training.learner.network)
     losses, keys = [], []
     for batch in training.batches():
-        losses.append(float(training.update(batch)))
+        losses.append(float(training.update(batch).sums[0]))
         keys.append(list(batch.keys))
         if training.step == stop:
             break
