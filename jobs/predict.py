@@ -51,7 +51,7 @@ def main() -> int:
     share = len(outcome.rejected) / (len(outcome.keys) + len(outcome.rejected))
     facts = {"slices predicted": len(outcome.keys), "files without a prediction": len(outcome.rejected)}
     if unknown := [name for i, name in enumerate(LABELS) if not any(member.learned[i] for member in members)]:
-        places["not learned, blank; in submission.csv their share in the training"] = ", ".join(unknown)
+        places["not learned, so blank; a constant in submission.csv"] = ", ".join(unknown)
     console.print(facts_table("Predicted", facts | places))
     if share > config.max_rejected_fraction:
         errors.print(f"{share:.2%} of the files have no prediction, {config.max_rejected_fraction:.2%} are allowed")
