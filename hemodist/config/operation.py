@@ -32,8 +32,9 @@ class ScalingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Auto takes a GPU a worker where there are any."""
 
-    cpus_per_worker: Annotated[int, Range(1, 1024)] = 1
-    """CPUs that a worker reserves."""
+    cpus_per_worker: Annotated[int | None, Range(1, 1024)] = None
+    """CPUs that a worker reserves, which are its threads for arithmetic (OMP) and, on a GPU, for decoding.
+    None on GPUs is the node's CPUs by its GPUs, the least of all nodes with GPUs; on CPUs 1."""
 
     max_failures: Annotated[int, Range(0, MANY)] = 3
     """Restarts after lost workers, without a new checkpoint in between, before the run gives up.
@@ -44,6 +45,14 @@ class ScalingConfig:
 
     deterministic: bool = False
     """Only deterministic kernels; slower on GPUs."""
+
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    """How gradients travel between ranks: bf16 is half the bytes, where the network between nodes is slow."""
+
+    @property
+    def fewest_cpus(self) -> int:
+        """The fewest CPUs that a worker may reserve."""
+        return self.cpus_per_worker or 1
 
     @property
     def fewest(self) -> int:

@@ -38,6 +38,9 @@ class ModelConfig:
     compile: bool = False
     """Use torch.compile."""
 
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """What torch.compile may spend: reduce-overhead records CUDA graphs, max-autotune tries kernels for minutes."""
+
 
 @dataclass(frozen=True)
 class OptimConfig:

@@ -54,7 +54,7 @@ def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
     """Ray, with slots for the workers for the length of a `with` block; yields whether they use GPUs."""
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
-    with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info:
+    with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.fewest_cpus)) as info:
         info, gpu = wait_for_slots(scaling, info)
         console.print(device_line(scaling, info.gpus, gpu=gpu))
         yield gpu

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from hemodist.config.run import Run
@@ -65,12 +66,15 @@ def clip(network: nn.Module, most: float) -> torch.Tensor:
     return norm
 
 
-def distributed(module: nn.Module, world: World) -> nn.Module:
-    """The module with gradients averaged over the ranks; itself where there is one rank."""
+def distributed(module: nn.Module, world: World, gradients: str = "fp32") -> nn.Module:
+    """The module with gradients averaged over the ranks, sent as fp32 or bf16; itself where there is one rank."""
     if world.size == 1:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+    wrapped = DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+    if gradients == "bf16":
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
 
 
 def _no_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:

@@ -70,8 +70,8 @@ class Learner:
             self.optimizer.load_state_dict(saved["optimizer"])
         elif world.is_rank_0:
             load_pretrained(network, run.model)
-        module: nn.Module = torch.compile(network) if run.model.compile else network  # type: ignore[assignment]
-        self.wrapped = distributed(module, world)  # which gives all ranks rank 0's weights
+        module: nn.Module = torch.compile(network, mode=run.model.compile_mode) if run.model.compile else network  # type: ignore[assignment]
+        self.wrapped = distributed(module, world, run.scaling.gradients)  # which gives all ranks rank 0's weights
         self.ema = EMA(network, run.model.ema_decay) if run.model.ema_decay else None
         if self.ema is not None and saved is not None:
             self.ema.load_state_dict(saved["ema"])
@@ -126,6 +126,9 @@ def seeded_network(run: Run, world: World) -> nn.Module:
     """
     torch.manual_seed(run.seed)
     torch.use_deterministic_algorithms(run.scaling.deterministic)
+    torch.backends.cudnn.benchmark = not run.scaling.deterministic  # shapes are fixed, so that trying pays
+    if world.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what bf16 does not take, as cuDNN has it for convolutions
     network = build_network(replace(run.model, weights="none")).to(world.device)
     if run.scaling.deterministic and world.device.type == "cuda":
         make_deterministic(network)

@@ -11,14 +11,8 @@ from hemodist.config.data import AugmentConfig, BatchConfig, MixConfig
 from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.doctor import decode
 from hemodist.loading.dali_pipeline import STD
-
-GREY_MAX, GREY_MEAN = 6.0, 0.75
-"""Largest and mean difference in grey levels of 255 between two decoders, contrast and resampling included.
-
-Both round the inverse cosine transform (at most a level a component, ITU-T T.83) and then the change of colours, whose
-largest factor is 1.77; a change of contrast multiplies by at most 1.2.
-"""
 
 
 def run_of(folder: Path, **changes: object) -> Run:
@@ -55,9 +49,9 @@ def grey_levels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def assert_same_pictures(one: torch.Tensor, other: torch.Tensor) -> None:
     """The same but for what two decoders may differ by."""
     assert one.shape == other.shape
-    difference = grey_levels(one, other)
-    assert difference.max() <= GREY_MAX
-    assert difference.mean() <= GREY_MEAN
+    difference = grey_levels(one, other)  # a change of contrast multiplies it by at most 1.2
+    assert difference.max() <= decode.MOST
+    assert difference.mean() <= decode.MEAN
 
 
 def silent(event: object) -> None:
