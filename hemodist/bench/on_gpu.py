@@ -98,7 +98,7 @@ def cases(dataset: Path, work: Path) -> dict[str, Run]:
         made[name] = of(name := f"densenet161 batch {batch}", densenet161_cutmix, batch)
     for mode in ("default", "reduce-overhead"):
         run = of(name := f"densenet161 compiled {mode}", densenet161_cutmix)
-        made[name] = replace(run, model=replace(run.model, compile=True, compile_mode=mode))  # type: ignore[arg-type]
+        made[name] = replace(run, model=replace(run.model, compile=True, compile_mode=mode))
     run = of(name := "densenet161 deterministic", densenet161_cutmix)
     made[name] = replace(run, scaling=replace(run.scaling, deterministic=True))
     run = of(name := "densenet161 fp32", densenet161_cutmix)
