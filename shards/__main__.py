@@ -175,4 +175,4 @@ def run_phantom(command: Phantom, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    run_job(main, goes_on=False)
+    run_job(main, goes_on="")

@@ -205,7 +205,7 @@ def overhead_ms(run: Run, world: World, *, rounds: int, steps: int) -> float:
     training = Training(run, world, lambda event: None)
     batch = next(training.batches())
     tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 6)).to(world.device)
-    training.learner = Learner(tiny, run, world, None)
+    training.learner = Learner(tiny, run, world, None, training.prepared.known_share)
     bare = bare_step(tiny, training.learner.optimizer, run, world)
     counter = itertools.count()
 

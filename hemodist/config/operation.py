@@ -81,7 +81,8 @@ class TrackingConfig:
     """Weights & Biases."""
 
     mode: Annotated[Literal["auto", "online", "offline", "disabled"], Often()] = "auto"
-    """Auto is online where WANDB_API_KEY is set and offline elsewhere."""
+    """Auto is online where WANDB_API_KEY is set and offline elsewhere.
+    A run that cannot be online, for want of a network or of a key that works, says so and is logged offline."""
 
     project: str = "hemodist"
     """W&B project."""

@@ -25,13 +25,21 @@ JOINING_SECONDS = 120.0
 _LOOK_SECONDS = 2.0
 
 
-def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, name: str, folder: str) -> Any:
-    """Run a function on the ranks that `scaling` asks for, showing what rank 0 tells; returns its result.
+def run_ranks(
+    function: RankFunction,
+    argument: Any,
+    scaling: ScalingConfig,
+    *,
+    name: str,
+    folder: str,
+    view: TrainingView | None = None,
+) -> Any:
+    """Run a function on the ranks that `scaling` asks for, showing what rank 0 tells in `view`; returns its result.
 
     Raises:
         UserError: there are not enough GPUs or CPUs, or see `run_on_workers`.
     """
-    view = TrainingView()
+    view = view or TrainingView()
     if scaling.workers == 0:
         gpu = uses_gpu(scaling, torch.cuda.device_count())
         console.print(device_line(scaling, torch.cuda.device_count(), gpu=gpu))

@@ -38,7 +38,8 @@ class Predictions:
     @property
     def learned(self) -> Bool:
         """The labels that the network has learned, bool [6]."""
-        return self.kinds == 2
+        learned: Bool = self.kinds == 2
+        return learned
 
     def probability(self) -> F64:
         """Float64 [n, 6], NaN for labels that the network has not learned."""

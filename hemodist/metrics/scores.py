@@ -129,17 +129,6 @@ class Scores:
         return plain
 
 
-def share_of_positives(labels: npt.NDArray[np.integer[Any]]) -> F64:
-    """Share of positives among the known entries of each label, f64 [6], as counted; nan for one that nobody knows.
-
-    What a network has to beat is not this but `hemodist.plan.prepare.prevalence`, which is never 0 or 1.
-    """
-    known = labels != UNKNOWN
-    count = known.sum(axis=0)
-    positive = (labels == 1).sum(axis=0)
-    return ratio(positive, count)
-
-
 def threshold_auc(fraction: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> float:
     """AUC of `any` for one number a slice, such as the share of brain-window pixels in the range of blood.
 
@@ -201,7 +190,6 @@ def score(
     constant = _check_prevalence(train_prevalence, known)
     impossible = inconsistent(p if learned is None else np.where(learned, p, np.nan))
     p = with_prevalence(p, constant)
-
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
     right = ((p > DECISION) == (labels == 1)) & known
     loss, weight = weighted_entropy(p, labels)

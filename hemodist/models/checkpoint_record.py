@@ -10,6 +10,8 @@ from typing import Any
 
 from hemodist.dataset.digest import sha256
 
+Content = bytes  # the record has a field of that name
+
 FOLDER = "checkpoints"
 """Below the run's folder."""
 
@@ -34,12 +36,12 @@ class CheckpointRecord:
     score: float | None
     origin: dict[str, Any] = field(default_factory=dict)
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self) -> Content:
         """The file."""
         return (json.dumps(asdict(self) | {"record_sha256": self._digest()}) + "\n").encode()
 
     @classmethod
-    def read(cls, content: bytes, name: str) -> CheckpointRecord:
+    def read(cls, content: Content, name: str) -> CheckpointRecord:
         """From the file called `name`.
 
         Raises:
@@ -68,7 +70,7 @@ class CheckpointRecord:
 
     @classmethod
     def of(
-        cls, state: Mapping[str, Any], content: bytes | memoryview, step: int, score: float | None
+        cls, state: Mapping[str, Any], content: Content | memoryview, step: int, score: float | None
     ) -> CheckpointRecord:
         """Of a checkpoint's content, as a mapping and as the bytes of its file."""
         origin = {"run": state["run"], "state": {k: state["state"].get(k) for k in ("dataset", "split")}}

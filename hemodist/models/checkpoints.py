@@ -9,6 +9,7 @@ the first file may be whole, by the sums that torch's format carries, and then g
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from hemodist.dataset.digest import sha256
 from hemodist.models.checkpoint_file import CheckpointError, DamagedError, copied, load, load_by_own_sums
 from hemodist.models.checkpoint_record import FOLDER, CheckpointRecord
 from hemodist.storage.store import Store, StoreError
+
+_LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -254,8 +257,12 @@ class Checkpoints:
                 self._store.delete(f"{record.name}.pt")
 
 
-def open_checkpoint(where: str, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def open_checkpoint(where: str, warn: Callable[[str], None] = _LOG.warning) -> dict[str, Any]:
     """The content of the checkpoint at `where`: a run's folder (its best one is taken) or a `.pt` file.
+
+    Args:
+        where: path or URI.
+        warn: told of damaged checkpoints that are passed over, and of damaged records; the standard error by default.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it is not one of hemodist's.

@@ -60,7 +60,8 @@ class Trained:
     @property
     def learned(self) -> npt.NDArray[np.bool_]:
         """The labels that it has learned, bool [6]: those of which the training knew both kinds."""
-        return self.kinds == 2
+        learned: npt.NDArray[np.bool_] = self.kinds == 2
+        return learned
 
     @property
     def prevalence(self) -> npt.NDArray[np.float64]:

@@ -19,7 +19,8 @@ def kinds(labels: Labels) -> npt.NDArray[np.int8]:
     >>> kinds(np.array([[1, 0, -1, 1, 0, 1], [0, 0, -1, -1, 1, 0]], np.int8)).tolist()
     [2, 1, 0, 1, 2, 2]
     """
-    return (labels == 1).any(axis=0).astype(np.int8) + (labels == 0).any(axis=0)
+    found: npt.NDArray[np.int8] = (labels == 1).any(axis=0).astype(np.int8) + (labels == 0).any(axis=0)
+    return found
 
 
 def known_share(labels: Labels, times: npt.NDArray[np.int64] | None) -> float:

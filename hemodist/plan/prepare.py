@@ -94,6 +94,11 @@ class Prepared:
         named = {"train": self.split.train, "valid": self.split.valid, "test": self.split.test}
         return {name: rows for name, rows in named.items() if len(rows)}
 
+    def notes(self) -> list[str]:
+        """What is to be said before training starts, in sentences."""
+        note = self.dataset.nameless_note(np.concatenate([*self.parts().values()]))
+        return [] if note is None else [note]
+
     def _sampling(self, batch: BatchConfig) -> str:
         if self.plan.weights is None:
             return "every training slice once an epoch"

@@ -142,7 +142,7 @@ def label_report(labels: npt.NDArray[np.int8], parts: dict[str, Rows]) -> dict[s
         return int((values == 1).sum()) if (values != UNKNOWN).any() else "unknown"
 
     return {
-        name: {"slices": len(rows)} | {label: positives(labels[rows, i]) for i, label in enumerate(LABELS)}
+        name: {"slices": len(rows), **{label: positives(labels[rows, i]) for i, label in enumerate(LABELS)}}
         for name, rows in parts.items()
     }
 

@@ -1,8 +1,9 @@
-"""Numbers as a person reads them, in tables, sentences and pages."""
+"""Numbers as a person reads them, in tables, sentences and pages; and URIs without their credentials."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -60,3 +61,16 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def without_credentials(value: Any) -> Any:
+    """The same with user names, passwords and query strings taken out of every URI.
+
+    >>> without_credentials({"data": "s3://KEY:SECRET@bucket/rsna?region=x", "lr": 0.1})
+    {'data': 's3://bucket/rsna', 'lr': 0.1}
+    """
+    if isinstance(value, str):
+        return re.sub(r"(\w+://)([^/@\s]*@)?([^?\s]*)(\?\S*)?", r"\1\3", value)
+    if isinstance(value, Mapping):
+        return {name: without_credentials(item) for name, item in value.items()}
+    return [without_credentials(item) for item in value] if isinstance(value, list | tuple) else value

@@ -88,7 +88,7 @@ def score_predictions(
     return score(
         predictions.scored(),
         dataset.labels()[predictions.rows],
-        dataset.column("group")[predictions.rows],
+        dataset.resampled_groups(predictions.rows),
         train_prevalence=train_prevalence,
         learned=predictions.learned,
         bootstrap=bootstrap,
@@ -120,7 +120,7 @@ def write_results(
         StoreError: something cannot be written.
     """
     labels = labels_of(dataset.index)[predictions.rows]
-    groups = dataset.column("group")[predictions.rows]
+    groups = dataset.resampled_groups(predictions.rows)
     answered = probability_of(predictions, repaired)
     scored = predictions.scored(answered)
     scores = score(
@@ -132,6 +132,7 @@ def write_results(
     pooled = pool(dataset, predictions.rows, scored)
     probability = with_prevalence(scored, train_prevalence)
     held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if pooled else {}
+    nameless = dataset.nameless_note(predictions.rows)
     synthetic = bool(dataset.manifest.config.get("synthetic"))
     results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps, synthetic)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, answered))
@@ -141,6 +142,7 @@ def write_results(
         "threshold_auc_any": threshold if np.isfinite(threshold) else None,
         "pooled": [plain_json(asdict(one)) for one in pooled],
         "slices_held_by_units": held,
+        "nameless_slices": dataset.nameless(predictions.rows),
         "pointing": plain_json(asdict(heat_maps.pointing)) if heat_maps.pointing else None,
         "operating_points": [plain_json(asdict(one)) for one in operating_points_of_any(probability, labels)],
         "scored": dict(description.scored)
@@ -152,6 +154,7 @@ def write_results(
         facts=dict(description.facts) | data_facts(dataset),
         notes=[
             *description.notes,
+            *([nameless] if nameless else []),
             *not_learned(predictions.learned),
             *_incomplete(len(predictions.rows), held, dataset),
         ],
@@ -176,10 +179,13 @@ def probability_of(predictions: Predictions, repaired: bool = False) -> npt.NDAr
 def pool(
     dataset: DataSet, rows: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
 ) -> tuple[PooledScores, ...]:
-    """Scores of the studies and of the patients of these rows; a slice without a name counts to its group.
+    """Scores of the studies and of the patients of these rows, where these are known.
 
-    Labels of which the training knew nothing (NaN) are scored as unknown ones.
+    A slice without a name counts to its group. Labels of which the training knew nothing (NaN) are scored as unknown
+    ones.
     """
+    if not dataset.knows_patients(rows):
+        return ()
     labels = np.where(np.isnan(probability), np.int8(UNKNOWN), labels_of(dataset.index)[rows])
     probability, groups = np.nan_to_num(probability), dataset.column("group")[rows]
     found: list[PooledScores] = []

@@ -59,7 +59,7 @@ def gather(
         rows = asked.rows
     chosen = np.searchsorted(scored, rows)
     labels = prepared.labels[rows]
-    groups = np.unique(dataset.column("group")[rows], return_inverse=True)[1].astype(np.int64)
+    groups = np.unique(dataset.resampled_groups(rows), return_inverse=True)[1].astype(np.int64)
     counts = resamples(int(groups.max()) + 1, replicates, 0)
 
     def system(name: str, kind: Kind, probability: F64, **more: Any) -> System:

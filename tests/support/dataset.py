@@ -42,11 +42,12 @@ def make_dataset(
     windows: int = 3,
     json: bool = False,
     unknown: Sequence[str] = (),
+    nameless: int = 0,
 ) -> Path:
     """Write a data set whose `any` is visible, in a share `positive` of the slices; a patient has both kinds.
 
     One window makes grey images; `json` gives each sample the second member that the sharder writes. Nobody knows the
-    labels `unknown`.
+    labels `unknown`. The first `nameless` samples are of nobody knows whom, each a group of its own.
     """
     rng = np.random.default_rng(seed)
     store = Store.open(folder)
@@ -90,6 +91,8 @@ def make_dataset(
                     "pixel_digest": rng.bytes(16),
                     "duplicate": False,
                 }
+                if len(rows["key"]) < nameless:
+                    values |= dict.fromkeys(("patient", "study", "series")) | {"group": patients + len(rows["key"])}
                 for name, value in values.items():
                     rows[name].append(value)
         content = buffer.getvalue()

@@ -37,6 +37,7 @@ from tests.support.dataset import make_dataset
 from tests.support.ranks import run_ranks
 
 SUBTYPES = LABELS[1:]
+COUNTS = ("label", "known", "positive", "positive_groups")
 
 
 def run_of(folder: Path, **changes) -> Run:
@@ -132,7 +133,7 @@ def test_scores_and_report_hold_no_number_for_what_nobody_knows(folder, tmp_path
         scores = json.loads((place / "metrics.json").read_text())
         assert scores["labels"][0]["auc"]["value"] is not None
         for label in scores["labels"][1:]:
-            numbers = {name: one for name, one in label.items() if name not in ("label", "known", "positive")}
+            numbers = {name: one for name, one in label.items() if name not in COUNTS}
             assert label["known"] == 0
             assert all(one is None or one["value"] is None for one in numbers.values())
         assert scores["inconsistent"]["value"] == 0
