@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hemodist.dataset.labels import LABELS, UNKNOWN
-from hemodist.metrics.bootstrap import F64, I64, LEVEL, Estimate, interval, mean_estimate, ratio
+from hemodist.metrics.bootstrap import F64, I64, LEVEL, Estimate, interval, ratio
 from hemodist.metrics.log_loss import weighted_entropy
 from hemodist.metrics.probabilities import DECISION
 from hemodist.metrics.ranking import auc_replicates
@@ -27,8 +27,6 @@ SCORES = (LOG_LOSS, AUC, ACCURACY)
 
 FEW_GROUPS = 30
 """Below so many patients a percentile interval over them is too narrow (Cameron, Gelbach and Miller 2008)."""
-CONSTANT = "constant prevalence"
-"""The trivial answer: every slice gets the training split's prevalence."""
 
 _EXACT_GROUPS = 14
 """Up to so many patients all 2**14 swaps are looked at; beyond, `_SWAPS` random ones."""
@@ -138,34 +136,6 @@ def resample_scores(
     )
 
 
-def can_tell(groups: int) -> bool:
-    """Whether so many patients could show anything: below 6 the swap test never gives less than p = 2 / 2**5 = 0.0625.
-
-    >>> can_tell(5), can_tell(6)
-    (False, True)
-    """
-    return bool(2.0 / 2**groups < 1 - LEVEL)
-
-
-def over_constant(
-    probability: F64, constant: F64, labels: npt.NDArray[np.integer[Any]], groups: I64, counts: F64
-) -> Difference:
-    """The weighted log loss of a network minus that of the constant answer, on the same resamples.
-
-    Args:
-        probability: [n, 6], in [0, 1].
-        constant: [6], in [0, 1].
-        labels: [n, 6], values 0, 1 and `UNKNOWN`.
-        groups: int64 [n], each slice's group, numbered from 0.
-        counts: f64 [replicates, groups], see `hemodist.metrics.bootstrap.resamples`.
-    """
-    loss, weight = weighted_entropy(probability, labels)
-    lost = loss - weighted_entropy(np.broadcast_to(constant, probability.shape), labels)[0]
-    found = mean_estimate(lost, weight, groups, counts)
-    p = swap_test(np.bincount(groups, lost, minlength=counts.shape[1]).astype(np.float64))
-    return Difference("network", CONSTANT, LOG_LOSS, found.value, found.low, found.high, p)
-
-
 def difference(first: ResampledScores, second: ResampledScores, score: str, *, seed: int = 0) -> Difference:
     """First minus second.
 
@@ -213,6 +183,15 @@ def swap_test(differences: F64, seed: int = 0) -> float:
         signs = 1 - 2 * rng.integers(2, size=(_ROWS, groups), dtype=np.int8)
         hits += int((np.abs(signs @ differences) >= observed).sum())
     return (1 + hits) / (1 + _SWAPS)
+
+
+def can_tell(groups: int) -> bool:
+    """Whether the swap test over so many patients can give a p below 1 - `LEVEL` at all.
+
+    >>> can_tell(5), can_tell(6)
+    (False, True)
+    """
+    return 2.0 ** (1 - groups) < 1 - LEVEL
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -51,7 +51,7 @@ class OperatingPoint:
 
     Attributes:
         name: How the threshold was chosen.
-        threshold: Inf where nothing is called positive.
+        threshold: The one with the fewest digits that calls these slices; inf where nothing is called positive.
         true_positive: Slices called rightly; likewise the others.
     """
 
@@ -164,8 +164,8 @@ def operating_points(probability: F64, positive: Bool, decision: float) -> list[
 
     def at(name: str, index: int) -> OperatingPoint:
         hits, alarms = (int(true[index]), int(false[index])) if index >= 0 else (0, 0)
-        below = float(threshold[index + 1]) if index + 1 < len(threshold) else -math.inf
-        limit = shortest(below, float(threshold[index])) if index >= 0 else math.inf
+        below = float(threshold[index + 1]) if index + 1 < len(threshold) else 0.0
+        limit = _shortest(below, float(threshold[index])) if index >= 0 else math.inf
         return OperatingPoint(name, limit, hits, positives - hits, alarms, negatives - alarms)
 
     called = int(np.count_nonzero(threshold > decision)) - 1
@@ -179,17 +179,18 @@ def operating_points(probability: F64, positive: Bool, decision: float) -> list[
     return points
 
 
-def shortest(below: float, threshold: float) -> float:
-    """The decimal with the fewest places, two or more, above `below` and at most `threshold`: it calls the same slices.
+def _shortest(low: float, high: float) -> float:
+    """The number with the fewest decimals in (low, high], 0 <= low < high <= 1.
 
-    >>> shortest(0.31, 0.36999998), shortest(0.3699, 0.36999998), shortest(0.5, 0.5000001)
-    (0.36, 0.36999, 0.5000001)
+    >>> _shortest(0.3617, 0.3731), _shortest(0.99991, 0.999987), _shortest(0.0, 3.2e-7)
+    (0.37, 0.99998, 3e-07)
     """
-    for places in range(2, 16):
-        found = round(math.floor(threshold * 10**places + 1e-6) / 10**places, places)
-        if below < found <= threshold:
-            return float(found)
-    return threshold
+    for digits in range(17):
+        scale = 10.0**digits
+        rounded: float = math.floor(high * scale) / scale
+        if low < rounded <= high:
+            return rounded
+    return high
 
 
 def operating_points_of_any(probability: F64, labels: npt.NDArray[np.integer[Any]]) -> list[OperatingPoint]:

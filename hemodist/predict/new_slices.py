@@ -104,7 +104,7 @@ class PredictedSlices:
         paths: of the slices' files below the source; None for a data set, which knows none.
         studies: of the slices, pseudonyms; None where the file does not say.
         series: likewise.
-        probability: float64 [n, 6].
+        probability: float64 [n, 6]; NaN for a label that no network has learned.
         rejected: path, reason and detail of each file without a prediction.
     """
 
@@ -138,7 +138,7 @@ def predict_chunk(chunk: Chunk) -> PredictedSlices:
 
     everything = np.arange(len(good))
     logits = [_logits(member, batches_of(member, everything), settings, device) for member in members]
-    probability = _probability(logits, settings)
+    probability = _probability(members, logits, settings)
     taken = [first[i] for i in good]
     found = PredictedSlices(
         [one.key for one in taken], [one.name for one in taken], [one.path for one in taken],
@@ -200,7 +200,7 @@ def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Predict
     def batches_of(member: Trained, chosen: npt.NDArray[np.int64]) -> Iterator[Batch]:
         return stored_batches(dataset, rows[chosen], run_of(member, settings), device)
 
-    probability = _probability(logits, settings)
+    probability = _probability(members, logits, settings)
     all_keys = dataset.index.column("key").to_pylist()
     taken = dataset.index.take(pa.array(rows))
     keys = taken.column("key").to_pylist()
@@ -235,10 +235,17 @@ def _logits(member: Trained, batches: Iterator[Batch], settings: Settings, devic
     return torch.cat(found)
 
 
-def _probability(logits: Sequence[torch.Tensor], settings: Settings) -> npt.NDArray[np.float64]:
-    mean = logits[0] if len(logits) == 1 else mean_logits(logits)
-    if not torch.isfinite(mean).all():
-        bad = [where for where, one in zip(settings.checkpoints, logits, strict=True) if not torch.isfinite(one).all()]
+def _probability(
+    members: Sequence[Trained], logits: Sequence[torch.Tensor], settings: Settings
+) -> npt.NDArray[np.float64]:
+    """Probabilities, float64 [n, 6], averaged over the networks that have learned a label; NaN where none has."""
+    bad = [where for where, one in zip(settings.checkpoints, logits, strict=True) if not torch.isfinite(one).all()]
+    if bad:
         raise ConfigError(f"{', '.join(bad)} gives outputs that are not finite; its training diverged, take another")
-    probability = probabilities(mean.numpy())
+    columns = []
+    for i in range(len(LABELS)):
+        of_label = [one[:, i] for member, one in zip(members, logits, strict=True) if member.learned[i]]
+        columns.append(of_label[0] if len(of_label) == 1 else mean_logits(of_label or [logits[0][:, i]]))
+    mean = torch.stack([column.double() for column in columns], dim=1)
+    probability = probabilities(mean.numpy(), np.any([member.learned for member in members], axis=0))
     return repair_any(probability) if settings.repair_any else probability

@@ -16,7 +16,7 @@ from hemodist.predict.new_slices import PredictedSlices
 from hemodist.predict.pictures import SlicePicture
 from hemodist.reports.as_text import number
 from hemodist.reports.page import template
-from hemodist.reports.verdict import NO_DEVICE, PHANTOMS
+from hemodist.reports.verdict import FOR_RESEARCH, SYNTHETIC
 from hemodist.scoring.worst_slices import data_uri, likeliest, slice_picture
 
 STUDIES_PICTURED, SLICES_EACH, STUDIES_LISTED = 12, 3, 200
@@ -60,7 +60,7 @@ def pictured(predicted: PredictedSlices) -> list[str]:
 def trained_on(members: Sequence[Trained], predicted: PredictedSlices, repaired: bool) -> dict[str, Any]:
     """What was predicted by what: of each network its data set and the scores of the epoch that was kept."""
     return {
-        "purpose": NO_DEVICE,
+        "purpose": FOR_RESEARCH,
         "synthetic": any(member.synthetic for member in members),
         "slices": len(predicted.keys),
         "p_any_below_a_subtype": int(inconsistent(predicted.probability).sum()),
@@ -71,7 +71,7 @@ def trained_on(members: Sequence[Trained], predicted: PredictedSlices, repaired:
 
 def about_lines(about: Mapping[str, Any]) -> list[str]:
     """`trained_on` in sentences, for terminal and page."""
-    lines = [PHANTOMS] if about["synthetic"] else []
+    lines = [SYNTHETIC] if about["synthetic"] else []
     for one in about["networks"]:
         kind = "synthetic phantoms" if one["synthetic"] else "no phantoms"
         scores = ", ".join(f"{name} {number(value)}" for name, value in one["scores"].items())
@@ -104,7 +104,7 @@ def page(
     return template("hemodist.predict", "predictions.html.j2").render(
         title="Predictions",
         synthetic=about["synthetic"],
-        about=[line for line in about_lines(about) if line != PHANTOMS],
+        about=[line for line in about_lines(about) if line != SYNTHETIC],
         slices=len(predicted.keys),
         rejected=len(predicted.rejected),
         studies=len(studies),

@@ -16,7 +16,7 @@ from hemodist.loading.evaluation_batches import grey_values
 from hemodist.models.trained import Trained, window_names
 from hemodist.predict.networks import run_of
 from hemodist.predict.options import Settings
-from hemodist.reports.verdict import NO_DEVICE
+from hemodist.reports.verdict import FOR_RESEARCH
 from hemodist.scoring.heat_maps import Maps, heat_maps, target_layer
 from hemodist.scoring.worst_slices import LINE, slice_picture
 from hemodist.storage.store import Store
@@ -90,8 +90,8 @@ def pictures(
 def heat_map_png(picture: SlicePicture, name: str, probability: npt.NDArray[np.float64]) -> bytes:
     """PNG of a slice: its windows and heat map, below its name and its probabilities, three a line."""
     shown = slice_picture(picture.windows, picture.heat, None, picture.names, HEAT_MAP_TILE)
-    said = [f"{label} {p:.3f}" for label, p in zip(LABELS, probability, strict=True)]
-    lines = [name, "   ".join(said[:3]), "   ".join(said[3:]), NO_DEVICE]
+    said = [f"{label} {p:.3f}" for label, p in zip(LABELS, probability, strict=True) if not np.isnan(p)]
+    lines = [name, "   ".join(said[:3]), "   ".join(said[3:]), FOR_RESEARCH]
     page = Image.new("RGB", (shown.width, shown.height + LINE * len(lines)), "black")
     page.paste(shown, (0, LINE * len(lines)))
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=12)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.metrics.pooling import POOLINGS, Pooled, unit_names
+from hemodist.metrics.probabilities import with_prevalence
 from hemodist.predict.new_slices import PredictedSlices
 from hemodist.predict.options import PredictConfig
 from hemodist.storage.store import Store
@@ -48,12 +50,19 @@ def merged(chunks: Iterable[PredictedSlices]) -> PredictedSlices:
     )
 
 
-def write(output: str, predicted: PredictedSlices, page: str, trained_on: Mapping[str, Any]) -> dict[str, str]:
+def write(
+    output: str,
+    predicted: PredictedSlices,
+    prevalence: npt.NDArray[np.float64],
+    page: str,
+    trained_on: Mapping[str, Any],
+) -> dict[str, str]:
     """Write `NAME.csv` (RSNA's) and what stands beside it; returns what is where.
 
     Args:
         output: path or URI of `NAME.csv`.
         predicted: all slices, see `merged`.
+        prevalence: float64 [6], of the training, see `submission_rows`.
         page: HTML, `NAME.html`.
         trained_on: `NAME.about.json`.
 
@@ -63,7 +72,7 @@ def write(output: str, predicted: PredictedSlices, page: str, trained_on: Mappin
     store, name = place(output)
     stem = name.removesuffix(".csv")
     contents = {
-        "submission": (name, _csv(("ID", "Label"), submission_rows(predicted))),
+        "submission": (name, _csv(("ID", "Label"), submission_rows(predicted, prevalence))),
         "slices and files": (f"{stem}.files.csv", _csv(FILE_COLUMNS, file_rows(predicted))),
         "studies": (f"{stem}.studies.csv", _csv(STUDY_COLUMNS, study_rows(predicted))),
         "rejected": (f"{stem}.rejected.csv", _csv(("path", "reason", "detail"), predicted.rejected)),
@@ -104,10 +113,13 @@ def check_places(config: PredictConfig, source: Store, is_dataset: bool) -> None
             raise ConfigError(f"{output.uri} lies in the source {source.uri}; choose a folder outside it")
 
 
-def submission_rows(predicted: PredictedSlices) -> Rows:
-    """Six rows a slice: `ID_label` and its probability."""
+def submission_rows(predicted: PredictedSlices, prevalence: npt.NDArray[np.float64]) -> Rows:
+    """Six rows a slice: `ID_label` and its probability; `prevalence` [6] for a label that no network has learned.
+
+    RSNA's format asks for six numbers. The other files leave such a label blank.
+    """
     columns = [(label, LABELS.index(label)) for label in ROW_ORDER]
-    for name, probability in zip(predicted.names, predicted.probability, strict=True):
+    for name, probability in zip(predicted.names, with_prevalence(predicted.probability, prevalence), strict=True):
         for label, column in columns:
             yield f"{_no_formula(name)}_{label}", _number(probability[column])
 
@@ -133,7 +145,7 @@ STUDY_COLUMNS = (
 def study_rows(predicted: PredictedSlices) -> Rows:
     """A row a study: its slices, the one with the highest P(any), and the pooled probabilities.
 
-    A slice whose file names no study is a study of its own, its ID in brackets.
+    A slice whose file names no study is a study of its own, its ID in brackets. Blank: a label that was not learned.
     """
     if not predicted.keys:
         return

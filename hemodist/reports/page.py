@@ -19,18 +19,18 @@ from hemodist.reports.as_text import flat, interval_text, number, percent, thres
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, epoch_cells
 from hemodist.reports.score_tables import comparisons, pointing_text, pooled_rows
-from hemodist.reports.verdict import NO_DEVICE, PHANTOMS, evidence, sensitivities, verdict
+from hemodist.reports.verdict import FOR_RESEARCH, SYNTHETIC, at_specificities, verdict
 
 
 def template(package: str, name: str) -> jinja2.Template:
     """A page of a room, on `base.html.j2`: text becomes no tags, and a name that is not given is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(one, ".") for one in (package, __package__)]),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(one, ".") for one in (package, "hemodist.reports")]),
         autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals |= {"FOR_RESEARCH": FOR_RESEARCH, "SYNTHETIC": SYNTHETIC}
     environment.filters |= {"number": number, "interval": interval_text, "percent": percent, "threshold": threshold}
-    environment.globals |= {"no_device": NO_DEVICE, "phantoms": PHANTOMS}
     return environment.get_template(name)
 
 
@@ -55,10 +55,9 @@ def report(
     return template("hemodist.reports", "page.html.j2").render(
         title=description.title,
         synthetic=synthetic,
-        verdict=verdict(scores),
-        evidence=evidence(scores),
-        sensitivities=sensitivities(scores),
         scores=scores,
+        verdict=verdict(scores),
+        sensitivities=at_specificities(scores),
         comparisons=comparisons(scores, split.extra_baselines),
         notes=description.notes,
         learning=charts.learning_curves(history, scores) if history else None,

@@ -11,12 +11,11 @@ from rich.table import Table
 
 from hemodist.dataset.labels import LABELS
 from hemodist.metrics.bootstrap import Estimate
-from hemodist.metrics.paired import CONSTANT
 from hemodist.metrics.pooling import PooledScores
 from hemodist.metrics.scores import Scores
 from hemodist.reports.as_text import interval_text, number, percent, percent_interval
 from hemodist.reports.contents import PointingGame
-from hemodist.reports.verdict import CANNOT_TELL, NO_DEVICE, evidence, sensitivities, too_few, verdict
+from hemodist.reports.verdict import at_specificities, verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +54,14 @@ def scores_table(
         by_label.add_row(s.label, *(number(one.value) for one in shown), number(s.prevalence))
     for row in comparisons(scores, extra_baselines or {}):
         beside.add_row(*dataclasses.astuple(row))
-    parts: list[Table | str] = [verdict(scores), evidence(scores), sensitivities(scores), NO_DEVICE, by_label, beside]
+    parts: list[Table | str] = ["{}. {}".format(*verdict(scores)), by_label, beside]
     if pooled:
         table = Table("unit", "pooled by", "units", "AUC of any", "95 % interval", "average precision of any",
                       "weighted log loss", title="studies and patients")  # fmt: skip
         for cells in pooled_rows(pooled):
             table.add_row(*cells)
         parts.append(table)
+    parts.append("sensitivity for any: " + "; ".join(at_specificities(scores)))
     parts.append(
         f"slices with P(any) below P of a subtype: {percent(scores.inconsistent.value)}; "
         f"error rate {number(scores.error_rate.value)}"
@@ -73,37 +73,36 @@ def scores_table(
 
 def comparisons(scores: Scores, extra_baselines: Mapping[str, float]) -> list[Comparison]:
     """Every main score beside every trivial answer to the same question."""
-    base = scores.baselines
-    loss = compare("weighted log loss (lower is better)", scores.weighted_log_loss, CONSTANT, base.constant_prevalence)
-    paired = {1: "yes", -1: "no", 0: CANNOT_TELL}[scores.over_constant.verdict]  # tells more than the interval does
+    base, loss = scores.baselines, scores.weighted_log_loss
+    paired = {1: "yes", -1: "no", 0: "cannot tell"}[scores.minus_constant.verdict]
     rows = [
-        dataclasses.replace(loss, better=paired),
+        Comparison("weighted log loss (lower is better)", number(loss.value), interval_text(loss),
+                   "constant prevalence", number(base.constant_prevalence), f"{paired} (paired)"),
         compare("AUC of any", scores.auc_any, "any constant", base.constant_auc),
-    ]
+    ]  # fmt: skip
     for name, value in extra_baselines.items():
         rows.append(compare("AUC of any", scores.auc_any, name, value))
     rows.append(compare("accuracy_multi", scores.accuracy_multi, "predict none", base.predict_none))
     rows.append(compare("accuracy_multi", scores.accuracy_multi, "majority", base.majority))
-    if too_few(scores):
-        return [dataclasses.replace(row, better=CANNOT_TELL) for row in rows]
     return rows
 
 
 def compare(score: str, ours: Estimate, name: str, other: float) -> Comparison:
-    """Our score (more is better) beside a trivial answer's; a verdict needs an interval that leaves the other out.
+    """Our score beside a trivial answer's; it counts as better only where its interval leaves the other one out.
 
     Args:
         score: its name.
         ours: the network's.
         name: of the trivial answer.
-        other: what that one scores.
+        other: what that one scores; more is better.
     """
+    better = ours.value > other
     if math.isnan(ours.value) or math.isnan(other):
         answer = "not defined"
-    elif math.isnan(ours.low) or ours.low <= other <= ours.high:
-        answer = CANNOT_TELL
+    elif math.isnan(ours.low):
+        answer = "yes" if better else "no"
     else:
-        answer = "yes" if ours.value > other else "no"
+        answer = ("yes" if other < ours.low else "yes, within the interval") if better else "no"
     return Comparison(score, number(ours.value), interval_text(ours), name, number(other), answer)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, assert_never
 
 from rich.console import Console
@@ -21,7 +22,6 @@ from hemodist.events import (
     Saved,
     Started,
     StepDone,
-    Tell,
     WorkersLost,
 )
 from hemodist.reports.epoch_table import format_history_row, history_header
@@ -43,33 +43,35 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
     for name, value in facts.items():
         if isinstance(value, Mapping):
             for inner, counts in value.items():
-                listed = ", ".join(f"{k} {v:,}" for k, v in counts.items()) if isinstance(counts, Mapping) else counts
+                listed = (
+                    ", ".join(f"{k} {_shown(v)}" for k, v in counts.items()) if isinstance(counts, Mapping) else counts
+                )
                 table.add_row(f"{name} {inner}", str(listed))
         else:
-            table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+            table.add_row(name, _shown(value))
     return table
 
 
-class TrainingView:
-    """Shows what one run tells, or several: a line an epoch, and bars where there is a terminal, else plain lines.
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
-    It is a `Tell` for a single run; `of` gives one for each of several.
+
+class TrainingView:
+    """A `Tell` that shows a progress bar and a line an epoch, or plain lines where there is no terminal.
+
+    Attributes:
+        step: the last optimizer step that was heard of.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        """Nothing is shown before the `with` block.
-
-        Args:
-            names: of several runs; lines then begin with the run's.
-        """
+    def __init__(self) -> None:
+        """Nothing is shown before the `with` block."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(
             *columns, TextColumn("{task.fields[info]}"), console=console, disable=not console.is_terminal
         )
-        self._width, self._runs, self._done = max(map(len, names), default=0), len(names), 0
-        self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._at: dict[str, str] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._header_shown = False
+        self.step = 0
         self._last_plain = time.monotonic()
 
     def __enter__(self) -> TrainingView:
@@ -77,55 +79,43 @@ class TrainingView:
         self._progress.start()
         return self
 
-    def __exit__(self, *details: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Stop the display, leaving the lines."""
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show an event of the only run."""
-        self._show("", event)
-
-    def of(self, name: str) -> Tell:
-        """A `Tell` for one run of several."""
-        return lambda event: self._show(name, event)
-
-    def ended(self, name: str, failure: str) -> None:
-        """Say how one run of several has ended."""
-        self._done += 1
-        self._at.pop(name, None)
-        for key in [key for key in self._tasks if key[0] == name]:
-            self._progress.remove_task(self._tasks.pop(key))
-        self._print(name, f"{f'failed: {failure}' if failure else 'finished'} ({self._done} of {self._runs})")
-
-    def _show(self, name: str, event: Event) -> None:
+        """Show an event."""
         match event:
             case EpochDone():
+                self.step = int(event.row["step"])
                 if not self._header_shown:
-                    self._print("run", history_header(), style="bold")
+                    console.print(history_header(), style="bold", soft_wrap=True)
                     self._header_shown = True
-                self._print(name, format_history_row(event.row))
-                if (name, "evaluating") in self._tasks:
-                    self._progress.update(self._tasks[name, "evaluating"], visible=False)
+                console.print(format_history_row(event.row), soft_wrap=True)
+                self._hide("evaluating")
             case StepDone():
+                self.step = event.step
                 info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s"
-                self._advance(name, "training", event.step, event.total, info)
+                self._advance("training", event.step, event.total, info)
             case EvaluationProgress():
-                self._advance(name, "evaluating", event.done, event.total, "")
+                self._advance("evaluating", event.done, event.total, "")
             case Note():
-                console.print(f"{name or 'note'}: {event.text}", soft_wrap=True)
+                console.print(f"note: {event.text}", soft_wrap=True)
             case AttemptStarted() | WorkersLost() | Started() | Saved() | Failed():
                 pass  # what matters of them is said as a note, or raised
             case _:
                 assert_never(event)
 
-    def _print(self, name: str, text: str, style: str | None = None) -> None:
-        console.print(f"{name:<{self._width}}  {text}" if self._runs else text, style=style, soft_wrap=True)
-
-    def _advance(self, name: str, kind: str, done: int, total: int, info: str) -> None:
-        if (name, kind) not in self._tasks:
-            self._tasks[name, kind] = self._progress.add_task(f"{name} {kind}".strip(), total=total, info=info)
-        self._progress.update(self._tasks[name, kind], completed=done, total=total, info=info, visible=True)
-        self._at[name] = f"{name} {kind} {done}/{total} {info}".strip()
+    def _advance(self, name: str, done: int, total: int, info: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, info=info)
+        self._progress.update(self._tasks[name], completed=done, total=total, info=info, visible=True)
         if not console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            console.print(", ".join(self._at.values()), soft_wrap=True)
+            console.print(f"{name} {done}/{total} {info}".rstrip(), soft_wrap=True)
+
+    def _hide(self, name: str) -> None:
+        if name in self._tasks:
+            self._progress.update(self._tasks[name], visible=False)

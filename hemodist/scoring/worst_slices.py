@@ -148,7 +148,7 @@ def play_pointing_game(
     """
     true = rows[(dataset.labels()[rows, ANY] == 1) & (probability[:, ANY] > DECISION)]
     layer = target_layer(trained.network, trained.run.model.image_size)
-    keys, groups = dataset.index.column("key"), dataset.column("group")
+    keys, groups = dataset.index.column("key"), dataset.resampled_groups(np.arange(len(dataset.index)))
     hits, coarse, covered, group = [], [], [], []
     for batch in stored_batches(dataset, true, trained.run, device):
         regions, pixels = region_and_pixel_maps(trained.network, batch.images, "any", layer)

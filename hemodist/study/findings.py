@@ -133,7 +133,7 @@ def compare(
         systems=tuple(systems),
         to_best=to_best,
         pairs={(one.first, one.second): one for one in adjusted_by_holm(pairs)},
-        questions=answered(systems, unlike),
+        questions=answered(systems, best, to_best, unlike),
         groups=best.resampled.losses.shape[1],
         slices=len(labels),
         part=part,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hemodist.metrics.paired import AUC, FEW_GROUPS, LOG_LOSS, Difference, adjusted_by_holm, can_tell, difference
@@ -29,14 +29,19 @@ class Question:
     answer: str
 
 
-def answered(systems: Sequence[System], unlike: str) -> tuple[Question, ...]:
+def answered(
+    systems: Sequence[System], best: System, to_best: Sequence[Difference], unlike: str
+) -> tuple[Question, ...]:
     """Every question that these systems can be asked, with its answer.
 
     Args:
         systems: all of them.
+        best: the network with the least weighted log loss.
+        to_best: each other network minus the best one.
         unlike: why the networks' times are not compared; empty where they are.
     """
     networks = [system for system in systems if system.kind == "network"]
+    beside = _beside_trivial(systems, networks)
     present = {system.name: system for system in systems}
     questions = [
         Question(question, _effect(present[first], present[second], unlike))
@@ -45,9 +50,9 @@ def answered(systems: Sequence[System], unlike: str) -> tuple[Question, ...]:
     ]
     return (
         *questions,
-        Question("Which system is worth its time?", _worth(systems, networks, unlike)),
-        Question("Does it take a network?", _needed(systems, networks)),
-        Question("How much can these slices tell?", _power(networks[0])),
+        Question("Which system is worth its time?", _worth(best, networks, to_best, beside, unlike)),
+        Question("Does it take a network?", _floor(systems, beside)),
+        Question("How much can these slices tell?", _power(best)),
         Question("What of the published figures?", _published()),
     )
 
@@ -75,79 +80,83 @@ def _way(difference: float) -> str:
     return "better" if difference < 0 else "worse"
 
 
-def _worth(systems: Sequence[System], networks: Sequence[System], unlike: str) -> str:
-    """The quickest of the networks that beat every answer without one and are not shown to be worse than the best."""
-    groups = networks[0].resampled.losses.shape[1]
-    if not can_tell(groups):
-        return f"These slices cannot tell: they are of {groups} patients, and no test can show a difference on so few."
+def _beside_trivial(systems: Sequence[System], networks: Sequence[System]) -> dict[str, tuple[Difference, ...]]:
+    """By answer without a network, each network minus it; p values adjusted for all that is asked here."""
     trivial = [system for system in systems if system.kind != "network"]
-    shown = _shown_better(networks, trivial)
-    if not shown:
-        names = " and ".join(dict.fromkeys(system.name for system in (trivial[0], _floor(trivial))))
-        return f"These slices cannot tell: no network is shown to beat {names}, which need none."
-    best = min(shown, key=lambda system: system.estimate(LOG_LOSS).value)
+    asked = [difference(network.resampled, one.resampled, LOG_LOSS) for one in trivial for network in networks]
+    adjusted = adjusted_by_holm(asked)
+    return {one.name: tuple(found for found in adjusted if found.second == one.name) for one in trivial}
+
+
+def _worth(
+    best: System,
+    networks: Sequence[System],
+    to_best: Sequence[Difference],
+    beside: Mapping[str, Sequence[Difference]],
+    unlike: str,
+) -> str:
+    """The quickest of the networks that are not shown to be worse than the best one; none that beats no trivial answer.
+
+    Args:
+        best: the network with the least weighted log loss.
+        networks: all of them.
+        to_best: each other network minus the best one.
+        beside: see `_beside_trivial`.
+        unlike: why the networks' times are not compared; empty where they are.
+    """
+    groups = best.resampled.losses.shape[1]
+    if not can_tell(groups):
+        return f"These slices cannot tell: {groups} patients are too few for any difference to be shown."
+    shown = {system.name for system in networks}
+    for name, differences in beside.items():
+        shown &= {one.first for one in differences if one.verdict > 0}
+        if best.name not in shown:
+            return (
+                f"These slices cannot tell: {best.name} has the least weighted log loss of the networks, "
+                f"{best.estimate(LOG_LOSS).value:.4f}, and is not shown to beat {name}, which needs no network "
+                f"(difference {difference_text(next(one for one in differences if one.first == best.name))})."
+            )
     loss = f"{best.estimate(LOG_LOSS).value:.4f}"
     if len(networks) == 1:
         return f"Only {best.name} was trained (weighted log loss {loss}, {duration(best.time)}), so there is no choice."
+    worse = [one.first for one in to_best if one.verdict < 0]
+    alike = [system for system in networks if system is not best and system.name not in worse]
     text = f"{best.name} has the least weighted log loss, {loss}, in {duration(best.time)}. "
-    if unshown := [system for system in networks if system not in shown]:
-        missed = f"{_listed(unshown)} {'is' if len(unshown) == 1 else 'are'} not shown to beat what needs no network."
-        text = f"{missed} Of the others: {text}"
-    others = [system for system in shown if system is not best]
-    apart = {one.first: one for one in _beside(others, best)}
-    worse = [name for name, one in apart.items() if one.verdict < 0]
-    alike = [system for system in others if system.name not in worse]
     text += f"Shown to be worse: {', '.join(worse)}. " if worse else "No other network is shown to be worse. "
     if unlike:
         return text + (f"{_listed(alike)} cannot be told from it. " if alike else "") + unlike
-    quickest = min([best, *alike], key=lambda system: system.time)
+    if alike:
+        text += f"{_listed(alike)} cannot be told from it. "
+    if unproven := [system for system in alike if system.name not in shown]:
+        text += f"Of these, not shown to beat every answer without a network: {_listed(unproven)}. "
+    quickest = min([best, *(one for one in alike if one.name in shown)], key=lambda system: system.time)
     if quickest is best:
-        if alike:
-            slower = f"{_listed(alike)} cannot be told from it, but {'takes' if len(alike) == 1 else 'take'} longer"
-            return text + f"{slower}: {best.name} is worth its time."
         return text + f"{best.name} is worth its time."
+    apart = next(one for one in to_best if one.first == quickest.name)
     return text + (
-        f"{_listed(alike)} cannot be told from it. The quickest of these is {quickest.name}: "
+        f"The quickest of these is {quickest.name}: "
         f"{duration(quickest.time)}, {quickest.time / best.time:.2f} of the time, "
-        f"for a difference of {difference_text(apart[quickest.name])}. "
+        f"for a difference of {difference_text(apart)}. "
         f"{quickest.name} is worth its time; that {best.name} is worth the rest is not shown."
     )
 
 
-def _shown_better(networks: Sequence[System], trivial: Sequence[System]) -> list[System]:
-    """The networks that beat the constant answer and the best answer without a network."""
-    rivals = list(dict.fromkeys((trivial[0], _floor(trivial))))
-    beaten = [_beside(networks, rival) for rival in rivals]
-    return [network for network, *found in zip(networks, *beaten, strict=True) if all(one.verdict > 0 for one in found)]
-
-
-def _floor(trivial: Sequence[System]) -> System:
-    """The best answer that needs no network."""
-    return min(trivial, key=lambda system: system.estimate(LOG_LOSS).value)
-
-
-def _beside(networks: Sequence[System], rival: System) -> tuple[Difference, ...]:
-    """Each network minus the rival; p values adjusted by Holm."""
-    return adjusted_by_holm([difference(network.resampled, rival.resampled, LOG_LOSS) for network in networks])
-
-
-def _needed(systems: Sequence[System], networks: Sequence[System]) -> str:
+def _floor(systems: Sequence[System], beside: Mapping[str, Sequence[Difference]]) -> str:
     """Which networks beat the best answer that needs none."""
-    floor = _floor([system for system in systems if system.kind != "network"])
-    beside = _beside(networks, floor)
+    floor = min((system for system in systems if system.kind != "network"), key=lambda s: s.estimate(LOG_LOSS).value)
     text = f"Without one, {floor.name} is best: weighted log loss {floor.estimate(LOG_LOSS).value:.4f}"
     text += f" in {duration(floor.time)}. " if floor.seconds else ". "
     groups = ((1, "Shown to be better"), (-1, "Shown to be worse"), (0, "Neither is shown of"))
     parts = [
-        f"{words}: " + ", ".join(f"{one.first} ({one.value:+.4f})" for one in beside if one.verdict == verdict)
-        for verdict, words in groups
-        if any(one.verdict == verdict for one in beside)
+        f"{words}: " + ", ".join(f"{one.first} ({one.value:+.4f})" for one in beside[floor.name] if one.verdict == way)
+        for way, words in groups
+        if any(one.verdict == way for one in beside[floor.name])
     ]
     return text + ". ".join(parts) + "."
 
 
-def _power(network: System) -> str:
-    groups, seeds = network.resampled.losses.shape[1], len(network.seeds)
+def _power(best: System) -> str:
+    groups, seeds = best.resampled.losses.shape[1], len(best.seeds)
     text = f"There are {groups} patients and {seeds} {'seed' if seeds == 1 else 'seeds'}. "
     if not can_tell(groups):
         text += f"With {groups} patients the test cannot give less than p = {2 / 2**groups:.2g}, so it finds nothing. "

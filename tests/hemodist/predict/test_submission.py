@@ -26,7 +26,7 @@ def predicted(paths, probability=None) -> PredictedSlices:
 
 
 def written(tmp_path, found: PredictedSlices) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    submission.write(str(tmp_path / "s.csv"), found, "page", {})
+    submission.write(str(tmp_path / "s.csv"), found, np.full(6, 0.25), "page", {})
     tables = []
     for name in ("s.csv", "s.files.csv"):
         with (tmp_path / name).open(newline="") as file:
@@ -77,10 +77,11 @@ def test_no_cell_begins_like_a_formula_and_the_path_still_leads_to_the_file(tmp_
     assert f"./{sign}cmd.dcm" in {row["path"] for row in files}
 
 
-def test_a_label_without_a_probability_is_an_empty_cell(tmp_path):
+def test_a_label_without_a_probability_is_an_empty_cell_and_the_training_share_in_rsnas_format(tmp_path):
     probability = np.array([[0.5, math.nan, 0.1, 0.1, 0.1, 0.1]])
     rows, files = written(tmp_path, predicted(["a.dcm"], probability))
-    assert {row["ID"]: row["Label"] for row in rows}["a_epidural"] == "" == files[0]["epidural"]
+    assert {row["ID"]: row["Label"] for row in rows}["a_epidural"] == "0.25"
+    assert files[0]["epidural"] == ""
 
 
 def test_the_name_of_a_data_sets_sample_is_read_from_its_key():

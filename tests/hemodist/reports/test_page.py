@@ -215,10 +215,9 @@ def test_terminal_tables_show_each_label_and_every_baseline():
     ("ours", "baseline", "answer"),
     [
         (Estimate(0.8, 0.7, 0.9, 9), 0.5, "yes"),
-        (Estimate(0.8, 0.7, 0.9, 9), 0.75, "cannot tell"),
-        (Estimate(0.8, 0.7, 0.9, 9), 0.85, "cannot tell"),
-        (Estimate(0.8, 0.7, 0.9, 9), 0.95, "no"),
-        (Estimate(0.8), 0.25, "cannot tell"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.75, "yes, within the interval"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.85, "no"),
+        (Estimate(0.3), 0.25, "yes"),
         (Estimate(float("nan")), 0.25, "not defined"),
     ],
 )
