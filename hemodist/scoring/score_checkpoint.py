@@ -101,6 +101,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
         trained.prevalence,
         heat_maps=heat_maps,
         repaired=request.options.repair_any,
+        trained_on_phantoms=trained.synthetic,
     )
 
 

@@ -45,7 +45,7 @@ class Results:
         report: where the report is.
         pooled: scores of the studies and of the patients.
         heat_maps: pictures of the worst slices, and the pointing game.
-        synthetic: the slices are phantoms.
+        synthetic: the slices are phantoms, or the network was trained on such.
     """
 
     scores: Scores | None
@@ -104,6 +104,7 @@ def write_results(
     *,
     heat_maps: HeatMapResults = NO_HEAT_MAPS,
     repaired: bool = False,
+    trained_on_phantoms: bool = False,
 ) -> Results:
     """Score the predictions and write `predictions.parquet`, `metrics.json` and `report.html`.
 
@@ -115,6 +116,7 @@ def write_results(
         train_prevalence: float64 [6], of the training split, for the constant baseline.
         heat_maps: pictures of the worst slices, and the pointing game.
         repaired: P(any) is raised to the largest P of a subtype first.
+        trained_on_phantoms: the network was, whatever it is scored on.
 
     Raises:
         StoreError: something cannot be written.
@@ -133,7 +135,7 @@ def write_results(
     probability = with_prevalence(scored, train_prevalence)
     held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if pooled else {}
     nameless = dataset.nameless_note(predictions.rows)
-    synthetic = bool(dataset.manifest.config.get("synthetic"))
+    synthetic = trained_on_phantoms or bool(dataset.manifest.config.get("synthetic"))
     results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps, synthetic)
     store.write(PREDICTIONS, predictions.to_parquet(dataset, answered))
     content = scores.to_json() | {
