@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import platform
-from functools import partial
 
 import tyro
 
@@ -54,11 +53,12 @@ def main(
     else:
         with no_process_left_behind():
             node = platform.node()
-            parts = [partial(check_node, wanted, node, name) for name in checks_of(works=True)]
-            for part in [*parts, lambda: [all_reduce.on_this_machine(ring_mebibytes)]]:
-                for finding in part():
+            for name in checks_of(works=True):
+                for finding in check_node(wanted, node, name):
                     findings.append(finding)
                     tell(finding)
+            findings.append(all_reduce.on_this_machine(ring_mebibytes))
+            tell(findings[-1])
         findings.append(Finding("clock", "all", "not there", "one machine", "compared between nodes, inside a cluster"))
     console.print(table(findings))
     left = [finding for finding in findings if finding.verdict == "to do"]

@@ -52,7 +52,7 @@ def main() -> int:
     places = submission.write(config.output, outcome, members[0].prevalence)
     facts = {"slices predicted": len(outcome.keys), "files without a prediction": len(outcome.rejected)}
     if unknown := [name for i, name in enumerate(LABELS) if not any(member.learned[i] for member in members)]:
-        places["not learned, blank; in submission.csv their share in the training"] = ", ".join(unknown)
+        places["not learned, so blank; a constant in submission.csv"] = ", ".join(unknown)
     console.print(facts_table("Predicted", facts | places))
     if outcome.rejected:
         console.print(rejections.table(outcome.rejected), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,8 @@ from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.doctor import decode
 from hemodist.loading.dali_pipeline import STD
+from hemodist.training.loop import Training
+from hemodist.world import World
 
 
 def run_of(folder: Path, **changes: object) -> Run:
@@ -38,6 +41,23 @@ def without_dropout(network: torch.nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+
+
+def trained(world: World, run: Run, stop: int, device: str) -> tuple[list[float], list[list[str]], dict[str, Any]]:
+    """Go on to step `stop` on `device`, save, and tell this rank's losses, keys by step, and the parameters."""
+    world = replace(world, device=torch.device(device))
+    training = Training(run, world, silent)
+    without_dropout(training.learner.network)
+    losses, keys = [], []
+    for batch in training.batches():
+        losses.append(float(training.update(batch).sums[0]))
+        keys.append(list(batch.keys))
+        if training.step == stop:
+            break
+    training.save()
+    training.checkpoints.wait()
+    parameters = {name: value.detach().cpu().numpy() for name, value in training.learner.network.named_parameters()}
+    return losses, keys, parameters
 
 
 def grey_levels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
