@@ -22,6 +22,7 @@ def main() -> int:
 
     from hemodist.cluster.session import cluster, map_tasks
     from hemodist.dataset.dataset import DataSet
+    from hemodist.dataset.labels import LABELS
     from hemodist.dataset.manifest import MANIFEST
     from hemodist.errors import ConfigError
     from hemodist.predict import submission
@@ -32,7 +33,7 @@ def main() -> int:
     from shards.inspect import rejections
 
     settings = settings_of(config)
-    check_settings(settings)
+    members = check_settings(settings)
     submission.place(config.output)[0].check_writable()
     store = Store.open(config.source)
     is_dataset = store.size(MANIFEST) is not None
@@ -48,8 +49,10 @@ def main() -> int:
         else:
             outcomes = [predict_chunk(chunk) for chunk in chunks]
     outcome = submission.merged(outcomes)
-    places = submission.write(config.output, outcome)
+    places = submission.write(config.output, outcome, members[0].prevalence)
     facts = {"slices predicted": len(outcome.keys), "files without a prediction": len(outcome.rejected)}
+    if unknown := [name for i, name in enumerate(LABELS) if not any(member.learned[i] for member in members)]:
+        places["not learned, so blank; a constant in submission.csv"] = ", ".join(unknown)
     console.print(facts_table("Predicted", facts | places))
     if outcome.rejected:
         console.print(rejections.table(outcome.rejected), soft_wrap=True)

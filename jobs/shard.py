@@ -122,4 +122,4 @@ def exit_code(output: Store, manifest: Manifest, config: ShardConfig) -> int:
 
 
 if __name__ == "__main__":
-    run_job(main)
+    run_job(main, goes_on="the same command goes on after the shards that are finished")

@@ -123,7 +123,7 @@ def run_verify(command: Verify, console: Console) -> int:
     if report.problems:
         console.print(f"{command.dataset}: {len(report.problems)} problems; {checked}", soft_wrap=True)
         return EXIT_PROBLEMS
-    but = f" as stored, but look at the odd series above ({len(report.remarks)} lines)" if report.remarks else ""
+    but = f" as stored, but {len(report.remarks)} remarks on series above" if report.remarks else ""
     console.print(f"{command.dataset}: sound{but}; {checked}", soft_wrap=True)
     return 0
 
@@ -187,4 +187,4 @@ def run_phantom(command: Phantom, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    run_job(main, goes_on=False)
+    run_job(main, goes_on="")

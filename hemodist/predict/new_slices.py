@@ -97,7 +97,7 @@ class PredictedSlices:
     Attributes:
         keys: of the slices.
         studies: of the slices; None where the file does not say.
-        probability: float64 [n, 6].
+        probability: float64 [n, 6]; NaN for a label that no network has learned.
         rejected: path, reason and detail of each file without a prediction.
     """
 
@@ -166,7 +166,7 @@ def predict_chunk(chunk: Chunk) -> PredictedSlices:
 
     everything = np.arange(len(good))
     logits = [_logits(member, batches_of(member, everything), settings, device) for member in members]
-    probability = _probability(logits, settings)
+    probability = _probability(members, logits, settings)
     keys, studies = [first[i].key for i in good], [first[i].study for i in good]
     _write_heat_maps(members, batches_of, keys, probability, settings, HEAT_MAPS_AT_ONCE)
     return PredictedSlices(keys, studies, probability, rejected)
@@ -195,7 +195,7 @@ def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Predict
     def batches_of(member: Trained, chosen: npt.NDArray[np.int64]) -> Iterator[Batch]:
         return stored_batches(dataset, rows[chosen], _run_of(member, settings), device)
 
-    probability = _probability(logits, settings)
+    probability = _probability(members, logits, settings)
     all_keys = dataset.index.column("key").to_pylist()
     taken = dataset.index.take(pa.array(rows))
     keys = taken.column("key").to_pylist()
@@ -234,12 +234,19 @@ def _logits(member: Trained, batches: Iterator[Batch], settings: Settings, devic
     return torch.cat(found)
 
 
-def _probability(logits: Sequence[torch.Tensor], settings: Settings) -> npt.NDArray[np.float64]:
-    mean = logits[0] if len(logits) == 1 else mean_logits(logits)
-    if not torch.isfinite(mean).all():
-        bad = [where for where, one in zip(settings.checkpoints, logits, strict=True) if not torch.isfinite(one).all()]
+def _probability(
+    members: Sequence[Trained], logits: Sequence[torch.Tensor], settings: Settings
+) -> npt.NDArray[np.float64]:
+    """Probabilities, float64 [n, 6], averaged over the networks that have learned a label; NaN where none has."""
+    bad = [where for where, one in zip(settings.checkpoints, logits, strict=True) if not torch.isfinite(one).all()]
+    if bad:
         raise ConfigError(f"{', '.join(bad)} gives outputs that are not finite; its training diverged, take another")
-    probability = probabilities(mean.numpy())
+    columns = []
+    for i in range(len(LABELS)):
+        of_label = [one[:, i] for member, one in zip(members, logits, strict=True) if member.learned[i]]
+        columns.append(of_label[0] if len(of_label) == 1 else mean_logits(of_label or [logits[0][:, i]]))
+    mean = torch.stack([column.double() for column in columns], dim=1)
+    probability = probabilities(mean.numpy(), np.any([member.learned for member in members], axis=0))
     return repair_any(probability) if settings.repair_any else probability
 
 
@@ -278,7 +285,7 @@ def heat_map_png(windows: npt.NDArray[np.uint8], heat: Maps, key: str, probabili
     picture = strip(windows, heat, None, HEAT_MAP_TILE)
     page = Image.new("RGB", (picture.width, picture.height + 24), "black")
     page.paste(picture, (0, 24))
-    said = "   ".join(f"{name} {p:.3f}" for name, p in zip(LABELS, probability, strict=True))
+    said = "   ".join(f"{name} {p:.3f}" for name, p in zip(LABELS, probability, strict=True) if not np.isnan(p))
     ImageDraw.Draw(page).text((6, 6), f"{key}   {said}", fill="white")
     buffer = io.BytesIO()
     page.save(buffer, "PNG")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.metrics.pooling import POOLINGS, Pooled, unit_names
+from hemodist.metrics.probabilities import with_prevalence
 from hemodist.predict.new_slices import PredictedSlices
 from hemodist.predict.options import PredictConfig
 from hemodist.storage.store import Store
@@ -40,12 +42,13 @@ def merged(chunks: Iterable[PredictedSlices]) -> PredictedSlices:
     return PredictedSlices([keys[i] for i in order], [studies[i] for i in order], probability, rejected)
 
 
-def write(output: str, predicted: PredictedSlices) -> dict[str, str]:
+def write(output: str, predicted: PredictedSlices, prevalence: npt.NDArray[np.float64]) -> dict[str, str]:
     """Write `NAME.csv` (RSNA's), `NAME.studies.csv` and `NAME.rejected.csv`; returns what is where.
 
     Args:
         output: path or URI of `NAME.csv`.
         predicted: all slices, see `merged`.
+        prevalence: float64 [6], of the training, see `submission_rows`.
 
     Raises:
         StoreError: one cannot be written.
@@ -53,7 +56,7 @@ def write(output: str, predicted: PredictedSlices) -> dict[str, str]:
     store, name = place(output)
     stem = name.removesuffix(".csv")
     contents = {
-        "submission": (name, _csv(("ID", "Label"), submission_rows(predicted))),
+        "submission": (name, _csv(("ID", "Label"), submission_rows(predicted, prevalence))),
         "studies": (f"{stem}.studies.csv", _csv(STUDY_COLUMNS, study_rows(predicted))),
         "rejected": (f"{stem}.rejected.csv", _csv(("path", "reason", "detail"), predicted.rejected)),
     }
@@ -91,10 +94,13 @@ def check_places(config: PredictConfig, source: Store, is_dataset: bool) -> None
             raise ConfigError(f"{output.uri} lies in the source {source.uri}; choose a folder outside it")
 
 
-def submission_rows(predicted: PredictedSlices) -> Rows:
-    """Six rows a slice: `ID_label` and its probability."""
+def submission_rows(predicted: PredictedSlices, prevalence: npt.NDArray[np.float64]) -> Rows:
+    """Six rows a slice: `ID_label` and its probability; `prevalence` [6] for a label that no network has learned.
+
+    RSNA's format asks for six numbers. The other files leave such a label blank.
+    """
     columns = [(label, LABELS.index(label)) for label in ROW_ORDER]
-    for key, probability in zip(predicted.keys, predicted.probability, strict=True):
+    for key, probability in zip(predicted.keys, with_prevalence(predicted.probability, prevalence), strict=True):
         for label, column in columns:
             yield f"{key}_{label}", f"{probability[column]:.9g}"
 
@@ -109,7 +115,7 @@ STUDY_COLUMNS = (
 def study_rows(predicted: PredictedSlices) -> Rows:
     """A row a study: its slices, the one with the highest P(any), and the pooled probabilities.
 
-    A slice whose file names no study is a study of its own, its key in brackets.
+    A slice whose file names no study is a study of its own, its key in brackets. Blank: a label that was not learned.
     """
     if not predicted.keys:
         return
@@ -120,7 +126,7 @@ def study_rows(predicted: PredictedSlices) -> Rows:
     for at in np.argsort(-predicted.probability[:, LABELS.index("any")], kind="stable").tolist():
         best.setdefault(int(pooled.unit[at]), at)
     for unit, name in enumerate(pooled.names.tolist()):
-        numbers = [f"{value:.9g}" for value in (*most[unit], *noisy[unit])]
+        numbers = ["" if np.isnan(value) else f"{value:.9g}" for value in (*most[unit], *noisy[unit])]
         yield name, int(slices[unit]), predicted.keys[best[unit]], *numbers
 
 

@@ -19,6 +19,7 @@ from hemodist.reports.as_text import flat, interval_text, number, percent, thres
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, epoch_cells
 from hemodist.reports.score_tables import comparisons, pointing_text, pooled_rows
+from hemodist.reports.verdict import FOR_RESEARCH, SYNTHETIC, at_specificities, verdict
 
 
 def template(package: str, name: str) -> jinja2.Template:
@@ -27,6 +28,7 @@ def template(package: str, name: str) -> jinja2.Template:
         loader=jinja2.PackageLoader(package, "."), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals |= {"FOR_RESEARCH": FOR_RESEARCH, "SYNTHETIC": SYNTHETIC}
     environment.filters |= {"number": number, "interval": interval_text, "percent": percent, "threshold": threshold}
     return environment.get_template(name)
 
@@ -55,6 +57,8 @@ def report(
         title=description.title,
         synthetic=synthetic,
         scores=scores,
+        verdict=verdict(scores),
+        sensitivities=at_specificities(scores),
         comparisons=comparisons(scores, split.extra_baselines),
         notes=description.notes,
         learning=charts.learning_curves(history, scores) if history else None,

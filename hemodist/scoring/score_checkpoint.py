@@ -9,7 +9,7 @@ import numpy as np
 
 from hemodist.config.run import Run, check
 from hemodist.dataset.dataset import DataSet
-from hemodist.dataset.labels import UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.events import Note, Tell
 from hemodist.metrics.predictions import Predictions
@@ -61,7 +61,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
     rows, part, parts = _rows(request, trained, run, dataset)
     network = trained.network.to(world.device)
     seen = views(run.augment) if request.options.tta else ((),)
-    predictions = run_over_split(network, dataset, rows, run, world, tell, seen)
+    predictions = replace(run_over_split(network, dataset, rows, run, world, tell, seen), kinds=trained.kinds)
     if not world.is_rank_0:
         return Results.elsewhere(request.output)
     notes = [f"Scored: {request.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
@@ -98,7 +98,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
         dataset,
         predictions,
         description,
-        np.array(trained.saved["prevalence"]),
+        trained.prevalence,
         heat_maps=heat_maps,
         repaired=request.options.repair_any,
     )
@@ -168,6 +168,9 @@ def _heat_maps(
 ) -> HeatMapResults:  # fmt: skip
     """Pictures of the worst slices and the pointing game; a network without maps has neither, and a note says so."""
     if not request.options.worst and not request.options.masks:
+        return NO_HEAT_MAPS
+    if not trained.learned[LABELS.index("any")]:
+        notes.append("No pictures of the worst slices: the network has not learned `any`.")
         return NO_HEAT_MAPS
     try:
         target_layer(trained.network, trained.run.model.image_size)

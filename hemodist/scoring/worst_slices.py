@@ -144,7 +144,7 @@ def play_pointing_game(
     """
     true = rows[(dataset.labels()[rows, ANY] == 1) & (probability[:, ANY] > DECISION)]
     layer = target_layer(trained.network, trained.run.model.image_size)
-    keys, groups = dataset.index.column("key"), dataset.column("group")
+    keys, groups = dataset.index.column("key"), dataset.resampled_groups(np.arange(len(dataset.index)))
     hits, coarse, covered, group = [], [], [], []
     for batch in stored_batches(dataset, true, trained.run, device):
         regions, pixels = region_and_pixel_maps(trained.network, batch.images, "any", layer)
@@ -204,7 +204,7 @@ def _resized(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
 def figure_of(one: WorstSlice) -> SliceFigure:
     """The slice as the report shows it."""
     named = zip(LABELS, one.probability, strict=True)
-    others = sorted(((p, name) for name, p in named if name != "any"), reverse=True)
+    others = sorted(((p, name) for name, p in named if name != "any" and not np.isnan(p)), reverse=True)
     return SliceFigure(
         kind=one.kind,
         key=one.key,

@@ -7,9 +7,9 @@ import stat
 from dataclasses import dataclass
 
 from hemodist.errors import ConfigError
+from hemodist.storage import text_file
 from hemodist.storage.retries import with_retries
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import labels
 from shards.packing.source_files import NO_FILE, File
 
 
@@ -65,7 +65,7 @@ def _hidden(path: str) -> bool:
 
 def _without(source: Store, found: list[File], label_file: str) -> list[File]:
     """The files that are not the label file, by whichever path or link each of the two is named."""
-    store, name = labels.place(label_file)
+    store, name = text_file.place(label_file)
     if source.is_local and store.is_local:
         path = os.path.join(store.root, name)  # noqa: PTH118 - as text, like the names of the listing
         size = os.stat(path).st_size  # noqa: PTH116

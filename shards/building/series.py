@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 MIN_BRAIN = 0.02
 """Share of pixels in 0 to 80 HU that a slice with brain has at least (Howard's selection of RSNA's slices)."""
 
+MAX_BRAIN = 0.6
+"""Larger shares are air that was made 0 to 80 HU; no brain fills so much of a square picture."""
+
 SAME_PLACE = 0.05
 """mm; two slices that are nearer to each other show the same place."""
 
@@ -62,7 +65,8 @@ def all_series(index: pa.Table, *, whole: bool = True) -> list[Series]:
     encoded = owner.combine_chunks().dictionary_encode()
     code, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     place, brain, real = (index.column(name).to_numpy() for name in ("position", "brain_fraction", "spacing"))
-    size = np.stack([index.column(name).fill_null(0).to_numpy() for name in ("rows", "columns")], axis=1)
+    height, width = (index.column(name).fill_null(0).to_numpy().astype(np.int64) for name in ("rows", "columns"))
+    size = height << 32 | width
     given = index.column("series").is_valid().to_numpy()
     used = np.flatnonzero(~index.column("duplicate").to_numpy())
     used = used[np.lexsort((place[used], code[used]))]  # NaN, an unknown position, comes last
@@ -80,26 +84,30 @@ def _faults(place: Any, brain: Any, size: Any, spacing: Any, given: Any, whole: 
     found = {}
     if brain.max() < MIN_BRAIN:
         found["no_brain"] = f"no brain in any of {len(brain)} slices"
+    elif brain.max() > MAX_BRAIN:
+        found["no_brain"] = f"no brain in {len(brain)} slices, but air of 0 to 80 HU"
     steps = np.diff(place[np.isfinite(place)]) if given.all() else np.empty(0)
     if whole and (gaps := _gaps(steps[steps > SAME_PLACE])):
         found["gaps"] = f"{gaps} {'gap' if gaps == 1 else 'gaps'} between {len(brain)} slices"
     if doubled := int(np.count_nonzero(steps <= SAME_PLACE)):
         found["doubled_positions"] = f"{doubled} of {len(brain)} slices where another one is"
-    sizes = len(np.unique(size, axis=0))
-    if sizes > 1:
+    if size.min() != size.max():
+        sizes = len(np.unique(size))
         found["mixed_sizes"] = f"{sizes} sizes of {len(brain)} images"
-    elif np.nanmax(spacing, initial=0) > 1.01 * np.nanmin(spacing, initial=np.inf):
-        found["mixed_sizes"] = f"pixels of {np.nanmin(spacing):.3g} to {np.nanmax(spacing):.3g} mm"
+    elif np.fmax.reduce(spacing) > 1.01 * np.fmin.reduce(spacing):  # false for NaN, where none is known
+        found["mixed_sizes"] = f"pixels of {np.fmin.reduce(spacing):.3g} to {np.fmax.reduce(spacing):.3g} mm"
     return found
 
 
-def _gaps(steps: npt.NDArray[np.float32]) -> int:
+def _gaps(steps: npt.NDArray[np.floating]) -> int:
     """Number of steps, in mm, that are longer than the ones around them."""
     if len(steps) < 2:
         return 0
-    around = np.minimum(np.r_[steps[1], steps[:-1]], np.r_[steps[1:], steps[-2]])
+    longer = steps > GAP * np.minimum(np.r_[steps[1], steps[:-1]], np.r_[steps[1:], steps[-2]])
+    if not longer.any():
+        return 0
     run = np.cumsum(np.r_[False, np.abs(np.diff(steps)) > 0.1 * steps[1:]])
-    return int(np.count_nonzero((steps > GAP * around) & (np.bincount(run)[run] < REGULAR)))
+    return int(np.count_nonzero(longer & (np.bincount(run)[run] < REGULAR)))
 
 
 def counts(found: Sequence[Series]) -> dict[str, Any]:

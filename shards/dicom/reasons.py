@@ -70,7 +70,7 @@ class Kind(StrEnum):
     BY_CHOICE = "left out by a flag"
 
 
-_KINDS = {
+_KINDS: dict[str, Kind] = {
     Reason.LOCALIZER: Kind.NO_SLICE,
     Reason.WRONG_MODALITY: Kind.NO_SLICE,
     Reason.NO_IMAGE: Kind.NO_SLICE,
@@ -103,7 +103,7 @@ def kind_of(reason: str, path: str) -> Kind:
     """
     if reason == Reason.NOT_DICOM and _OTHER_NAME.fullmatch(path):
         return Kind.NO_SLICE
-    return _KINDS.get(reason, Kind.FAULTY)  # type: ignore[call-overload]  # a code is equal to its member
+    return _KINDS.get(reason, Kind.FAULTY)
 
 
 @dataclass(frozen=True)

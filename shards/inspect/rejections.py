@@ -56,11 +56,11 @@ def table(rows: Sequence[Row]) -> str:
 
     It is text and not of rich's, which would break long paths.
     """
-    groups = _grouped(rows)
+    groups, meanings = _grouped(rows), {reason.value: reason.meaning for reason in Reason}
     width = max(len(f"{len(those):,}") for those in groups.values())
     result = ["Files that are no samples"]
     for (kind, reason), those in groups.items():
-        meaning = f": {Reason(reason).meaning}" if reason in set(Reason) else ""
+        meaning = f": {meanings[reason]}" if reason in meanings else ""
         result.append(f"{len(those):>{width},} {reason} ({kind.value}){meaning}")
         result += [f"{'':{width}}   {path}" for path, _, _ in those[:EXAMPLES]]
         result += [f"{'':{width}}   ..."] if len(those) > EXAMPLES else []

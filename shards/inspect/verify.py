@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from shards.building import series, unfinished
 from shards.building.finalise import label_counts, reason_counts
 from shards.dicom.reasons import Reason
 from shards.packing import record
+from shards.packing.identity import KINDS
 from shards.packing.tar import Member, TarError, index_file, index_name, read_members
 from shards.picture.encode import EXTENSIONS
 
@@ -166,7 +167,12 @@ def _check_index(index: pa.Table, manifest: Manifest, report: Report) -> None:
             report.add(f"{INDEX}: {int(samples[number])} rows of {info.name}, the manifest says {info.samples}")
     if len(samples) > len(manifest.shards):
         report.add(f"{INDEX}: rows of shard {len(samples) - 1}, there are {len(manifest.shards)}")
-    for name in ("patient", "pixel_digest"):
+    if (
+        manifest.identity is not None
+        and (groups := len(pc.unique(index.column("group")))) != manifest.identity["groups"]
+    ):
+        report.add(f"{INDEX}: {groups} groups, the manifest says {manifest.identity['groups']}")
+    for name in (*KINDS, "pixel_digest"):
         known = index.filter(pc.is_valid(index.column(name)))
         pairs = known.group_by([name, "group"]).aggregate([])
         split = len(pairs) - len(pc.unique(known.column(name)))
@@ -228,6 +234,9 @@ def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest:
         return
     extension = EXTENSIONS[manifest.config["encoding"]]
     by_name = {member.name: member for member in members}
+    # Of several spellings the index has the pseudonym of the first, and none of an identifier that is ignored.
+    respelled = bool((manifest.identity or {}).get("respelled"))
+    named = [] if respelled else sorted(set(KINDS) - set(manifest.config.get("ignored_ids", ())))
     for row in rows.to_pylist():
         where = f"{info.name} {row['key']}"
         image = by_name.pop(f"{row['key']}.{extension}", None)
@@ -241,7 +250,7 @@ def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest:
             report.add(f"{where}: the index gives byte {row['offset']} and {row['size']} bytes, the tar does not")
         if described is None:
             report.add(f"{where}: no JSON in the tar")
-        elif problem := _json_problem(content[described.offset : described.offset + described.size], row):
+        elif problem := _json_problem(content[described.offset : described.offset + described.size], row, named):
             report.add(f"{where}: {problem}")
     for name in by_name:
         report.add(f"{info.name} {name}: in the tar, but not in the index")
@@ -263,8 +272,8 @@ def _image_problem(encoded: bytes, config: dict[str, Any]) -> str | None:
     return None
 
 
-def _json_problem(content: bytes, row: dict[str, Any]) -> str | None:
-    """Where a sample's JSON differs from its row of the index."""
+def _json_problem(content: bytes, row: dict[str, Any], named: Iterable[str]) -> str | None:
+    """Where a sample's JSON differs from its row of the index; `named` are the identifiers that must agree."""
     try:
         described = json.loads(content)
         if described["key"] != row["key"]:
@@ -272,7 +281,7 @@ def _json_problem(content: bytes, row: dict[str, Any]) -> str | None:
         wanted: dict[str, Any] = {label: row[label] for label in LABELS}
         if described["labels"] != wanted:
             return f"labels in the JSON {described['labels']}, in the index {wanted}"
-        for name in ("patient", "study", "series"):
+        for name in named:
             if described[name] != row[name]:
                 return f"{name} differs between JSON and index"
     except (ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import zlib
@@ -22,7 +21,7 @@ from hemodist.storage import retries
 from hemodist.storage.store import Store, StoreError, shown
 from shards.dicom.read import Slice, read_slice
 from shards.dicom.reasons import Reason, Rejected
-from shards.packing import record, versions
+from shards.packing import identity, record, versions
 from shards.packing.source_files import NO_FILE, File, KeyStyle, key_of
 from shards.packing.tar import TarWriter, index_file, index_name
 from shards.picture import geometry
@@ -226,7 +225,8 @@ def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task
     image, box = render(shown, narrow if shown is found else None, config)
     key = key_of(path, config.key_style)
     label_values = {name: None if value == UNKNOWN else int(value) for name, value in zip(LABELS, labels, strict=True)}
-    names = {kind: pseudonym(getattr(found, kind), kind, task.pseudonym_key) for kind in ("patient", "study", "series")}
+    names = {kind: identity.pseudonym(getattr(found, kind), kind, task.pseudonym_key) for kind in identity.KINDS}
+    spelled = {kind: getattr(found, kind) for kind in identity.KINDS} | {"slice": found.uid}
     scale = box.side / config.size
     described = {
         "key": key,
@@ -250,14 +250,6 @@ def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task
         "rows": found.stored.shape[0],
         "columns": found.stored.shape[1],
         "spacing": None if found.spacing is None else found.spacing[0],
-        "uid": None if found.uid is None else pseudonym(found.uid, "slice", task.pseudonym_key),
+        **{f"{kind}_number": identity.number(text, kind, task.pseudonym_key) for kind, text in spelled.items()},
     }
     return Sample(encoded, _to_json(described).encode(), row, found.study)
-
-
-def pseudonym(identifier: str | None, kind: str, key: bytes) -> str | None:
-    """A keyed hash of an identifier, 32 hexadecimal digits, which tells nothing without the key; None stays None."""
-    if identifier is None:
-        return None
-    content = identifier.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(content, digest_size=16, key=key, person=kind.encode()).hexdigest()

@@ -26,7 +26,7 @@ from shards.building.for_prediction import chunks
 from shards.dicom.reasons import Reason
 from tests.support.checkpoints import SHARDING, make_checkpoint, run_of
 from tests.support.dataset import make_dataset
-from tests.support.dicom_files import write_source
+from tests.support.dicom_files import dicom_file, write_source
 
 
 def run_here(monkeypatch, *arguments) -> int:
@@ -98,7 +98,8 @@ def test_broken_files_get_reasons_and_the_documented_code(shared_dicom, checkpoi
 
 
 def test_two_ray_workers_predict_what_one_process_predicts(checkpoint, tmp_path, monkeypatch, capsys):
-    source = write_source(tmp_path / "source", 9, broken=1)
+    source = write_source(tmp_path / "source", 9)
+    (source / "cut.dcm").write_bytes(dicom_file()[:400])
     assert run_here(monkeypatch, checkpoint, source, "--output", tmp_path / "one.csv") == 3
     assert run_here(monkeypatch, checkpoint, source, "--workers", "2", "--output", tmp_path / "two.csv") == 3
     assert capsys.readouterr().err.count("of the files are faulty") == 2

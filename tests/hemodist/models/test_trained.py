@@ -9,7 +9,7 @@ from hemodist.config.data import AugmentConfig
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
-from hemodist.models.checkpoints import CheckpointError
+from hemodist.models.checkpoint_file import CheckpointError
 from hemodist.models.trained import check_fits, mean_logits, open_trained, views
 from tests.support.checkpoints import SHARDING, make_checkpoint, network_of, run_of
 from tests.support.dataset import make_dataset

@@ -90,6 +90,8 @@ def test_images_of_several_sizes_are_told(columns: dict[str, Any], text: str | N
 @pytest.mark.parametrize(("brain", "given", "named"), [
     ([0.0, 0.01, 0.019], {}, "s"),
     ([0.0, 0.01, 0.021], {}, None),  # the first and the last slices of every head show little brain
+    ([0.4, 0.5, 0.7], {}, "s"),  # air of 24 HU, where an intercept of -1024 was left out
+    ([0.4, 0.5, 0.6], {}, None),
     ([0.0, 0.0, 0.0], {"series": None, "study": "t"}, "t"),
     ([0.0, 0.0, 0.0], {"series": None}, ""),
 ])  # fmt: skip
