@@ -126,7 +126,7 @@ def _check_steps(stored: Stored, slope: float, intercept: float) -> None:
         raise Fault(Reason.COARSE_GREYS, f"RescaleSlope {slope:g}: one grey step is so many HU, at most {MAX_STEP:g}")
     low, high = sorted((limit - intercept) / slope for limit in (-_TISSUE, _TISSUE))
     for side in (_SAMPLED, 4 * _SAMPLED):  # The finer grid is for small heads.
-        down, across = (max(1, length // side) for length in stored.shape)
+        down, across = max(1, stored.shape[0] * 2 // side), max(1, stored.shape[1] // side)
         sample = stored[down // 2 :: down, across // 2 :: across].ravel().tolist()
         values = [value for value in sample if low < value < high]
         step = math.gcd(*[value - values[0] for value in values]) * abs(slope)
