@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from hemodist.dataset.digest import sha256
 from hemodist.dataset.manifest import Count
@@ -38,7 +38,7 @@ class CheckpointRecord:
     sha256: str
     bytes: Count
     score: float | None
-    origin: dict[Literal["run", "state"], dict[str, Any]] = field(default_factory=dict)
+    origin: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_bytes(self) -> Content:
         """The file."""
@@ -58,6 +58,8 @@ class CheckpointRecord:
         record = typed(cls, values)
         if record.score is not None and not math.isfinite(record.score):
             raise ValueError(f"its score is {record.score}")
+        if record.origin and record.origin.keys() != {"run", "state"}:
+            raise ValueError("its origin has other parts than run and state")
         if digest not in (None, record._digest()):
             raise ValueError("its SHA-256 differs")
         if name != f"{record.name}.json":
