@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def typed(kind: type[T], values: bytes | Mapping[str, Any]) -> T:
     except (TypeError, RecursionError) as error:
         raise ValueError(f"it holds what is no JSON: {error}") from None
     try:
-        made: T = _reader(kind).validate_json(content, strict=True)
+        made: T = _reader(kind).validate_json(content, strict=True)  # type: ignore[arg-type]
         return made
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -39,7 +39,7 @@ def typed(kind: type[T], values: bytes | Mapping[str, Any]) -> T:
 
 
 @functools.lru_cache
-def _reader(kind: Hashable) -> Any:
+def _reader(kind: type[Any]) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
