@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hemodist.dataset.digest import sha256
-from hemodist.dataset.index import as_index, labels_of
+from hemodist.dataset.index import labels_of, read_index
 from hemodist.dataset.manifest import INDEX, DatasetError, Manifest, read_manifest
 from hemodist.storage.store import Store, StoreError
 
@@ -53,7 +51,7 @@ class DataSet:
             raise DatasetError(
                 f"{store.uri} holds no sample, so it is no data set; `python -m shards show --rejected {uri}` says why"
             )
-        dataset = cls(store, manifest, as_index(pq.read_table(io.BytesIO(content))))
+        dataset = cls(store, manifest, read_index(content, manifest.samples, f"{store.uri}/{INDEX}"))
         dataset._check_places()
         return dataset
 

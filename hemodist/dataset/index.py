@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.manifest import DatasetError
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -56,6 +61,35 @@ def as_index(table: pa.Table) -> pa.Table:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), INDEX_SCHEMA.field(name).type))
     return table.cast(INDEX_SCHEMA)
+
+
+def read_index(content: bytes, samples: int, where: str) -> pa.Table:
+    """The index from its file, each column of its type and in its range.
+
+    Args:
+        content: of the file.
+        samples: rows that the manifest says it has.
+        where: what it is called in an error.
+
+    Raises:
+        DatasetError: it is no index of so many samples; the text names the column.
+    """
+    try:
+        with pq.ParquetFile(io.BytesIO(content)) as file:
+            if file.metadata.num_rows != samples:
+                raise DatasetError(f"{where} has {file.metadata.num_rows:,} rows, not the manifest's {samples:,}")
+            table = as_index(file.read())
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
+        raise DatasetError(f"{where} is no index of hemodist: {str(error).splitlines()[0]}; shard again") from error
+    fraction = table.column("brain_fraction").to_numpy()
+    wrong = [name for name in LABELS if not set(pc.unique(table.column(name)).to_pylist()) <= {0, 1, None}]
+    wrong += ["group"] if int(pc.min(table.column("group")).as_py() or 0) < 0 else []
+    wrong += ["brain_fraction"] if not ((fraction >= 0) & (fraction <= 1)).all() else []
+    wrong += ["position"] if np.isinf(table.column("position").to_numpy()).any() else []
+    wrong += ["key"] if len(pc.unique(table.column("key"))) != samples else []
+    if wrong:
+        raise DatasetError(f"{where} holds values in {', '.join(wrong)} that hemodist does not write; shard again")
+    return table
 
 
 def labels_of(table: pa.Table) -> npt.NDArray[np.int8]:

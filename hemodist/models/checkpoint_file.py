@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import zipfile
 import zlib
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 
+from hemodist.dataset.manifest import Count
+from hemodist.dataset.typed import typed
 from hemodist.errors import UserError
 
 
@@ -18,6 +23,46 @@ class CheckpointError(UserError):
 
 class DamagedError(CheckpointError):
     """A checkpoint's file is missing, or not what was written."""
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """What reports read of a row of the history; NaN and None where a score is not defined."""
+
+    epoch: Count
+    step: Count
+    train_loss: float | None
+    valid_loss: float | None
+    accuracy_multi: float | None
+    weighted_log_loss: float | None
+    auc_any: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StatePart:
+    """What is read of where a run stood, by whoever does not go on with it."""
+
+    dataset: str
+    split: str
+    seed: int
+    step: Count
+    history: list[EpochRow]
+
+
+@dataclass(frozen=True)
+class PlainParts:
+    """What a checkpoint holds beside tensors. Those of version 0.1.0 have no kinds."""
+
+    run: dict[str, Any]
+    state: StatePart
+    sharding: dict[str, Any] | None = None
+    labels: list[str] | None = None
+    prevalence: list[Annotated[float, Ge(0), Le(1)]] | None = None
+    kinds: list[int] | None = None
+
+
+PLAIN = tuple(field.name for field in dataclasses.fields(PlainParts))
 
 
 def load(content: bytes, where: str) -> dict[str, Any]:
@@ -30,12 +75,16 @@ def load(content: bytes, where: str) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{where} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(state, dict) or not {"model", "scored", "run", "state"} <= state.keys():
-        raise CheckpointError(f"{where} is no checkpoint of hemodist: it lacks model, scored, run or state")
-    if not all(isinstance(state[name], dict) for name in ("model", "scored", "run", "state")) or not isinstance(
-        state["state"].get("step"), int
-    ):
-        raise CheckpointError(f"{where} is no checkpoint of hemodist: model, scored, run or state is of another type")
+    parts = ("model", "scored", "run", "state")
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), dict) for name in parts):
+        raise CheckpointError(f"{where} is no checkpoint of hemodist: it lacks {', '.join(parts)}")
+    for name in ("model", "scored"):
+        if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state[name].items()):
+            raise CheckpointError(f"{where} is no checkpoint of hemodist: {name} holds what is no tensor")
+    try:
+        typed(PlainParts, {name: state[name] for name in PLAIN if name in state})
+    except ValueError as error:
+        raise CheckpointError(f"{where} is not what hemodist writes: {error}; take another checkpoint") from None
     return state
 
 

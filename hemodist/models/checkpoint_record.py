@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hemodist.dataset.digest import sha256
+from hemodist.dataset.manifest import Count
+from hemodist.dataset.typed import typed
 
 Content = bytes  # the record has a field of that name
 
@@ -30,11 +32,13 @@ class CheckpointRecord:
             version 0.1.0.
     """
 
-    step: int
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    step: Count
     sha256: str
-    bytes: int
+    bytes: Count
     score: float | None
-    origin: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_bytes(self) -> Content:
         """The file."""
@@ -51,17 +55,11 @@ class CheckpointRecord:
         if not isinstance(values, dict):
             raise ValueError("it is no JSON object")
         digest = values.pop("record_sha256", None)  # older records have none
-        try:
-            record = cls(**values)
-        except TypeError as error:
-            raise ValueError("it has other fields than a record") from error
-        whole = isinstance(record.step, int) and isinstance(record.bytes, int) and isinstance(record.sha256, str)
-        scored = record.score is None or (isinstance(record.score, int | float) and math.isfinite(record.score))
-        origin = record.origin == {} or (
-            isinstance(record.origin, dict) and all(isinstance(record.origin.get(k), dict) for k in ("run", "state"))
-        )
-        if not (whole and scored and origin):
-            raise ValueError("a value is of another type")
+        record = typed(cls, values)
+        if record.score is not None and not math.isfinite(record.score):
+            raise ValueError(f"its score is {record.score}")
+        if record.origin and record.origin.keys() != {"run", "state"}:
+            raise ValueError("its origin has other parts than run and state")
         if digest not in (None, record._digest()):
             raise ValueError("its SHA-256 differs")
         if name != f"{record.name}.json":

@@ -15,6 +15,7 @@ from hemodist.config.data import AugmentConfig
 from hemodist.config.run import Run
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import DatasetError, check_pictures
 from hemodist.errors import ConfigError
 from hemodist.models.checkpoint_file import CheckpointError
 from hemodist.models.checkpoints import open_checkpoint
@@ -102,6 +103,10 @@ def open_trained(where: str) -> Trained:
     run = Run.from_dict(saved["run"])
     if missing := [name for name in ("sharding", "prevalence") if name not in saved]:
         raise CheckpointError(f"{where} lacks {' and '.join(missing)}; train again with this version of hemodist")
+    try:
+        check_pictures(saved["sharding"], where)
+    except DatasetError as error:
+        raise CheckpointError(str(error)) from None
     labels = tuple(saved.get("labels", LABELS))
     if labels != LABELS:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from torch import nn
 from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch
+from hemodist.models.checkpoint_file import CheckpointError
 from hemodist.models.network import build_network, has_dropout, load_pretrained, make_deterministic
 from hemodist.plan.philox import Purpose, words
 from hemodist.training import optimizer
@@ -66,15 +67,14 @@ class Learner:
         self.optimizer = optimizer.build(network, run.optim)
         self._draws = has_dropout(network)
         if saved is not None:
-            network.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            _restore(saved, model=network, optimizer=self.optimizer)
         elif world.is_rank_0:
             load_pretrained(network, run.model)
         module: nn.Module = torch.compile(network, mode=run.model.compile_mode) if run.model.compile else network  # type: ignore[assignment]
         self.wrapped = distributed(module, world, run.scaling.gradients)  # which gives all ranks rank 0's weights
         self.ema = EMA(network, run.model.ema_decay) if run.model.ema_decay else None
         if self.ema is not None and saved is not None:
-            self.ema.load_state_dict(saved["ema"])
+            _restore(saved, ema=self.ema)
 
     @property
     def validated(self) -> nn.Module:
@@ -137,3 +137,19 @@ def seeded_network(run: Run, world: World) -> nn.Module:
             raise ConfigError("model.sync_batch_norm works on GPUs only; leave it out on CPUs, or use one worker")
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return network
+
+
+def _restore(saved: Mapping[str, Any], **parts: nn.Module | torch.optim.Optimizer) -> None:
+    """Load parts of a checkpoint by name.
+
+    Raises:
+        CheckpointError: one is missing, or is not of this network.
+    """
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(saved[name])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint of step {saved['state']['step']} does not hold the {name} here: {error!r:.200}; "
+                "delete it, so that the run goes on from the one before"
+            ) from error

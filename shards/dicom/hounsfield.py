@@ -61,9 +61,12 @@ def repaired(
     # The software that made the faults used BitsStored, however many bits the codestream has.
     written = form if form is header.form else dataclasses.replace(form, stored=header.form.stored)
     stored = undo_inversion(given, written, slope, intercept, mask) if header.inverted else given
-    stored, slope, intercept = undo_rsna_fault(stored, written, slope, intercept)
     if stored is not given:
         bounds = stored_values.extremes(stored)
+    wrapped = stored
+    stored, slope, intercept = undo_rsna_fault(wrapped, written, slope, intercept)
+    if stored is not wrapped and bounds[1] >= RSNA_MODULUS - RSNA_SHIFT:
+        bounds = -RSNA_SHIFT, RSNA_MODULUS - RSNA_SHIFT - 1
     stored, slope, intercept, bounds = in_hounsfield(stored, slope, intercept, bounds)
     if mask is not None:
         air = air_value(slope, intercept)

@@ -9,7 +9,7 @@ or head stays as tilted as it was.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,13 +19,13 @@ from shards.dicom.stored_values import Stored
 MAX_ANGLE = 45.0
 """Degrees between the normal of an axial slice and the patient's long axis. Gantries tilt by 30 at most."""
 
+_MIN_UP = math.cos(math.radians(MAX_ANGLE)) - 1e-6
 _SPACINGS = (1e-3, 100.0)  # mm; a head is 200 mm wide, and a detector's cell about 0.5
 _MAX_POSITION = 1e5  # mm; tables move by 2000
 _MAX_NORMAL_ERROR = 0.1  # The worst files round cosines to two digits.
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """Where an image lies, once its pixels are `turned`.
 
     Attributes:
@@ -72,8 +72,8 @@ def place(
     length = math.hypot(right, back, up)
     if not abs(length - 1) <= _MAX_NORMAL_ERROR:  # false for NaN
         return Placement(sides, None)
-    angle = math.degrees(math.acos(min(1.0, abs(up) / length)))
-    if angle > MAX_ANGLE + 1e-6:
+    if abs(up) < _MIN_UP * length:
+        angle = math.degrees(math.acos(abs(up) / length))
         raise Fault(
             Reason.NOT_AXIAL,
             f"the normal is {angle:.0f} degrees off the patient's long axis; axial is up to {MAX_ANGLE:g}",

@@ -10,11 +10,11 @@ A few rows and pixels decide that an image is in order; only a suspicious one is
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shards.dicom import stored_values
 from shards.dicom.reasons import Fault, Reason
 from shards.dicom.stored_values import PixelFormat, Stored
 
@@ -33,7 +33,7 @@ MAX_JUMPS = 0.15
 MAX_STEP = 10.0
 """HU. Coarser greys leave fewer than eight levels to the brain window of 80 HU."""
 
-_SAMPLED = 16  # rows, and points along each side of a grid
+_SAMPLED = 8  # rows, and points along each side of a grid
 _MIN_SIDE = 64  # In smaller images edges are a large share.
 _TISSUE = 900.0  # HU; steps are judged between minus and plus this, where neither fill nor clipping is
 _MIN_LEVELS = 5  # different values; of fewer nobody can tell the step
@@ -52,51 +52,56 @@ def check(stored: Stored, slope: float, intercept: float, bounds: tuple[int, int
     Raises:
         Fault: they cannot.
     """
-    low, high = sorted(bound * slope + intercept for bound in bounds)
+    low, high = bounds[0] * slope + intercept, bounds[1] * slope + intercept
+    if slope < 0:
+        low, high = high, low
     if low < RANGE[0] or high > RANGE[1]:
-        whole = slope == 1 and intercept == 0
-        _check_range(stored if whole else stored * slope + intercept, slope, intercept, form)
+        _check_range(stored, slope, intercept, form)
     if low >= 0:
         raise Fault(Reason.NO_AIR, f"{low:g} to {high:g} HU, no pixel below 0")
-    if min(stored.shape) >= _MIN_SIDE:
-        _check_jumps(stored, JUMP / abs(slope))
+    if form.rows >= _MIN_SIDE <= form.columns:
+        _check_jumps(stored, int(JUMP / abs(slope)), narrow=stored.dtype == np.int16 and bounds[1] - bounds[0] < 2**15)
     _check_steps(stored, slope, intercept)
 
 
-def _check_range(hu: npt.NDArray[Any], slope: float, intercept: float, form: PixelFormat) -> None:
-    beyond = hu[(hu < RANGE[0]) | (hu > RANGE[1])]
-    most = MAX_EXTREME * hu.size
-    if beyond.size <= most:
+def _check_range(stored: Stored, slope: float, intercept: float, form: PixelFormat) -> None:
+    sample = stored[_rows(stored)]
+    # Of the image the bounds may still hold padding that is air by now.
+    low, high = (bound * slope + intercept for bound in stored_values.extremes(sample))
+    if RANGE[0] <= min(low, high) and max(low, high) <= RANGE[1]:
         return
-    lows, highs = beyond[beyond < RANGE[0]], beyond[beyond > RANGE[1]]
-    wrapped = highs - 2.0**16 * slope
+    for part in (sample, stored):  # Few images need a look at the whole.
+        hu = part * np.float64(slope) + np.float64(intercept)
+        lows, highs = hu[hu < RANGE[0]], hu[hu > RANGE[1]]
+        most = MAX_EXTREME * hu.size
+        fill = int(np.unique(lows, return_counts=True)[1].max()) if lows.size > most else 0
+        extreme = lows.size + highs.size - fill
+        if extreme <= most:
+            return
     if not form.signed and form.stored == 16 and highs.size > most:
-        negative = np.count_nonzero((wrapped >= 2 * RANGE[0]) & (wrapped < max(0.0, intercept)))
-        if negative > 0.9 * highs.size:
+        signed = highs - 2.0**16 * slope
+        if np.count_nonzero((signed >= 2 * RANGE[0]) & (signed < max(0.0, intercept))) > 0.9 * highs.size:
             raise Fault(
                 Reason.SIGN_LOST,
                 f"{highs.size / hu.size:.1%} of the pixels have {highs.min():g} to {highs.max():g} HU, with a sign "
-                f"{wrapped.min():g} to {wrapped.max():g}",
+                f"{signed.min():g} to {signed.max():g}",
             )
-    fill = int(np.unique(lows, return_counts=True)[1].max()) if lows.size else 0
-    if (extreme := beyond.size - fill) > most:
-        raise Fault(
-            Reason.SCRAMBLED,
-            f"{hu.min():g} to {hu.max():g} HU, {extreme / hu.size:.1%} of the pixels beyond {RANGE[0]:g} to "
-            f"{RANGE[1]:g}; {MAX_EXTREME:.0%} at most are metal",
-        )
+    raise Fault(
+        Reason.SCRAMBLED,
+        f"{hu.min():g} to {hu.max():g} HU, {extreme / hu.size:.1%} of the pixels beyond {RANGE[0]:g} to {RANGE[1]:g}; "
+        f"{MAX_EXTREME:.0%} at most are metal",
+    )
 
 
-def _check_jumps(stored: Stored, limit: float) -> None:
-    step = stored.shape[0] // _SAMPLED
-    start = step // 2
-    rows = slice(start, start + step * (_SAMPLED - 1) + 1, step)
-    below = slice(rows.start + 1, rows.stop + 1, step)
-    sample = stored[rows].astype(np.int32)
-    if max(_jumps(sample[:, 1:], sample[:, :-1], limit), _jumps(sample, stored[below], limit)) <= MAX_JUMPS:
+def _check_jumps(stored: Stored, limit: int, *, narrow: bool) -> None:
+    rows = _rows(stored)
+    following = slice(rows.start + 1, rows.stop + 1, rows.step)
+    # Along the diagonal, so that jumps along rows and along columns both show.
+    first, second = stored[rows, :-1], stored[following, 1:]
+    if _jumps(second - first if narrow else second.astype(np.int32) - first, limit) <= MAX_JUMPS:
         return
     every = stored.astype(np.int32)
-    found = max(_jumps(every[:, 1:], every[:, :-1], limit), _jumps(every[1:], every[:-1], limit))
+    found = max(_jumps(every[:, 1:] - every[:, :-1], limit), _jumps(every[1:] - every[:-1], limit))
     if found > MAX_JUMPS:
         raise Fault(
             Reason.SCRAMBLED,
@@ -105,27 +110,31 @@ def _check_jumps(stored: Stored, limit: float) -> None:
         )
 
 
-def _jumps(first: npt.NDArray[np.int32], second: Stored, limit: float) -> float:
-    """Share of pixels that differ by more than a limit, in stored units."""
-    apart = first - second
-    return float(np.count_nonzero(np.abs(apart, out=apart) > limit)) / apart.size
+def _rows(stored: Stored) -> slice:
+    """Some rows, all over the image and never the last one."""
+    step = max(2, stored.shape[0] // _SAMPLED)
+    return slice(step // 2, stored.shape[0] - 1, step)
+
+
+def _jumps(apart: npt.NDArray[np.integer], limit: int) -> float:
+    """Share of differences beyond a limit."""
+    return int(np.count_nonzero(np.abs(apart, out=apart) > limit)) / max(1, apart.size)
 
 
 def _check_steps(stored: Stored, slope: float, intercept: float) -> None:
     if abs(slope) > MAX_STEP:
-        raise Fault(
-            Reason.COARSE_GREYS, f"RescaleSlope is {slope:g}: one grey step is so many HU, at most {MAX_STEP:g}"
-        )
+        raise Fault(Reason.COARSE_GREYS, f"RescaleSlope {slope:g}: one grey step is so many HU, at most {MAX_STEP:g}")
     low, high = sorted((limit - intercept) / slope for limit in (-_TISSUE, _TISSUE))
-    down, across = (max(1, side // _SAMPLED) for side in stored.shape)
-    values = [
-        value for value in stored[down // 2 :: down, across // 2 :: across].ravel().tolist() if low < value < high
-    ]
-    if not values or 0 < math.gcd(*(value - values[0] for value in values)) * abs(slope) <= MAX_STEP:
+    for side in (_SAMPLED, 4 * _SAMPLED):  # The finer grid is for small heads.
+        down, across = max(1, stored.shape[0] * 2 // side), max(1, stored.shape[1] // side)
+        sample = stored[down // 2 :: down, across // 2 :: across].ravel().tolist()
+        values = [value for value in sample if low < value < high]
+        step = math.gcd(*[value - values[0] for value in values]) * abs(slope)
+        if 0 < step <= MAX_STEP:
+            return
+    if step == 0:  # One value at most: nothing to judge.
         return
     every = np.unique(stored)
     every = every[(every > low) & (every < high)].astype(np.int64)
     if every.size >= _MIN_LEVELS and (step := int(np.gcd.reduce(every - every[0])) * abs(slope)) > MAX_STEP:
-        raise Fault(
-            Reason.COARSE_GREYS, f"all values are multiples of {step:g} HU apart, at most {MAX_STEP:g} are accepted"
-        )
+        raise Fault(Reason.COARSE_GREYS, f"all values are steps of {step:g} HU apart, at most {MAX_STEP:g} are read")

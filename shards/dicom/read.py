@@ -107,10 +107,12 @@ def _read_full(content: bytes) -> Slice:
         cells = stored_values.native(stored, form, little=little)
     else:
         cells, form = stored_values.decompress(stored, header.decoder, form)
-    values, *rest = hounsfield.repaired(cells, form, header)
+    values, slope, intercept, bounds = hounsfield.repaired(cells, form, header)
     return Slice(
         placement.turned(values),
-        *rest,
+        slope,
+        intercept,
+        bounds,
         placement.spacing,
         placement.position,
         patient=elements.text(dataset, "PatientID"),
@@ -137,8 +139,19 @@ def _read_fast(content: bytes) -> Slice | None:
         return None
     placement = orientation.place(lengths, origin, axes)
     cells = stored_values.native(content, header.form, start=found.start)
-    values, *rest = hounsfield.repaired(cells, header.form, header)
-    return Slice(placement.turned(values), *rest, placement.spacing, placement.position, patient, study, series, uid)
+    values, slope, intercept, bounds = hounsfield.repaired(cells, header.form, header)
+    return Slice(
+        placement.turned(values),
+        slope,
+        intercept,
+        bounds,
+        placement.spacing,
+        placement.position,
+        patient,
+        study,
+        series,
+        uid,
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -36,11 +36,14 @@ class Reason(StrEnum):
         "no PixelData, and no CT image by its class: a DICOMDIR, a report, a plan, a presentation state",
     )
     BAD_VALUE = "bad_value", "an element that the image needs is missing or is not a valid number"
-    ABSURD_SIZE = "absurd_size", "rows x columns x frames is zero or beyond any CT slice; nothing was allocated"
+    ABSURD_SIZE = "absurd_size", "rows, columns or frames are zero, or beyond any CT slice; nothing was allocated"
     COLOUR = "colour", "more than one sample a pixel, or a palette: no CT values"
     MULTI_FRAME = "multi_frame", "more than one frame in the file"
     TRUNCATED_PIXELS = "truncated_pixels", "fewer pixel bytes than rows x columns need"
-    UNDECODABLE_SYNTAX = "undecodable_syntax", "no decoder for this transfer syntax"
+    UNDECODABLE_SYNTAX = (
+        "undecodable_syntax",
+        "no decoder for this transfer syntax, such as lossy JPEG of 12 bits (1.2.840.10008.1.2.4.51)",
+    )
     WRONG_MODALITY = "wrong_modality", "not a CT image"
     LOCALIZER = "localizer", "a localizer (scout, topogram), not a slice"
     DERIVED = "derived", "a reformation, a projection or a secondary image, not a reconstructed slice"

@@ -107,7 +107,7 @@ def make_dataset(
     config = {
         "size": size,
         "windows": [{"name": "brain", "center": 40.0, "width": 80.0}] * windows,
-        "encoding": encoding,
+        "encoding": encoding.lower(),
     }
     counts = {label: [rows[label].count(value) for value in (1, 0, None)] for label in LABELS}
     manifest = Manifest(

@@ -136,8 +136,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "config": (change_config, "config_digest", True),
     "record": (leave_record, "records/000000.record: does not belong", True),
     "partial": (leave_partial, ".partial: does not belong", True),
-    "manifest": (cut_manifest, "is not a manifest of hemodist", True),
-    "setting": (rename_setting, "config_digest", True),
+    "manifest": (cut_manifest, "is not what hemodist writes", True),
+    "setting": (rename_setting, "is not what hemodist writes", True),
 }
 
 
