@@ -11,7 +11,10 @@ from hemodist.predict.page import SLICES_EACH, STUDIES_PICTURED, about_lines, pa
 from hemodist.predict.pictures import SlicePicture
 from tests.support.checkpoints import SHARDING, make_checkpoint
 
-ROW = {"epoch": 1, "step": 7, "weighted_log_loss": 0.25, "auc_any": 0.8125, "accuracy_multi": None}
+ROW = {
+    "epoch": 1, "step": 7, "train_loss": 0.3, "valid_loss": 0.3, "weighted_log_loss": 0.25, "auc_any": 0.8125,
+    "accuracy_multi": 0.9, "seconds": 1.0, "images_per_s": 40.0, "lr": 1e-3,
+}  # fmt: skip
 STATE = {"dataset": "abc", "split": "", "seed": 0, "step": 7, "history": [ROW]}
 
 
