@@ -1,7 +1,7 @@
 """Predict scans: `python jobs/predict.py RUN SOURCE --output submission.csv`.
 
-Exit code 0: every file has a prediction. 1: an error of the program. 2: the input or a flag cannot be used. 3: done,
-but a larger share of the files than --max-rejected-fraction has no prediction, each with its reason in
+Exit code 0: every slice has a prediction. 1: an error of the program. 2: the input or a flag cannot be used, or no file
+is a slice. 3: done, but a larger share of the files than --max-rejected-fraction is faulty, each with its reason in
 submission.rejected.csv. 130: interrupted.
 """
 
@@ -24,11 +24,13 @@ def main() -> int:
     from hemodist.dataset.dataset import DataSet
     from hemodist.dataset.labels import LABELS
     from hemodist.dataset.manifest import MANIFEST
+    from hemodist.errors import ConfigError
     from hemodist.predict import submission
     from hemodist.predict.new_slices import Chunk, check_settings, predict_chunk, predict_dataset, settings_of
     from hemodist.reports.terminal import TrainingView, console, errors, facts_table
     from hemodist.storage.store import Store
     from shards.building import for_prediction
+    from shards.inspect import rejections
 
     settings = settings_of(config)
     members = check_settings(settings)
@@ -48,14 +50,18 @@ def main() -> int:
             outcomes = [predict_chunk(chunk) for chunk in chunks]
     outcome = submission.merged(outcomes)
     places = submission.write(config.output, outcome, members[0].prevalence)
-    share = len(outcome.rejected) / (len(outcome.keys) + len(outcome.rejected))
     facts = {"slices predicted": len(outcome.keys), "files without a prediction": len(outcome.rejected)}
     if unknown := [name for i, name in enumerate(LABELS) if not any(member.learned[i] for member in members)]:
-        places["not learned, blank; in submission.csv their share in the training"] = ", ".join(unknown)
+        places["not learned, so blank; a constant in submission.csv"] = ", ".join(unknown)
     console.print(facts_table("Predicted", facts | places))
-    if share > config.max_rejected_fraction:
-        errors.print(f"{share:.2%} of the files have no prediction, {config.max_rejected_fraction:.2%} are allowed")
+    if outcome.rejected:
+        console.print(rejections.table(outcome.rejected), soft_wrap=True)
+    faulty, allowed = rejections.faulty_fraction(len(outcome.keys), outcome.rejected), config.max_rejected_fraction
+    if faulty > allowed:
+        errors.print(f"{faulty:.2%} of the files are faulty, {allowed:.2%} are allowed (--max-rejected-fraction)")
         return EXIT_NOT_PREDICTED
+    if not outcome.keys and not faulty:
+        raise ConfigError(f"no file is a slice, so nothing is predicted: {rejections.in_short(outcome.rejected)}")
     return 0
 
 

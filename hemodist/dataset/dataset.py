@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hemodist.dataset.digest import sha256
-from hemodist.dataset.index import INDEX_SCHEMA, labels_of
+from hemodist.dataset.index import as_index, labels_of
 from hemodist.dataset.manifest import INDEX, DatasetError, Manifest, read_manifest
 from hemodist.storage.store import Store, StoreError
 
@@ -49,7 +49,11 @@ class DataSet:
             raise DatasetError(f"{store.uri} has no readable {INDEX}: {error}") from error
         if sha256(content) != manifest.index_sha256:
             raise DatasetError(f"{store.uri}/{INDEX} does not match its digest; run `python -m shards verify {uri}`")
-        dataset = cls(store, manifest, pq.read_table(io.BytesIO(content)).cast(INDEX_SCHEMA))
+        if not manifest.samples:
+            raise DatasetError(
+                f"{store.uri} holds no sample, so it is no data set; `python -m shards show --rejected {uri}` says why"
+            )
+        dataset = cls(store, manifest, as_index(pq.read_table(io.BytesIO(content))))
         dataset._check_places()
         return dataset
 

@@ -24,9 +24,17 @@ INDEX_SCHEMA = pa.schema(
         pa.field("brain_fraction", pa.float32(), nullable=False),  # share of pixels in 0 to 80 HU
         pa.field("pixel_digest", pa.binary(16), nullable=False),  # of the HU image before cropping and resampling
         pa.field("duplicate", pa.bool_(), nullable=False),  # a second copy of a slice: stored, never used
+        pa.field(
+            "rows", pa.int32()
+        ),  # of the source image; null in data sets that were made before there was this column
+        pa.field("columns", pa.int32()),
+        pa.field("spacing", pa.float32()),  # mm between rows of the source image; null where unknown
     ]
 )
 """A row a sample, in shard order."""
+
+ADDED = ("rows", "columns", "spacing")
+"""Columns that older data sets do not have."""
 
 REJECTED_SCHEMA = pa.schema(
     [
@@ -36,6 +44,18 @@ REJECTED_SCHEMA = pa.schema(
     ]
 )
 """A row a source file that could not be used, sorted by path."""
+
+
+def as_index(table: pa.Table) -> pa.Table:
+    """The table with the columns of `INDEX_SCHEMA`; those that an older data set lacks are null.
+
+    Raises:
+        pa.ArrowException: another column is missing, or one has another type.
+    """
+    for name in ADDED:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), INDEX_SCHEMA.field(name).type))
+    return table.cast(INDEX_SCHEMA)
 
 
 def labels_of(table: pa.Table) -> npt.NDArray[np.int8]:

@@ -54,6 +54,8 @@ class Manifest:
         shards: the tars, in order.
         index_sha256: SHA-256 of `index.parquet`.
         rejected_sha256: SHA-256 of `rejected.parquet`.
+        series: number of `series`, and for each oddity of `shards.building.series` how many series and slices, and the
+            first pseudonyms; None in data sets that were made before it was looked for.
         identity: numbers of `groups`, of samples in the `largest_group`, of `joins` by what is shared (each on top of
             those before it), of `respelled` identifiers, and of `nameless` samples, whose files name no patient, study
             or series; None in data sets that were made before these were counted.
@@ -70,6 +72,7 @@ class Manifest:
     shards: tuple[ShardInfo, ...]
     index_sha256: str
     rejected_sha256: str
+    series: dict[str, Any] | None = None
     identity: dict[str, Any] | None = None
 
     def to_bytes(self) -> bytes:

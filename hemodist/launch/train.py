@@ -41,7 +41,7 @@ def train(run: Run) -> Results:
     mode = resolve_mode(run.tracking)
     facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
     console.print(facts_table(f"Run {run.name}", facts))
-    for note in (*prepared.notes(), *prepared.gaps(run)):
+    for note in prepared.gaps(run):
         console.print(f"note: {note}", soft_wrap=True)
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")

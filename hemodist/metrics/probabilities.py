@@ -53,6 +53,13 @@ def repair_any(probability: F64) -> F64:
     return repaired
 
 
+def comparable(probability: F64) -> Bool:
+    """Where P(any) and P of a subtype are there (not NaN), so that the one may be below the other, bool [n]."""
+    any_ = LABELS.index("any")
+    there = ~np.isnan(probability)
+    return there[:, any_] & np.delete(there, any_, axis=1).any(axis=1)
+
+
 def inconsistent(probability: F64) -> Bool:
     """Where P(any) is below the largest P of a subtype, bool [n]."""
     any_ = LABELS.index("any")

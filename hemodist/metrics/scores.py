@@ -21,7 +21,7 @@ from hemodist.metrics.calibration import calibration_estimate
 from hemodist.metrics.log_loss import entropy, weighted_entropy
 from hemodist.metrics.paired import LOG_LOSS, Difference, swap_test
 from hemodist.metrics.plain_json import plain_json
-from hemodist.metrics.probabilities import DECISION, inconsistent, with_prevalence
+from hemodist.metrics.probabilities import DECISION, comparable, inconsistent, with_prevalence
 from hemodist.metrics.ranking import auc, ranking_scores
 
 
@@ -91,7 +91,7 @@ class Scores:
         weighted_log_loss: The competition's score, lower is better.
         accuracy_multi: Share of right decisions over all known label entries, higher is better.
         inconsistent: Share of slices whose P(any) is below the largest P of a subtype, which no truth can be;
-            `repair_any` mends it. Labels that were not learned do not count.
+            `repair_any` mends it. Labels that were not learned do not count; nan where only one is left.
         labels: Scores of each label, in the order of `LABELS`.
         baselines: The trivial answers.
         minus_constant: Weighted log loss minus that of the constant prevalence, paired over groups: below 0 the network
@@ -188,7 +188,7 @@ def score(
         )
     known = labels != UNKNOWN
     constant = _check_prevalence(train_prevalence, known)
-    impossible = inconsistent(p if learned is None else np.where(learned, p, np.nan))
+    taught = p if learned is None else np.where(learned, p, np.nan)
     p = with_prevalence(p, constant)
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
     right = ((p > DECISION) == (labels == 1)) & known
@@ -201,7 +201,7 @@ def score(
         unknown=int((~known).sum()),
         weighted_log_loss=mean_estimate(loss, weight, group, counts),
         accuracy_multi=mean_estimate(right.sum(axis=1), known.sum(axis=1), group, counts),
-        inconsistent=mean_estimate(impossible, np.ones(len(p)), group, counts),
+        inconsistent=mean_estimate(inconsistent(taught), comparable(taught), group, counts),
         labels=scores_by_label(p, labels, group, counts),
         baselines=Baselines(
             constant_prevalence=float(trivial.sum() / weight.sum()), predict_none=none, majority=majority

@@ -41,8 +41,8 @@ def not_learned_note(labels: Labels) -> str:
         return ""
     said = _listed({name: _missing(labels[:, i]) for i, name in enumerate(LABELS) if not taught[i]})
     return (
-        f"the training split has {said}, so that the network cannot learn this: predictions leave such a label blank, "
-        "and RSNA's rows hold its share in the training split"
+        f"the training split has {said}. The network cannot learn such a label: predictions leave it blank, and RSNA's "
+        "rows hold a constant, its share in the training split (0.5 where nothing is known)"
     )
 
 
@@ -51,6 +51,8 @@ def validation_note(
     *, folds: int, fold: int, seed: int,
 ) -> str:  # fmt: skip
     """Of which labels the validation split lacks one kind, and which folds have both; empty where it has all.
+
+    Labels that nobody knows in any fold are left to `not_learned_note`.
 
     Args:
         labels: int8 [samples, 6].
@@ -61,7 +63,7 @@ def validation_note(
         fold: the one that validates.
         seed: key of the fold hash.
     """
-    told = kinds(labels[valid]) == 2
+    told = (kinds(labels[valid]) == 2) | (kinds(labels[usable]) == 0)
     if told.all():
         return ""
     fold_numbers = fold_of(groups, folds, seed)

@@ -77,7 +77,10 @@ class Prepared:
         }
 
     def gaps(self, run: Run) -> list[str]:
-        """What the split cannot teach and cannot tell, a sentence each; none where it has both kinds of each label."""
+        """What the split cannot teach and cannot tell, a sentence each.
+
+        None where all files name somebody, and both sides have both kinds of each label.
+        """
         validation = validation_note(
             self.labels,
             self.split.valid,
@@ -87,17 +90,13 @@ class Prepared:
             fold=run.data.valid_fold,
             seed=run.data.fold_seed,
         )
-        return [note for note in (not_learned_note(self.labels[self.split.train]), validation) if note]
+        nameless = self.dataset.nameless_note(np.concatenate([*self.parts().values()]))
+        return [note for note in (nameless, not_learned_note(self.labels[self.split.train]), validation) if note]
 
     def parts(self) -> dict[str, npt.NDArray[np.int64]]:
         """Rows of the split by name; `test` only where a fold is held out."""
         named = {"train": self.split.train, "valid": self.split.valid, "test": self.split.test}
         return {name: rows for name, rows in named.items() if len(rows)}
-
-    def notes(self) -> list[str]:
-        """What is to be said before training starts, in sentences."""
-        note = self.dataset.nameless_note(np.concatenate([*self.parts().values()]))
-        return [] if note is None else [note]
 
     def _sampling(self, batch: BatchConfig) -> str:
         if self.plan.weights is None:

@@ -30,7 +30,8 @@ class PredictConfig:
         eval_batch_size: slices at once; None for the run's own.
         cache: node-local folder for shards of a remote data set; None for the run's own.
         cache_gb: GB that the copies there may take; None for the run's own.
-        max_rejected_fraction: share of files without a prediction above which the exit code is 3.
+        max_rejected_fraction: share of faulty files above which the exit code is 3; localizers, reports, other
+            modalities and the like are no faults.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -35,11 +35,13 @@ def verdict(scores: Scores) -> tuple[str, str]:
     evidence += (
         f", over {scores.groups:,} patients; {of_any.positive:,} of {of_any.known:,} slices show hemorrhage, "
         f"of {of_any.positive_groups:,} patients."
+        if scores.groups > 1
+        else f"; {of_any.positive:,} of {of_any.known:,} slices show hemorrhage."
     )
     if not of_any.positive or of_any.positive == of_any.known:
         return "These slices cannot tell", f"All of them answer any alike. {evidence}"
     if not can_tell(scores.groups):
-        return "These slices cannot tell", f"Patients are too few for any test. {evidence}"
+        return "These slices cannot tell", f"Patients are too few for any test, or not known. {evidence}"
     if scores.groups < FEW_GROUPS:
         evidence += f" An interval over fewer than {FEW_GROUPS} patients is too narrow."
     words = {1: "Better than the trivial answer", -1: "Worse than the trivial answer"}

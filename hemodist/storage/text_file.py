@@ -14,8 +14,8 @@ from typing import IO
 from hemodist.errors import ConfigError
 from hemodist.storage.store import Store
 
-MAX_BYTES = 2**30
-"""Most bytes of a file, unpacked: eight times RSNA's label file."""
+MAX_BYTES = 2**28
+"""Most bytes of a file, unpacked: twice RSNA's label file."""
 
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 

@@ -46,8 +46,8 @@ def conduct(study: Study) -> Findings:
     left = [run for run in runs if not is_finished(run, common)]
     facts = _facts(common, runs[0]) | {"runs": f"{len(runs)}, of which {len(runs) - len(left)} are finished"}
     console.print(facts_table(f"Study of {len(study.recipes)} systems, seeds {study.seeds}", facts))
-    for note in common.notes():
-        console.print(f"note: {note}")
+    for note in common.gaps(runs[0]):
+        console.print(f"note: {note}", soft_wrap=True)
 
     def finished(run: Run) -> None:
         state = {"dataset": common.dataset.manifest.digest, "split": common.split.digest}
@@ -131,5 +131,5 @@ def _unlike(runs: Sequence[Run]) -> str:
 def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
     facts = prepared.facts(run)
     names = ("data set", "data set digest", "samples", "split digest", "split", "groups")
-    notes = prepared.notes()
+    notes = prepared.gaps(run)
     return {name: facts[name] for name in names} | ({"notes": " ".join(notes)} if notes else {})

@@ -15,11 +15,10 @@ from hemodist.dataset.manifest import MANIFEST, Manifest, read_manifest
 from hemodist.errors import ConfigError
 from hemodist.storage import text_file
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import labels, listing, unfinished
+from shards.building import labels, listing, series, unfinished
 from shards.building.finalise import finalise
 from shards.building.index import SharedImages
 from shards.building.options import ShardConfig, check, describe
-from shards.dicom.reasons import BY_CHOICE
 from shards.packing import source_files, task, versions
 from shards.packing.source_files import File
 
@@ -103,7 +102,8 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
     beside = labels.find(source_store)
     label_file = None if config.labels == labels.NO_LABELS else config.labels or beside
     table = labels.read(label_file) if label_file else labels.no_labels()
-    found = listing.list_files(source_store, label_file or beside)
+    listed = listing.list_files(source_store, label_file or beside)
+    found = listed.files
     stems = [source_files.stem(file.path) for file in found]
     table, ambiguous = table.matched(stems, label_file)
     chosen, missing = _select(found, table, config)
@@ -147,6 +147,8 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
     )
     values = table.of([source_files.stem(file.path) for file in ordered])
     facts: dict[str, Any] = {"source files": len(found), "selected": len(chosen)}
+    if listed.hidden:
+        facts["hidden files and folders, left out"] = listed.hidden
     facts |= {"label file": label_file or "none: every label is unknown"}
     if label_file:
         unlabelled = int(np.count_nonzero((values < 0).all(axis=1)))
@@ -201,18 +203,9 @@ def serial(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     return map(function, items)
 
 
-def faulty_fraction(manifest: Manifest) -> float:
-    """Share of faulty files among the files that the user wants. Files that a flag left out are not counted."""
-    chosen = sum(manifest.rejected.get(reason.value, 0) for reason in BY_CHOICE)
-    faulty = sum(manifest.rejected.values()) - chosen
-    return faulty / max(1, manifest.samples + faulty)
-
-
 def _check_places(source_store: Store, output: Store) -> None:
     if source_store.contains(output):
         raise ConfigError(f"the output {output.uri} lies in the source {source_store.uri}; choose a folder outside it")
-    if source_store.is_local and not source_store.local().is_dir():
-        raise ConfigError(f"the source {source_store.uri} is not a folder; give the one that holds the DICOM files")
 
 
 def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) -> tuple[list[File], int]:
@@ -248,8 +241,9 @@ def summary(manifest: Manifest, shared: SharedImages | None = None) -> dict[str,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "label": manifest.label_counts,
-        "rejected": manifest.rejected,
     }
+    if manifest.series is not None:
+        facts |= series.in_words(manifest.series)
     if manifest.identity is not None:
         identity = manifest.identity
         facts["groups that no split divides"] = identity["groups"]

@@ -15,6 +15,7 @@ from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.dataset.manifest import INDEX, MANIFEST, REJECTED, SCHEMA_VERSION, Manifest, ShardInfo, shard_name
 from hemodist.errors import ConfigError
 from hemodist.storage.store import Store, StoreError
+from shards.building import series
 from shards.building.index import SharedImages, make_index
 from shards.dicom.reasons import Reason
 from shards.packing import record
@@ -75,6 +76,7 @@ def finalise(
         shards=tuple(infos),
         index_sha256=sha256(index_bytes),
         rejected_sha256=sha256(rejected_bytes),
+        series=series.counts(series.all_series(index, whole=config["selection"] == "all")),
         identity=made.identity,
     )
     output.write(MANIFEST, manifest.to_bytes())

@@ -54,11 +54,11 @@ def chunks(folder: str, per_chunk: int = PER_CHUNK) -> list[Callable[[Mapping[st
     The functions can be pickled, so that chunks can be spread over processes.
 
     Raises:
-        ConfigError: there is no file.
+        ConfigError: the folder does not exist, or there is no file.
         StoreError: the folder cannot be listed.
     """
     store = Store.open(folder)
-    files = listing.list_files(store, labels.find(store))  # RSNA's label file is no scan
+    files = listing.list_files(store, labels.find(store)).files  # RSNA's label file is no scan
     style = source_files.key_style(files)
     parts = [tuple(files[start : start + per_chunk]) for start in range(0, len(files), per_chunk)]
     return [functools.partial(pictures_of, store.uri, part, style) for part in parts]

@@ -180,16 +180,17 @@ def _collect(content: bytes, uri: str, digest: str) -> LabelTable:
     cell = encoded.indices.to_numpy().astype(np.int64) * len(LABELS) + np.concatenate(codes)
     seen = np.concatenate(values)
     count = len(names) * len(LABELS)
-    no, yes = (np.bincount(cell[seen == value], minlength=count) for value in (0, 1))
+    no, yes = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    no[cell[seen == 0]] = yes[cell[seen == 1]] = True
     cells = np.full(count, UNKNOWN, np.int8)
-    cells[(no > 0) & (yes == 0)] = 0
-    cells[(yes > 0) & (no == 0)] = 1
+    cells[no & ~yes] = 0
+    cells[yes & ~no] = 1
     table = cells.reshape(-1, len(LABELS))
     report = LabelReport(
         rows=rows,
         slices=len(names),
-        duplicate_rows=len(cell) - int(np.count_nonzero(no + yes)),
-        conflicts=int(np.count_nonzero((no > 0) & (yes > 0))),
+        duplicate_rows=len(cell) - int(np.count_nonzero(no | yes)),
+        conflicts=int(np.count_nonzero(no & yes)),
         unknown_subtypes=unknown_subtypes,
         empty_values=empty_values,
         inconsistent_any=_inconsistent(table),

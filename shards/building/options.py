@@ -35,7 +35,8 @@ class ShardConfig:
         key_file: file with the secret key of the pseudonyms, 32 to 128 hexadecimal digits; by default the variable
             HEMODIST_PSEUDONYM_KEY, else a fresh key that is not kept.
         ignore_ids: identifiers that say nothing, such as one PatientID on every file: they join no slices.
-        max_rejected_fraction: share of faulty files above which the exit code is 3.
+        max_rejected_fraction: share of faulty files above which the exit code is 3; localizers, reports, other
+            modalities and the like are no faults.
         order_key: key of the order in which files are dealt to shards; not secret.
         synthetic: the source is `python -m shards phantom`'s; reports then say so.
         track: log the summary as a W&B run, online with WANDB_API_KEY and otherwise in the folder `wandb`.

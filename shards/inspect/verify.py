@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from hemodist.dataset.digest import config_digest, sha256
-from hemodist.dataset.index import INDEX_SCHEMA, REJECTED_SCHEMA
+from hemodist.dataset.index import INDEX_SCHEMA, REJECTED_SCHEMA, as_index
 from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import (
     INDEX,
@@ -31,7 +31,7 @@ from hemodist.dataset.manifest import (
 )
 from hemodist.storage.local_files import PARTIAL_SUFFIX
 from hemodist.storage.store import Store, StoreError
-from shards.building import unfinished
+from shards.building import series, unfinished
 from shards.building.finalise import label_counts, reason_counts
 from shards.dicom.reasons import Reason
 from shards.packing import record
@@ -56,12 +56,14 @@ class Report:
         samples: rows of the index checked.
         bytes: bytes of the tars that were read.
         problems: a line for each problem; empty for a sound data set.
+        remarks: a line for each oddity of a series, see `shards.building.series`; what is stored is sound all the same.
     """
 
     shards: int = 0
     samples: int = 0
     bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def add(self, problem: str) -> None:
         """Note a problem."""
@@ -98,6 +100,7 @@ def verify(store: Store, *, quick: bool = False, tell: Callable[[int, int], None
         _check_rejected(rejected, manifest, report)
     if index is not None:
         _check_index(index, manifest, report)
+        _check_series(index, manifest, report)
     _check_files(store, manifest, report)
     for number, info in enumerate(manifest.shards):
         report.shards += 1
@@ -120,7 +123,8 @@ def _table(store: Store, name: str, digest: str, schema: pa.Schema, report: Repo
     if sha256(content) != digest:
         report.add(f"{name}: does not match its SHA-256 in the manifest")
     try:
-        return pq.read_table(io.BytesIO(content)).cast(schema)
+        table = pq.read_table(io.BytesIO(content))
+        return as_index(table) if schema is INDEX_SCHEMA else table.cast(schema)
     except (pa.ArrowException, OSError, ValueError) as error:
         report.add(f"{name}: cannot be read as a table of its schema ({type(error).__name__})")
         return None
@@ -174,6 +178,17 @@ def _check_index(index: pa.Table, manifest: Manifest, report: Report) -> None:
         split = len(pairs) - len(pc.unique(known.column(name)))
         if split:
             report.add(f"{INDEX}: a {name.replace('_', ' ')} is in more than one group ({split} too many)")
+
+
+def _check_series(index: pa.Table, manifest: Manifest, report: Report) -> None:
+    found = series.all_series(index, whole=manifest.config.get("selection") == "all")
+    if manifest.series is not None and series.counts(found) != manifest.series:
+        report.add(f"{INDEX}: series {series.counts(found)}, the manifest says {manifest.series}")
+    for fault in series.FAULTS:
+        report.remarks += [
+            f"series {one.name or 'unnamed'}: {one.faults[fault]}" for one in found if fault in one.faults
+        ]
+    del report.remarks[MAX_PROBLEMS:]
 
 
 def _check_files(store: Store, manifest: Manifest, report: Report) -> None:

@@ -29,6 +29,9 @@ from shards.picture.encode import EXTENSIONS, RenderConfig, encode, pixel_digest
 
 _to_json = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
+ARCHIVE_ENDINGS = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar", ".zst")
+"""Of files that are too large to be looked at."""
+
 MAX_FILE_BYTES = 256 * 2**20
 """A larger source file is rejected unread: 500 times an uncompressed 512 x 512 slice."""
 
@@ -167,6 +170,8 @@ def read_source(source: Store, file: File) -> bytes | Rejected:
     """
     if file.size == NO_FILE:
         return Rejected(Reason.NOT_A_FILE, "no bytes")
+    if file.size > MAX_FILE_BYTES and file.path.lower().endswith(ARCHIVE_ENDINGS):
+        return Rejected(Reason.PACKED, f"by its name an archive, of {file.size} bytes; unpack it")
     if file.size > MAX_FILE_BYTES:
         return Rejected(Reason.ABSURD_SIZE, f"a file of {file.size} bytes, at most {MAX_FILE_BYTES} are read")
     for wait in (*retries.WAITS, None):
@@ -242,6 +247,9 @@ def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task
         "position": found.position,
         "brain_fraction": fraction,
         "pixel_digest": digest,
+        "rows": found.stored.shape[0],
+        "columns": found.stored.shape[1],
+        "spacing": None if found.spacing is None else found.spacing[0],
         **{f"{kind}_number": identity.number(text, kind, task.pseudonym_key) for kind, text in spelled.items()},
     }
     return Sample(encoded, _to_json(described).encode(), row, found.study)

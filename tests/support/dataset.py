@@ -90,6 +90,9 @@ def make_dataset(
                     "brain_fraction": 0.5,
                     "pixel_digest": rng.bytes(16),
                     "duplicate": False,
+                    "rows": size,
+                    "columns": size,
+                    "spacing": 0.5,
                 }
                 if len(rows["key"]) < nameless:
                     values |= dict.fromkeys(("patient", "study", "series")) | {"group": patients + len(rows["key"])}

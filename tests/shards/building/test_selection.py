@@ -6,7 +6,9 @@ import pytest
 
 from hemodist.dataset.dataset import DataSet
 from hemodist.errors import ConfigError
+from hemodist.storage.store import Store
 from shards.building import build
+from shards.inspect import rejections
 from tests.support.builds import config, make
 
 
@@ -15,7 +17,7 @@ def test_balanced_takes_every_positive_and_as_many_negatives(source: Path, tmp_p
     assert manifest.label_counts["any"] == {"positive": 8, "negative": 8, "unknown": 0}
     assert manifest.rejected == {"not_selected": 9}
     assert manifest.source_files == 25
-    assert build.faulty_fraction(manifest) == 0
+    assert rejections.faulty(rejections.read(Store.open(tmp_path / "out"))) == 0
 
 
 def test_a_list_takes_exactly_its_ids(source: Path, tmp_path: Path) -> None:
