@@ -188,7 +188,7 @@ def test_ddp_over_the_devices_own_group_gives_the_bare_networks_gradient(device:
             ),
         ):
             training.learner.optimizer.zero_grad(set_to_none=True)
-            backward(wrapped, batch, run, world, training.learner.optimizer)
+            backward(wrapped, batch, run, world, training.learner.optimizer, 1.0)
             gradients.append([p.grad.clone() for p in training.learner.network.parameters() if p.grad is not None])
         assert len(gradients[0]) == len(gradients[1]) > 10
         for bare, reduced in zip(*gradients, strict=True):

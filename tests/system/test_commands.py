@@ -44,7 +44,7 @@ NOT_RUN = {
     r"python jobs/train\.py (resnet18|densenet161_cutmix) --data\.dataset rsna-256 .*": "RSNA's data",
     r"python jobs/find_lr\.py alexnet_lr_found": "RSNA's data",
     r"python jobs/study\.py --data\.dataset rsna-256 .*": "RSNA's data",
-    r"pytest -m gpu.*|python jobs/bench\.py .*--device cuda.*": "a GPU",
+    r"pytest -m gpu.*|python jobs/bench\.py (gpu .*|.*--device cuda.*)": "a GPU",
 }
 """Commands that no test runs, and what for."""
 
