@@ -116,7 +116,10 @@ def has_batch_norm(config: ModelConfig) -> bool:
     """Whether the network normalises by statistics of the micro-batch while it trains; no memory is spent on it."""
     with torch.device("meta"):
         network = untrained_network(config)
-    return any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)) for module in network.modules())
+    return any(
+        isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm))
+        for module in network.modules()
+    )
 
 
 def last_linear(model: nn.Module) -> str | None:
