@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hemodist.config.fields import check_numbers
 from hemodist.job import filled, run_job
 
 
@@ -39,6 +40,8 @@ def main(
         size: side of the loader's images, in pixels.
         streaming_python: Python of an environment with mosaicml-streaming; made by uv where there is none.
     """
+    check_numbers(cores=(cores, 1, 1024), size=(size, 16, 4096))
+
     from hemodist.bench import on_gpu
     from hemodist.bench.recovery import bench_recovery
     from hemodist.bench.report import bench_loader, bench_plan, bench_start

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tyro
 
+from hemodist.config.fields import MANY, check_numbers
 from hemodist.job import filled, run_job
 
 HERE = Path(os.path.relpath(Path(__file__).parent))  # as a user would type it
@@ -26,6 +27,8 @@ def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers
         seed: seed of the data set.
         workers: training processes; 2, but on GPUs at most as many as there are.
     """
+    check_numbers(slices=(slices, 1, 10**6), seed=(seed, 0, MANY), workers=(workers, 0, 65_536))
+
     import torch
 
     from hemodist.cluster.session import no_process_left_behind

@@ -13,6 +13,7 @@ import platform
 
 import tyro
 
+from hemodist.config.fields import check_numbers
 from hemodist.job import filled, run_job
 
 
@@ -33,6 +34,8 @@ def main(
         ring_mebibytes: size of the tensor that measures the bandwidth between workers; 64 is about a large gradient.
             GPUs also sum one 8 times as large.
     """
+    check_numbers(gpus=(gpus, 0, 1024), megabytes=(megabytes, 1, 10**6), ring_mebibytes=(ring_mebibytes, 1, 16_384))
+
     from hemodist.cluster.session import cluster, no_process_left_behind
     from hemodist.doctor import all_reduce
     from hemodist.doctor.finding import Finding, line, table

@@ -119,10 +119,20 @@ def check_ranges(config: Any) -> None:
     for field in fields_of(config):
         if field.range is None or field.range.checked_by:
             continue
-        low, high = field.range.low, field.range.high
         for value in field.value if isinstance(field.value, tuple) else (field.value,):
-            if value is not None and not isinstance(value, str) and not low <= value <= high:
-                raise ConfigError(f"{field.name} {value} is out of range; use {low:g} to {high:g}")
+            if not isinstance(value, str):
+                check_numbers(**{field.name: (value, field.range.low, field.range.high)})
+
+
+def check_numbers(**given: tuple[float | None, float, float]) -> None:
+    """Check numbers by name: (value, smallest, largest); None passes.
+
+    Raises:
+        ConfigError: naming the first that is out of range.
+    """
+    for name, (value, low, high) in given.items():
+        if value is not None and not low <= value <= high:  # true for NaN
+            raise ConfigError(f"{name} {value} is out of range; use {low:g} to {high:g}")
 
 
 def read_empty_as_none(config: Any, *names: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -44,8 +45,9 @@ def check(test: RangeTest) -> None:
     """
     if not 0 < test.lowest < test.highest <= 100:
         raise ConfigError(f"lowest {test.lowest:g} and highest {test.highest:g}: use 0 < lowest < highest <= 100")
-    if test.steps < 2 * FEWEST or not 0.5 <= test.smoothing <= test.steps / 4 or test.diverged <= 1:
+    steps = 2 * FEWEST <= test.steps <= 10**6
+    if not (steps and 0.5 <= test.smoothing <= test.steps / 4 and 1 < test.diverged < math.inf):
         raise ConfigError(
-            f"steps {test.steps}, smoothing {test.smoothing:g}, diverged {test.diverged:g}: use {2 * FEWEST} steps or "
-            f"more, a smoothing from 0.5 to a quarter of the steps ({test.steps / 4:g}), and diverged above 1"
+            f"steps {test.steps}, smoothing {test.smoothing:g}, diverged {test.diverged:g}: use {2 * FEWEST} to a "
+            f"million steps, a smoothing from 0.5 to a quarter of the steps ({test.steps / 4:g}), and diverged above 1"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from hemodist.config.fields import check_ranges
 from hemodist.config.operation import ScalingConfig
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
@@ -24,6 +25,7 @@ def evaluate(request: ScoringRequest, scaling: ScalingConfig) -> Results:
     Raises:
         UserError: before any worker starts, for whatever can be known by then.
     """
+    check_ranges(scaling)
     _, run, dataset = check_request(request)
     store = Store.open(request.output)
     store.check_writable()

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from hemodist.config.fields import read_empty_as_none
-from hemodist.errors import ConfigError
+from hemodist.config.fields import MANY, Range, check_ranges, read_empty_as_none
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ class PredictConfig:
     tta: bool = False
     repair_any: bool = False
     explain: str | None = None
-    explain_above: float | None = None
-    workers: int = 0
+    explain_above: Annotated[float | None, Range(0, 1)] = None
+    workers: Annotated[int, Range(0, 65_536)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    eval_batch_size: int | None = None
+    eval_batch_size: Annotated[int | None, Range(1, MANY)] = None
     cache: str | None = None
-    cache_gb: float | None = None
-    max_rejected_fraction: float = 0.0
+    cache_gb: Annotated[float | None, Range(0, 1e9)] = None
+    max_rejected_fraction: Annotated[float, Range(0, 1)] = 0.0
 
     def __post_init__(self) -> None:
         read_empty_as_none(self, "explain", "eval_batch_size", "cache", "cache_gb")
@@ -59,11 +58,7 @@ class PredictConfig:
         Raises:
             ConfigError: a flag is out of range.
         """
-        for name in ("workers", "eval_batch_size", "cache_gb"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ConfigError(f"{name} is {value}; use 0 or more")
-        if not 0 <= self.max_rejected_fraction <= 1:
-            raise ConfigError(f"max_rejected_fraction is {self.max_rejected_fraction}; use a share from 0 to 1")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from hemodist.config.fields import read_empty_as_none
+from hemodist.config.fields import MANY, Range, read_empty_as_none
 from hemodist.config.run import Run
 
 
@@ -32,12 +32,12 @@ class Options:
     part: Literal["auto", "valid", "test", "all"] = "auto"
     tta: bool = False
     repair_any: bool = False
-    worst: int = 6
+    worst: Annotated[int, Range(0, 1000)] = 6
     masks: str | None = None
     cache: str | None = None
-    cache_gb: float | None = None
-    eval_batch_size: int | None = None
-    decode_threads: int | None = None
+    cache_gb: Annotated[float | None, Range(0, 1e9)] = None
+    eval_batch_size: Annotated[int | None, Range(1, MANY)] = None
+    decode_threads: Annotated[int | None, Range(1, 256)] = None
     decoder: Literal["auto", "cpu", "mixed"] | None = None
     on_corrupt: Literal["stop", "mask"] | None = None
 

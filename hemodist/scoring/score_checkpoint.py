@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hemodist.config.fields import check_ranges
 from hemodist.config.run import Run, check
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS, UNKNOWN
@@ -32,8 +33,7 @@ def check_request(request: ScoringRequest) -> tuple[Trained, Run, DataSet]:
     Raises:
         UserError: one of them cannot be read, or they do not fit, or nothing is there to score.
     """
-    if request.options.worst < 0:
-        raise ConfigError(f"worst is {request.options.worst}; use 0 for no pictures, or some slices")
+    check_ranges(request.options)
     trained = open_trained(request.checkpoint)
     run = request.options.applied(trained.run, request.dataset)
     check(run)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from hemodist.config.data import DataConfig
-from hemodist.config.fields import Often
+from hemodist.config.fields import Often, Range, check_ranges
 from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import RECIPES
 from hemodist.config.run import Run, check
@@ -65,13 +65,13 @@ class Study:
     global_batch_size: Annotated[int | None, Often()] = None
     """Samples a step; None for each recipe's own."""
 
-    at_once: Annotated[int | None, Often()] = None
+    at_once: Annotated[int | None, Range(1, 65_536), Often()] = None
     """Most runs at a time; None for as many as the cluster has free slots for."""
 
     classical: bool = True
     """Whether thresholding, naive Bayes and k-means are in the table."""
 
-    replicates: int = 2000
+    replicates: Annotated[int, Range(0, 100_000)] = 2000
     """Resamples of the patients for the intervals."""
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -89,6 +89,7 @@ class Study:
         Raises:
             ConfigError: naming the field, its value and what works.
         """
+        check_ranges(self)
         for run in self.runs():
             check(run)
 
