@@ -39,12 +39,12 @@ def was_terminated() -> bool:
     return bool(_come)
 
 
-def run_job(main: Callable[[], int | None], *, goes_on: bool = True) -> NoReturn:
+def run_job(main: Callable[[], int | None], *, goes_on: str = "the same command begins anew") -> NoReturn:
     """Run a job's `main` and exit: 0 or its code, 2 for a user's error, 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
         main: the job.
-        goes_on: whether it goes on where it was interrupted, when it is started again.
+        goes_on: what of it is kept where it is interrupted; empty where the job has said so itself.
     """
     try:
         sys.exit(main() or 0)
@@ -52,7 +52,7 @@ def run_job(main: Callable[[], int | None], *, goes_on: bool = True) -> NoReturn
         _say(f"error: {error}", "bold red")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        _say("interrupted" + ("; the same command goes on from the last checkpoint or shard" if goes_on else ""))
+        _say("interrupted" + (f"; {goes_on}" if goes_on else ""))
         _leave_at_once(EXIT_INTERRUPTED)
     except SystemExit as ended:
         if was_terminated() or ended.code == EXIT_TERMINATED:

@@ -14,7 +14,8 @@ from hemodist.job import filled, run_job
 
 def main(
     what: Annotated[
-        Literal["sharder", "loader", "plan", "start", "train", "recipes", "recovery", "all"], tyro.conf.Positional
+        Literal["sharder", "loader", "plan", "start", "train", "recipes", "recovery", "settings", "gpu", "all"],
+        tyro.conf.Positional,
     ],
     output: Path = Path(),
     quick: bool = False,
@@ -28,7 +29,8 @@ def main(
 
     Args:
         what: sharder, loader, plan (and shard cache), start (the first step), train (the loop), recipes (each one's
-            training), recovery (after lost workers and nodes), or all in turn, the recipes on a GPU only.
+            training), recovery (after lost workers and nodes), settings (of a GPU), or all in turn, the last and the
+            recipes on a GPU only. gpu: the tests that need one, loader, train, recipes and settings, into bench_gpu.md.
         output: folder for the figures.
         quick: fewer images and rounds, for a first look.
         source: for the sharder, a folder of uncompressed 512 x 512 slices; a phantom is made where there is none.
@@ -37,6 +39,7 @@ def main(
         size: side of the loader's images, in pixels.
         streaming_python: Python of an environment with mosaicml-streaming; made by uv where there is none.
     """
+    from hemodist.bench import on_gpu
     from hemodist.bench.recovery import bench_recovery
     from hemodist.bench.report import bench_loader, bench_plan, bench_start
     from hemodist.bench.rounds import write
@@ -47,6 +50,9 @@ def main(
     from shards.bench import data
     from shards.bench.report import bench_sharder
 
+    if what in ("gpu", "settings"):
+        on_gpu.check_gpu()
+        device = "cuda"
     with no_process_left_behind(), tempfile.TemporaryDirectory(prefix="hemodist-bench-") as folder:
         work = Path(folder)
         many = partial(data.make, work / "many", slices=128 if quick else 256, names=16, size=size)
@@ -59,13 +65,21 @@ def main(
             "train": lambda: bench_train(few(), work, quick=quick, device=device),
             "recipes": lambda: bench_systems(few(), work, quick=quick, device=device),
             "recovery": lambda: bench_recovery(few(), work, quick=quick),
+            "settings": lambda: on_gpu.bench_settings(on_gpu.cases(few(), work), quick=quick),
         }
-        everything = [name for name in benches if name != "recipes" or device == "cuda"]
-        for name in everything if what == "all" else [what]:
-            outcome = benches[name]()
+        groups = {
+            "all": [name for name in benches if name not in ("recipes", "settings") or device == "cuda"],
+            "gpu": ["loader", "train", "recipes", "settings"],
+        }
+        tested = on_gpu.run_tests(output) if what == "gpu" else None
+        outcomes = {}
+        for name in groups.get(what, [what]):
+            outcomes[name] = outcome = benches[name]()
             console.print(outcome.table(), facts_table("ratios, median of the rounds", outcome.ratios), *outcome.notes)
             console.print(f"written: {write(name, outcome, output)}", soft_wrap=True)
-    return 0
+        if tested:
+            console.print(f"written: {on_gpu.write_page(tested, outcomes, on_gpu.described(), output)}", soft_wrap=True)
+    return 1 if tested and tested.failed else 0
 
 
 if __name__ == "__main__":

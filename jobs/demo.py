@@ -53,4 +53,6 @@ def main(output: Path = Path("demo"), slices: int = 1500, seed: int = 0, workers
 
 
 if __name__ == "__main__":
-    run_job(lambda: tyro.cli(main, description=filled(__doc__)))
+    run_job(
+        lambda: tyro.cli(main, description=filled(__doc__)), goes_on="the same command goes on with what is finished"
+    )

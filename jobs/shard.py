@@ -1,7 +1,8 @@
 """Make a data set of DICOM files: `python jobs/shard.py --source DICOM --output DATASET`.
 
-Exit code 0: finished, now or before. 1: an error of the program. 2: the input or a flag cannot be used. 3: finished but
-more files were faulty than --max-rejected-fraction allows. 130: interrupted; the same command goes on from there.
+Exit code 0: finished, now or before. 1: an error of the program. 2: the input or a flag cannot be used, or no file is a
+slice. 3: finished but more files were faulty than --max-rejected-fraction allows. 130: interrupted; the same command
+goes on from there.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def main() -> int:
     if isinstance(todo, build.Finished):
         console.print(facts_table(f"{todo.output.uri} is finished already", summary := build.summary(todo.manifest)))
         if config.track and not config.dry_run:  # the run that finished it may have been killed before it could
-            log(todo.output, todo.manifest.config, summary)
-        return exit_code(todo.manifest, config)
+            log(todo.output, todo.manifest, summary)
+        return exit_code(todo.output, todo.manifest, config)
     console.print(facts_table("Source", todo.facts))
     if config.workers == 0:
         return work(todo, config, None, 1)
@@ -71,8 +72,8 @@ def work(todo: build.BuildPlan, config: ShardConfig, mapper: build.Mapper | None
         manifest, shared = build.run(todo, mapper, observed_shards(progress, name))
     console.print(facts_table(todo.output.uri, summary := build.summary(manifest, shared)))
     if config.track:
-        log(todo.output, todo.config, summary | progress.facts())
-    return exit_code(manifest, config)
+        log(todo.output, manifest, summary | progress.facts())
+    return exit_code(todo.output, manifest, config)
 
 
 def run_name(output: Store) -> str:
@@ -80,29 +81,45 @@ def run_name(output: Store) -> str:
     return f"shard-{output.root.rpartition('/')[2]}"
 
 
-def log(output: Store, facts: dict[str, Any], summary: dict[str, Any]) -> None:
+def log(output: Store, manifest: Manifest, summary: dict[str, Any]) -> None:
     """Log the summary as a W&B run; the same run, however often."""
     from hemodist.config.operation import TrackingConfig
     from hemodist.reports.terminal import errors
     from hemodist.reports.wandb_run import Tracker
 
     name, where = run_name(output), output.uri
-    Tracker.start(TrackingConfig(), name=name, local=None, where=where, facts=facts, warn=errors.print).finish(summary)
+    run = Tracker.start(TrackingConfig(), name=name, local=None, where=where, facts=manifest.config, warn=errors.print)
+    run.finish(summary | {"rejected": manifest.rejected})
 
 
-def exit_code(manifest: Manifest, config: ShardConfig) -> int:
-    """0, or 3 and a line where too many files were faulty: also of what an earlier run has finished.
+def exit_code(output: Store, manifest: Manifest, config: ShardConfig) -> int:
+    """The table of what is no sample; 0, or 3 and a line where too many files were faulty.
 
-    A cluster that tries a failed job again must not turn the failure into a success.
+    What an earlier run has finished is judged again: a cluster that tries a failed job again must not turn the failure
+    into a success.
+
+    Raises:
+        ConfigError: no file is a slice.
     """
-    from hemodist.reports.terminal import errors
+    from hemodist.errors import ConfigError
+    from hemodist.reports.terminal import console, errors
     from shards.building import build
+    from shards.inspect import rejections
 
-    faulty, allowed = build.faulty_fraction(manifest), config.max_rejected_fraction
+    rejected = rejections.read(output)
+    if rejected:
+        console.print(rejections.table(rejected), soft_wrap=True)
+    if not manifest.samples:
+        raise ConfigError(f"no file is a slice, so {output.uri} is no data set: {rejections.in_short(rejected)}")
+    faulty, allowed = rejections.faulty_fraction(manifest.samples, rejected), config.max_rejected_fraction
     if faulty > allowed:
-        errors.print(f"{faulty:.2%} of the files were faulty, {allowed:.2%} are allowed; see rejected.parquet")
+        errors.print(
+            f"{faulty:.2%} of the files were faulty, {allowed:.2%} are allowed (--max-rejected-fraction); "
+            f"`python -m shards show --rejected {output.uri}` lists them",
+            soft_wrap=True,
+        )
     return build.EXIT_TOO_MANY_REJECTED if faulty > allowed else 0
 
 
 if __name__ == "__main__":
-    run_job(main)
+    run_job(main, goes_on="the same command goes on after the shards that are finished")

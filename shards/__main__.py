@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from hemodist.errors import UserError
 from hemodist.job import filled, run_job
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ Place = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
 
 @dataclass(frozen=True)
 class Verify:
-    """Check a finished data set: every digest, offset, checksum, image header, label and count.
+    """Check a finished data set: every digest, offset, checksum, image header, label and count; name odd series.
 
     Attributes:
         dataset: path or URI of the data set.
@@ -35,17 +34,19 @@ class Verify:
 
 @dataclass(frozen=True)
 class Show:
-    """Print what a data set holds, and write a contact sheet of samples with their labels.
+    """Print what a data set holds, and write a contact sheet: slices of some series, in each window, with their labels.
 
     Attributes:
         dataset: path or URI of the data set.
         sheet: where the sheet goes.
         count: samples on it.
+        rejected: list every file that is no sample, with its reason; no sheet.
     """
 
     dataset: Place
     sheet: Path = Path("contact_sheet.png")
     count: int = 24
+    rejected: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,35 +117,46 @@ def run_verify(command: Verify, console: Console) -> int:
             quick=command.quick,
             tell=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    for problem in report.problems:
-        console.print(problem, soft_wrap=True)
+    for line in (*report.remarks, *report.problems):
+        console.print(line, soft_wrap=True)
     checked = f"{report.shards} shards, {report.samples} samples, {report.bytes} bytes read"
     if report.problems:
         console.print(f"{command.dataset}: {len(report.problems)} problems; {checked}", soft_wrap=True)
         return EXIT_PROBLEMS
-    console.print(f"{command.dataset}: sound; {checked}", soft_wrap=True)
+    but = f" as stored, but {len(report.remarks)} remarks on series above" if report.remarks else ""
+    console.print(f"{command.dataset}: sound{but}; {checked}", soft_wrap=True)
     return 0
 
 
 def run_show(command: Show, console: Console) -> int:
-    """Print the summary and write the contact sheet."""
+    """Print the summary, and write the contact sheet or list what is no sample."""
     from rich.table import Table
 
     from hemodist.dataset.dataset import DataSet
+    from hemodist.dataset.manifest import read_manifest
     from hemodist.storage.store import Store
     from shards.building import build
-    from shards.inspect import show
+    from shards.inspect import rejections, show
 
-    dataset = DataSet.open(command.dataset)
+    store = Store.open(command.dataset)
+    manifest = read_manifest(store)
     table = Table(show_header=False)
-    for name, value in build.summary(dataset.manifest).items():
+    for name, value in build.summary(manifest).items():
         entries = value.items() if isinstance(value, dict) else [("", value)]
         for inner, count in entries:
-            text = ", ".join(f"{k} {v:,}" for k, v in count.items()) if isinstance(count, dict) else f"{count:,}"
+            text = f"{count:,}" if isinstance(count, int) else str(count)
+            if isinstance(count, dict):
+                text = ", ".join(f"{k} {v:,}" for k, v in count.items())
             table.add_row(f"{name} {inner}".rstrip(), text)
     console.print(table)
-    if not dataset.manifest.samples:
-        raise UserError(f"{command.dataset} holds no sample, so there is no contact sheet to draw")
+    rejected = rejections.read(store)
+    if command.rejected:
+        for line in rejections.lines(rejected):
+            console.print(line, soft_wrap=True)
+        return 0
+    if rejected:
+        console.print(rejections.table(rejected), soft_wrap=True)
+    dataset = DataSet.open(command.dataset)
     folder, name = command.sheet.resolve().parent, command.sheet.name
     Store.open(folder).write(name, show.contact_sheet(dataset, command.count))
     console.print(f"contact sheet: {command.sheet}", soft_wrap=True)
@@ -175,4 +187,4 @@ def run_phantom(command: Phantom, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    run_job(main, goes_on=False)
+    run_job(main, goes_on="")

@@ -25,6 +25,10 @@ def _rate(value: float, unit: str, source: str) -> float:
     return made
 
 
+_TRAIN_GPU = """computed: DenseNet-161, bf16, H100: 399 on an RTX 3090 at 224 px (timm) x 2.7 to 3.6 (memory bandwidth;
+ResNet-50) x (224 / 256)^2 = 820 to 1,100""".replace("\n", " ")
+
+
 @dataclass(frozen=True)
 class Rates:
     """What machines do and data weighs; each field carries its unit and its source."""
@@ -36,12 +40,13 @@ class Rates:
     sample_bytes: float = _rate(33_800, "bytes a sample in its tar", "measured: 120 phantom slices, 256 px, JPEG 95")
     index_bytes: float = _rate(178, "bytes of memory a row of the index", "measured: the same data set")
     samples_a_shard: float = _rate(1024, "samples", "the sharder's default")
-    train_gpu: float = _rate(2400, "images/s a GPU", "assumption: DenseNet-161, 256 px, bf16, 15 % of an H100")
-    decode_gpu: float = _rate(8000, "images/s a GPU", "assumption: nvJPEG, 256 x 256, 4:4:4")
+    train_gpu: float = _rate(950, "images/s a GPU", _TRAIN_GPU)
+    launches: float = _rate(0.031, "s a step", "computed: DenseNet-161 launches 2,450 kernels, 11 to 14 us each")
+    decode_gpu: float = _rate(8000, "images/s a GPU", "assumption: 256 x 256, 4:4:4; a third of ImageNet's bytes")
     decode_core: float = _rate(1600, "images/s a core", "measured: `jobs/bench.py loader`, 2-core AMD EPYC")
     cores_a_gpu: float = _rate(10, "cores", "overlays/full")
     gradient_bytes: float = _rate(106e6, "bytes", "DenseNet-161: 26.5 million parameters in float32")
-    network: float = _rate(10 * GB, "bytes/s a node", "assumption: 100 Gbit/s, 80 % used")
+    network: float = _rate(6 * GB, "bytes/s a node", "assumption: TCP over 100 Gbit/s gives pods 5 to 10")
     store_node: float = _rate(1 * GB, "bytes/s a node", "assumption: object store in the same region")
     store_total: float = _rate(50 * GB, "bytes/s in all", "assumption: the bucket's or the file server's limit")
     evaluation: float = _rate(1 / 3, "of a training step's time", "no backward pass")
@@ -78,15 +83,16 @@ class TrainingCost:
 
 
 def batch_of(gpus: int) -> int:
-    """Samples a step: 64 a GPU while that is no more than 2,048, then 8, the smallest mix group, or 2,048."""
+    """Samples a step: 64 a GPU while that is no more than 2,048, then 8, two mix groups, or 2,048."""
     return 64 * gpus if gpus <= 32 else max(2048, 8 * gpus)
 
 
 def training(slices: int, gpus: int, rates: Rates) -> TrainingCost:
     """A run of a data set on a number of GPUs.
 
-    A step computes, and sums gradients over the nodes beside the backward pass (two thirds of it), and decodes ahead;
-    it takes as long as the slowest of them. Each node reads samples of every shard, so it fetches the whole set once.
+    A step computes, launches that, sums gradients over the nodes beside the backward pass (two thirds of it), and
+    decodes ahead; it takes as long as the slowest of them. Each node reads samples of every shard, so it fetches the
+    whole set once.
     """
     nodes = -(-gpus // GPUS_A_NODE)
     batch = batch_of(gpus)
@@ -94,6 +100,7 @@ def training(slices: int, gpus: int, rates: Rates) -> TrainingCost:
     ring = 2 * (nodes - 1) / nodes * rates.gradient_bytes / rates.network if nodes > 1 else 0.0
     parts = {
         "computing": compute,
+        "launching kernels": rates.launches,
         "summing gradients between nodes": compute / 3 + ring,
         "decoding": batch / gpus / rates.decode_gpu,
     }
@@ -191,9 +198,8 @@ _INTRODUCTION = """
 # Capacity on paper
 
 Made by `python -m hemodist.bench.capacity > k8s/CAPACITY.md`; a test checks that it is. Nothing below the first table
-is typed by hand, so a rate that you measure and change there changes the page. **Rates marked as assumptions have
-not been
-measured on any machine of this project.**
+is typed by hand, so a rate that you measure and change there changes the page. **Rates marked as computed or assumption
+stand until somebody measures them: no machine of this project has a GPU.**
 
 ## Rates
 """
@@ -202,9 +208,8 @@ _SHARDING = """
 ## Sharding, once
 
 Pods of 8 cores, as in `overlays/shard`. Each file costs two requests (its size, its bytes), a listing one a thousand
-files, a shard six. Reading is the bottleneck wherever the files lie on an object store: more pods help until
-the bucket's
-own limit, more cores do not.
+files, a shard six. Reading is the bottleneck wherever the files lie on an object store: more pods help until the
+bucket's own limit, more cores do not.
 """
 
 
@@ -213,8 +218,7 @@ def _training_notes(rates: Rates) -> str:
 ## Training
 
 DenseNet-161 with CutMix at 256 pixels, {rates.epochs:.0f} epochs, validation after each. 64 samples a GPU and
-step up to
-32 GPUs; beyond, a global batch of 2,048 is divided, down to 8 samples a GPU, the smallest mix group. Nodes have
+step up to 32 GPUs; beyond, a global batch of 2,048 is divided, down to 8 samples a GPU. Nodes have
 {GPUS_A_NODE} GPUs. Decoding runs on the GPU; on the CPU, {rates.cores_a_gpu:.0f} cores a GPU would give
 {rates.cores_a_gpu * rates.decode_core:,.0f} images/s,
 {rates.cores_a_gpu * rates.decode_core / rates.train_gpu:.1f} times
@@ -242,12 +246,12 @@ def _next_bottlenecks(rates: Rates) -> str:
   {(runs[64].hours * 3600 - rates.start - runs[64].first_epoch) / (rates.epochs - 1):.0f} s. What helps: volumes that
   outlive the pod, or a node passing shards on to the next.
 - **512 GPUs: gradients, and starting.** A step computes {1000 * compute:.1f} ms and sums gradients between
-  {nodes} nodes
-  for {1000 * ring:.1f} ms, of which the backward pass hides {1000 * compute * 2 / 3:.1f} ms. The whole run is
+  {nodes} nodes for {1000 * ring:.1f} ms, of which the backward pass hides {1000 * compute * 2 / 3:.1f} ms;
+  launching its kernels takes {1000 * rates.launches:.0f} ms of a CPU. The whole run is
   {runs[512].hours:.2f} h, {start_share:.0%} of it starting up: {speedup:.0f} times as fast as one GPU, not 512
-  times. What
-  helps: gradients in bf16 (half the bytes), InfiniBand, a larger batch with more steps between sums. For one run
-  of this data set, 64 GPUs are enough; 512 are for eight folds or seeds at a time, which need nothing of each other.
+  times. What helps: gradients in bf16 (`--scaling.gradients bf16`), InfiniBand (`overlays/rdma`), CUDA graphs
+  (`--model.compile-mode reduce-overhead`), a larger batch. For one run of this data set,
+  64 GPUs are enough; 512 are for eight folds or seeds at a time, which need nothing of each other.
 """
 
 
@@ -270,13 +274,10 @@ would change:
   belong to
   a node for an epoch: a global batch then takes a share from each node's blocks. The order stays a function of (seed,
   epoch, position), but with the number of *data readers* as a part of the run, fixed beside the seed, so that
-  it still
-  does not depend on the number of workers.
+  it still does not depend on the number of workers.
 - **The index in memory.** {rates.index_bytes:.0f} bytes a row are {count * rates.index_bytes / GB:.0f} GB in
-  every rank,
-  {8 * count * rates.index_bytes / GB:.0f} GB a node. It would be split by shard, memory-mapped once a node, and
-  only the
-  columns that training needs would be read.
+  every rank, {8 * count * rates.index_bytes / GB:.0f} GB a node. It would be split by shard,
+  memory-mapped once a node, and only the columns that training needs would be read.
 - **The permutation.** {8 * count / GB:.1f} GB of 64-bit numbers an epoch and rank; a keyed permutation that is
   computed
   for one position (a Feistel network over the shards, then within a block) needs no memory.

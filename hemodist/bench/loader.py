@@ -21,8 +21,8 @@ import psutil
 
 from hemodist.bench.peers.serve import Spec
 from hemodist.bench.rounds import Lap, Rate, measure, ratio
-from hemodist.bench.utilisation import watched
 from hemodist.dataset.dataset import DataSet
+from hemodist.doctor.utilisation import watched
 from hemodist.errors import UserError
 
 OURS = "hemodist"

@@ -45,7 +45,7 @@ def bench_systems(
     for names, recipe in _distinct(recipes):
         run = on_stored_images(recipe, dataset, work / names[0], batch_size(device))
         run = replace(run, model=replace(run.model, weights="none", image_size=image_size or run.model.image_size))
-        laps, use = _laps(run, device, steps, rounds)
+        laps, use = laps_of(run, device, steps, rounds)
         loop, resident = (Rate(way, laps[way], use if way == _LOOP else {}) for way in (_LOOP, _RESIDENT))
         share = ratio(loop.rates, resident.rates)
         busy = f"{use['gpu_percent']:.0f} %" if "gpu_percent" in use else ""
@@ -86,7 +86,8 @@ def _distinct(recipes: Sequence[Callable[[], Run]]) -> Iterator[tuple[list[str],
     yield from found.values()
 
 
-def _laps(run: Run, device: str, steps: int, rounds: int) -> tuple[dict[str, tuple[Lap, ...]], dict[str, float]]:
+def laps_of(run: Run, device: str, steps: int, rounds: int) -> tuple[dict[str, tuple[Lap, ...]], dict[str, float]]:
+    """Laps of a run's `loop` and of its network on a `resident` batch, and how busy the GPU was during the former."""
     duel = Duel(run, World.alone(device), steps)
     laps = measure({_LOOP: duel.loop, _RESIDENT: duel.alone}, rounds)
     use = duel.use.facts()

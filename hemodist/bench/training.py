@@ -16,11 +16,11 @@ from torch import nn
 from hemodist.bench import lightning_loop
 from hemodist.bench.folds import smallest_fold
 from hemodist.bench.rounds import Lap, Outcome, Rate, measure, plot, ratio
-from hemodist.bench.utilisation import Utilisation, watched
 from hemodist.config.data import BatchConfig, DataConfig
 from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.recipes import resnet101
 from hemodist.config.run import Run
+from hemodist.doctor.utilisation import Utilisation, watched
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.training_loader import TrainingLoader
 from hemodist.scoring.run_network import autocast_for
@@ -205,7 +205,7 @@ def overhead_ms(run: Run, world: World, *, rounds: int, steps: int) -> float:
     training = Training(run, world, lambda event: None)
     batch = next(training.batches())
     tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 6)).to(world.device)
-    training.learner = Learner(tiny, run, world, None)
+    training.learner = Learner(tiny, run, world, None, training.prepared.known_share)
     bare = bare_step(tiny, training.learner.optimizer, run, world)
     counter = itertools.count()
 

@@ -1,4 +1,4 @@
-"""Workers that were lost or have raised: what the user is told, and when the driver gives up."""
+"""Workers that were lost or have raised: what the user is told, whose node is left, and when the driver gives up."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import math
 import time
 from typing import Any
 
+import ray
 from ray.train import UserCallback
 
-from hemodist.cluster.ray_internals import is_dead_worker
+from hemodist.cluster.gpu_faults import BrokenGpuError, Gpu
+from hemodist.cluster.ray_internals import announce_end, is_dead_worker, leaving_nodes
+from hemodist.cluster.worker_slots import Resources, slots_on
 from hemodist.errors import UserError
-from hemodist.events import AttemptStarted, Event, Started, WorkersLost
+from hemodist.events import AttemptStarted, Event, Note, Started, WorkersLost
 
 _APART_SECONDS = 5.0
 """Reports less than this apart are of one failure: Ray's controller repeats a report every second while it waits for
 the other workers of the group to end."""
+
+_DRAIN_SECONDS = 600.0
+"""Until a node with a broken GPU is taken out of the cluster; nothing starts on it from the notice on."""
 
 
 class WorkersLostError(UserError):
@@ -22,11 +28,20 @@ class WorkersLostError(UserError):
 
 
 class FailureReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotations of its own
-    """Runs in Ray Train's controller and posts which workers were lost, before the controller starts others."""
+    """Runs in Ray Train's controller and posts which workers were lost, before the controller starts others.
 
-    def __init__(self, mailbox: Any) -> None:
-        """Keep the mailbox, a handle of the actor `Mailbox`."""
-        self._mailbox = mailbox
+    It also drains the node of a broken GPU, which the next workers would be given again.
+    """
+
+    def __init__(self, mailbox: Any, fewest: int, resources: Resources) -> None:
+        """Nothing has happened yet.
+
+        Args:
+            mailbox: handle of the actor `Mailbox`.
+            fewest: workers that the run goes on with.
+            resources: what one worker reserves.
+        """
+        self._mailbox, self._fewest, self._resources = mailbox, fewest, resources
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray's controller when it finds workers that are dead or have raised."""
@@ -38,7 +53,24 @@ class FailureReporter(UserCallback):  # type: ignore[misc]  # Ray has no annotat
             cause = "; ".join(f"worker {rank}: {type(e).__name__}: {e}" for rank, e in sorted(raised.items())[:1])
         details = [note for error in raised.values() for note in getattr(error, "__notes__", [])]
         known = [error for error in raised.values() if isinstance(error, UserError)]
+        for error in known:
+            if isinstance(error, BrokenGpuError) and error.gpu:
+                self._take_out(error.gpu)
         self._mailbox.put.remote(WorkersLost(cause, "".join(details[:1]), known[0] if known else None))
+
+    def _take_out(self, gpu: Gpu) -> None:
+        """Drain the node of a broken GPU, where the run can go on without it and it is not the head."""
+        leaving = leaving_nodes()
+        if gpu.node in leaving:  # told again and again, see `WorkersLost`
+            return
+        nodes = {each["NodeID"]: each["Resources"] for each in ray.nodes() if each["Alive"]}
+        others = [has for name, has in nodes.items() if name not in leaving and name != gpu.node]
+        if "node:__internal_head__" in nodes.get(gpu.node, {}) or slots_on(others, self._resources) < self._fewest:
+            return
+        address = ray.get_runtime_context().gcs_address
+        refusal = announce_end(gpu.node, address, _DRAIN_SECONDS, f"{gpu.name} {gpu.uuid} has failed")
+        said = f"is not given up: {refusal[-300:]}" if refusal else "takes no more work from this cluster"
+        self._mailbox.put.remote(Note(f"{gpu.host} {said}, since {gpu.name} {gpu.uuid} has failed"))
 
 
 class Failures:

@@ -21,7 +21,7 @@ def check_slots(scaling: ScalingConfig, info: ClusterInfo) -> bool:
 
 def waiting_for_nodes(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> str:
     """What to tell the user while the cluster is still too small; empty where it is large enough."""
-    cpus, gpus = scaling.fewest * scaling.cpus_per_worker, scaling.fewest if gpu else 0
+    cpus, gpus = scaling.fewest * scaling.fewest_cpus, scaling.fewest if gpu else 0
     if cpus <= info.cpus and gpus <= info.gpus:
         return ""
     needed = f"{cpus} CPUs" + (f" and {gpus} GPUs" if gpu else "")
@@ -69,10 +69,10 @@ def check_cpus(scaling: ScalingConfig, cpus: int, to_come: float = 0) -> None:
     Raises:
         ConfigError: they would wait for CPUs for ever.
     """
-    needed = scaling.fewest * scaling.cpus_per_worker
+    needed = scaling.fewest * scaling.fewest_cpus
     if needed > cpus + to_come:
         raise ConfigError(
-            f"{_asked(scaling)} x scaling.cpus_per_worker {scaling.cpus_per_worker} = {needed} CPUs, "
+            f"{_asked(scaling)} x scaling.cpus_per_worker {scaling.fewest_cpus} = {needed} CPUs, "
             f"and {_there(cpus + to_come, cpus)}; use fewer workers, fewer CPUs each, or a larger cluster"
         )
 

@@ -13,10 +13,12 @@ import ray.train
 import torch
 import torch.distributed as dist
 
+from hemodist.cluster import gpu_faults
 from hemodist.cluster.mailbox import Posted
 from hemodist.cluster.prometheus import Observed
+from hemodist.config.shares import uneven
 from hemodist.errors import UserError
-from hemodist.events import AttemptStarted, Event, Failed, Tell
+from hemodist.events import AttemptStarted, Event, Failed, Note, Tell
 from hemodist.world import LeavingError, World
 
 RankFunction = Callable[[Any, World, Tell], Any]
@@ -47,7 +49,8 @@ def run_rank(config: dict[str, Any]) -> Any:
         What the function returns; `Left` where the ranks were asked to leave; None where the driver has given up.
 
     Raises:
-        Exception: whatever the function raises, with the traceback as a note.
+        UserError: as the function raises it, or for what it says of the GPU, see `gpu_faults`.
+        Exception: whatever else the function raises, with the traceback as a note.
     """
     context = ray.train.get_context()
     grouped = dist.is_available() and dist.is_initialized()
@@ -58,6 +61,7 @@ def run_rank(config: dict[str, Any]) -> Any:
         if context.get_world_rank() == 0:  # first of all, so that every failure is one of an attempt
             tell(AttemptStarted(context.get_world_size()))
     device = torch.device("cuda", torch.cuda.current_device()) if config["gpu"] else torch.device("cpu")
+    gpu = gpu_faults.Gpu.of(device) if config["gpu"] else None
     notice = LeavingNotice(tell, is_rank_0=context.get_world_rank() == 0) if grouped else None
     world = World(
         rank=context.get_world_rank() if grouped else 0,
@@ -71,6 +75,11 @@ def run_rank(config: dict[str, Any]) -> Any:
     try:
         if grouped:
             config["claimed"].check_all_see_it(world)
+            batch = gpu_faults.batch_of(config["argument"])
+            notes = [uneven(batch.global_batch_size, batch.mix_group, world.size) if batch else ""]
+            notes += [gpu_faults.unlike(world.gather(gpu.name))] if gpu else []
+            for note in filter(None, notes if world.is_rank_0 else []):
+                tell(Note(note))
         heard: Tell = tell if world.is_rank_0 else _tell_nobody
         if ray.is_initialized():  # Prometheus hears every rank
             heard = Observed(heard, context.get_experiment_name(), world.rank)
@@ -81,9 +90,14 @@ def run_rank(config: dict[str, Any]) -> Any:
         if grouped and not error.transient:  # the same would happen again
             tell(Failed(error))
         raise
-    except Exception as error:  # raised again, as it is
+    except Exception as error:
         error.add_note(traceback.format_exc())  # a note survives the way to the driver
-        raise
+        known = gpu_faults.explained(error, gpu, config["argument"], world.size) if gpu else None
+        if known is None:
+            raise
+        if grouped and not known.transient:
+            tell(Failed(known))
+        raise known from error
 
 
 class LeavingNotice:

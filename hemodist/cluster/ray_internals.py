@@ -37,10 +37,40 @@ KUBERAY_START = "KUBERAY_GEN_RAY_START_CMD"
 """KubeRay's variable in every pod: the command that has started Ray there."""
 
 
+_NODE_POLL_SECONDS = 0.5
+
+
 def set_variables() -> None:
     """Set `VARIABLES` for this process and what it starts. Call it before Ray is imported, which reads some of them."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def patient_start(seconds: float) -> Iterator[None]:
+    """In a `with` block, `ray.init` waits that much longer for the node that it starts to report.
+
+    Ray gives up after 30 s, which is a constant of a function. Without it, Ray does not come up on a busy machine.
+    """
+    from ray._private import services
+
+    asked = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return asked(*arguments)
+            except RuntimeError:  # the node has not registered
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_NODE_POLL_SECONDS)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = asked
 
 
 def free_resources() -> dict[str, Mapping[str, float]]:

@@ -31,6 +31,9 @@ from hemodist.job import terminated  # noqa: E402
 OBJECT_STORE_BYTES = 200_000_000
 """Of a cluster on this machine: tasks and results are small, the data goes through files."""
 
+START_SECONDS = 90.0
+"""What a start of Ray is waited for beyond Ray's own 30 s; a busy machine may need more than those."""
+
 ROUNDS_OF_ENDING = 3
 """Each ends the processes that are there when it begins: a raylet starts its agents while it is being ended itself."""
 
@@ -39,6 +42,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class RayNotUpError(UserError):
+    """Ray does not come up, or the cluster cannot be joined."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,33 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
 
     Args:
         cpus: logical CPUs of a cluster on this machine, or None for as many as there are; a joined cluster has its own.
+
+    Raises:
+        RayNotUpError: Ray did not come up, twice.
     """
     joined = bool(os.environ.get("RAY_ADDRESS"))
     with no_process_left_behind():
         try:
+            _start(cpus, joined=joined)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminated)  # Ray has put a handler in its place that aborts
+            yield look(joined=joined)
+        finally:
+            with _interrupts_held_back():
+                ray.shutdown()
+
+
+def _start(cpus: int | None, *, joined: bool) -> None:
+    """Start Ray or join a cluster; once more where that fails, since a busy machine may have been too slow."""
+    if not joined:
+        os.environ.setdefault(ray_internals.ON_LOOPBACK, "0")
+    before = _descendants()
+    for last in (False, True):
+        try:
             if joined:
                 ray.init(address="auto", log_to_driver=True)
-            else:
-                os.environ.setdefault(ray_internals.ON_LOOPBACK, "0")
+                return
+            with ray_internals.patient_start(START_SECONDS):
                 ray.init(
                     address="local",  # never a cluster that a stale file names
                     num_cpus=cpus,
@@ -82,12 +108,26 @@ def cluster(cpus: int | None = None) -> Iterator[ClusterInfo]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, terminated)  # Ray has put a handler in its place that aborts
-            yield look(joined=joined)
-        finally:
-            with _interrupts_held_back():
-                ray.shutdown()
+            return
+        except Exception as error:  # whatever Ray raises: plain exceptions, of the network, of the operating system
+            ray.shutdown()
+            _end_others(before)
+            if last:
+                raise RayNotUpError(_not_up(error, joined=joined)) from error
+
+
+def _not_up(error: Exception, *, joined: bool) -> str:
+    """What is said of Ray that did not come up, in one line."""
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if joined:
+        return (
+            f"the Ray cluster that RAY_ADDRESS names, {os.environ['RAY_ADDRESS']}, cannot be joined ({why}); start it, "
+            "or unset RAY_ADDRESS to compute on this machine"
+        )
+    return (
+        f"Ray did not start on this machine, tried twice ({why}); wait until the machine is less busy, see that memory "
+        "and the disk of /tmp are not full (logs: /tmp/ray/session_latest/logs), or compute without Ray, with 0 workers"
+    )
 
 
 def look(*, joined: bool) -> ClusterInfo:
@@ -195,7 +235,7 @@ def no_process_left_behind() -> Iterator[None]:
     """On leaving a `with` block, end all descendants of this process, orphans included. SIGTERM counts as Ctrl-C."""
     with contextlib.suppress(OSError):  # Linux only; elsewhere orphans are Ray's own to clean up
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    before = _descendants()
     on_main_thread = threading.current_thread() is threading.main_thread()
     if on_main_thread:
         previous = signal.signal(signal.SIGTERM, terminated)
@@ -204,12 +244,18 @@ def no_process_left_behind() -> Iterator[None]:
     finally:
         with _interrupts_held_back():
             for _ in range(ROUNDS_OF_ENDING):
-                _end([p for p in psutil.Process().children(recursive=True) if p.pid not in before])
+                _end_others(before)
         if on_main_thread:
             signal.signal(signal.SIGTERM, previous)
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def _descendants() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def _end_others(kept: set[int]) -> None:
+    """End all descendants but those with these process ids."""
+    processes = [process for process in psutil.Process().children(recursive=True) if process.pid not in kept]
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()

@@ -115,6 +115,26 @@ class GrowthMonitor:
         return True
 
 
+def worker_resources(scaling: ScalingConfig, nodes: list[Resources], *, gpu: bool) -> dict[str, int]:
+    """What one worker reserves; its CPUs follow the nodes where `cpus_per_worker` is None and it computes on a GPU.
+
+    Args:
+        scaling: CPUs a worker, or None.
+        nodes: what each node has; those without a GPU do not count. Where no node with GPUs is there yet, a worker
+            reserves one CPU.
+        gpu: whether a worker reserves a GPU.
+
+    >>> worker_resources(ScalingConfig(), [{"CPU": 84.0, "GPU": 8.0}, {"CPU": 4.0}], gpu=True)
+    {'CPU': 10, 'GPU': 1}
+    """
+    if scaling.cpus_per_worker is not None or not gpu:
+        cpus = scaling.fewest_cpus
+    else:
+        shares = [int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]
+        cpus = max(1, min(shares, default=1))
+    return {"CPU": cpus} | ({"GPU": 1} if gpu else {})
+
+
 def workers_to_ask_for(scaling: ScalingConfig, resources: Resources) -> int:
     """How many workers to ask Ray for: `scaling.workers`, or fewer where somebody else holds their slots.
 

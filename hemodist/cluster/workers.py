@@ -13,7 +13,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray.train import FailureConfig, RunConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hemodist.cluster.failures import FailureReporter, Failures
@@ -21,7 +21,7 @@ from hemodist.cluster.mailbox import Mailbox, Posted
 from hemodist.cluster.ownership import claim
 from hemodist.cluster.rank import Left, RankFunction, run_rank
 from hemodist.cluster.ray_internals import START_TIMEOUT, pass_to_controller
-from hemodist.cluster.worker_slots import GrowthMonitor, WaitingForSlots, workers_to_ask_for
+from hemodist.cluster.worker_slots import GrowthMonitor, WaitingForSlots, worker_resources, workers_to_ask_for
 from hemodist.config.operation import ScalingConfig
 from hemodist.errors import UserError
 from hemodist.events import Event, Failed, Note, Tell
@@ -32,6 +32,27 @@ pass_to_controller("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S")
 
 _POLL_SECONDS = 0.3
 """Between two looks into the mailbox; the terminal needs no more."""
+
+
+COLLECTIVE_SECONDS = 600
+"""A rank that hangs ends the attempt after so long; Ray's default is 30 minutes. Longer than anything that the others
+wait for: rank 0 fetching weights or the best checkpoint, the first shards."""
+
+
+def worker_variables(cpus: int) -> dict[str, str]:
+    """Environment of every worker; what the driver's has goes before.
+
+    Args:
+        cpus: that a worker reserves; Ray sets OMP_NUM_THREADS to as many.
+    """
+    wanted = {
+        # Processes whose collective fails end at once (SkipCleanUp), and Ray starts the group again. Ray would set 1
+        # (TearDown), which aborts NCCL's communicators first, and an abort may itself hang.
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+        # torch.compile starts up to 32 compilers a rank.
+        "TORCHINDUCTOR_COMPILE_THREADS": str(cpus),
+    }
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 def run_in_process(function: RankFunction, argument: Any, *, gpu: bool, tell: Tell, folder: str) -> Any:
@@ -82,7 +103,8 @@ def run_on_workers(
     mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     # How long Ray waits for the slots of all workers before it counts again how many there are.
     os.environ[START_TIMEOUT] = str(scaling.wait_seconds)
-    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1} if gpu else {})
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    resources = worker_resources(scaling, nodes, gpu=gpu)
     failures = Failures(scaling.max_failures)
     waiting, growth = WaitingForSlots(scaling, resources), GrowthMonitor(scaling, resources)
     try:
@@ -97,6 +119,7 @@ def run_on_workers(
                     "tell": Posted(mailbox),
                     "claimed": claimed,
                 },
+                torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=(scaling.fewest, most) if scaling.fewest < most else most,
                     use_gpu=gpu,
@@ -109,7 +132,8 @@ def run_on_workers(
                     name=name,
                     storage_path=f"{claimed.uri}/ray",
                     failure_config=FailureConfig(max_failures=-1),
-                    callbacks=[FailureReporter(mailbox)],
+                    callbacks=[FailureReporter(mailbox, scaling.fewest, resources)],
+                    worker_runtime_env={"env_vars": worker_variables(resources["CPU"])},
                 ),
             )
             result = _fit(trainer, mailbox, failures, waiting, growth, tell)

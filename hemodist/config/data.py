@@ -43,11 +43,17 @@ class DataConfig:
     on_corrupt: Literal["stop", "mask"] = "stop"
     """Stop at a sample that does not match its checksum, or mask it out, count and log it."""
 
-    decode_threads: Annotated[int, Range(1, 256)] = 4
-    """DALI's CPU threads a worker."""
+    decode_threads: Annotated[int | None, Range(1, 256)] = None
+    """DALI's CPU threads a worker.
+    None on a GPU is two fewer than the worker's CPUs, at most 16; where the network is on the CPU 4."""
 
     decoder: Literal["auto", "cpu", "mixed"] = "auto"
     """Mixed decodes JPEG on the GPU, cpu on the CPU; auto is mixed where the worker has a GPU."""
+
+    hw_decoder_load: Annotated[float, Range(0, 1)] = 0.9
+    """Share of a batch that the GPU's JPEG engine decodes, where it has one.
+    The worker's CPUs and the GPU's cores decode the rest.
+    With `scaling.deterministic` 0: the two round differently, and which image goes where depends on the batch."""
 
     prefetch: Annotated[int | None, Range(1, 64)] = None
     """Batches that DALI prepares ahead; None for 2 on a GPU, and 1 where the network is on the CPU.
@@ -60,6 +66,14 @@ class DataConfig:
     def cache_bytes(self) -> int | None:
         """`cache_gb` in bytes."""
         return None if self.cache_gb is None else round(self.cache_gb * 1e9)
+
+    def threads(self, device: str, cpus: int) -> int:
+        """`decode_threads` as a number, for a network on a device of this type and a worker with so many CPUs.
+
+        >>> [DataConfig().threads("cuda", cpus) for cpus in (1, 10, 64)], DataConfig().threads("cpu", 10)
+        ([1, 8, 16], 4)
+        """
+        return self.decode_threads or (min(max(cpus - 2, 1), 16) if device == "cuda" else 4)
 
     def batches_ahead(self, device: str) -> int:
         """`prefetch` as a number, for a network on a device of this type, such as `cuda`."""
@@ -79,13 +93,14 @@ class BatchConfig:
     """Consecutive samples that CutMix may mix with each other; a rank reads whole groups."""
 
     accumulate: Annotated[int, Range(1, MANY)] = 1
-    """Micro-batches that a rank splits its share into; the gradient is that of the whole share."""
+    """Micro-batches that a rank splits its share into; the gradient is that of the whole share.
+    With batch norm another number is another training, since batch statistics see a micro-batch."""
 
     block_shards: Annotated[int, Range(1, MANY, checked_by="plan.order.Plan"), DecidesSamples()] = 16
     """Shards whose samples are shuffled together."""
 
     eval_batch_size: Annotated[int, Range(1, MANY)] = 64
-    """Samples a rank evaluates at once."""
+    """Samples a rank evaluates at once; no more than there are."""
 
     sampling: Annotated[Literal["uniform", "balanced", "weighted"], DecidesSamples(), DecidesBestLr()] = "uniform"
     """How often an epoch reads a slice.

@@ -13,11 +13,14 @@ class ScalingConfig:
     """Where it runs."""
 
     workers: Annotated[int, Range(0, 65_536), Often()] = 2
-    """Ranks, one GPU or `cpus_per_worker` CPUs each; 0 runs the loop in the calling process, without Ray."""
+    """Ranks, one GPU or `cpus_per_worker` CPUs each; 0 runs the loop in the calling process, without Ray.
+    The gradient is that of the global batch whatever their number is.
+    With batch norm another number is another training, since batch statistics see a rank's own micro-batch."""
 
     min_workers: Annotated[int | None, Range(1, 65_536, checked_by="config.run.check")] = None
     """Fewest ranks that the run starts and goes on with while there are no free slots for `workers`.
-    None is `workers`, so that the run waits for slots for all."""
+    None is `workers`, so that the run waits for slots for all.
+    A smaller number lets batch norm see larger micro-batches for a while."""
 
     wait_seconds: Annotated[float, Range(1, 86_400)] = 15.0
     """Seconds that slots for lost workers are waited for before the run goes on with fewer."""
@@ -29,8 +32,9 @@ class ScalingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Auto takes a GPU a worker where there are any."""
 
-    cpus_per_worker: Annotated[int, Range(1, 1024)] = 1
-    """CPUs that a worker reserves."""
+    cpus_per_worker: Annotated[int | None, Range(1, 1024)] = None
+    """CPUs that a worker reserves, which are its threads for arithmetic (OMP) and, on a GPU, for decoding.
+    None on GPUs is the node's CPUs by its GPUs, the least of all nodes with GPUs; on CPUs 1."""
 
     max_failures: Annotated[int, Range(0, MANY)] = 3
     """Restarts after lost workers, without a new checkpoint in between, before the run gives up.
@@ -41,6 +45,14 @@ class ScalingConfig:
 
     deterministic: bool = False
     """Only deterministic kernels; slower on GPUs."""
+
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    """How gradients travel between ranks: bf16 is half the bytes, where the network between nodes is slow."""
+
+    @property
+    def fewest_cpus(self) -> int:
+        """The fewest CPUs that a worker may reserve."""
+        return self.cpus_per_worker or 1
 
     @property
     def fewest(self) -> int:
@@ -69,7 +81,8 @@ class TrackingConfig:
     """Weights & Biases."""
 
     mode: Annotated[Literal["auto", "online", "offline", "disabled"], Often()] = "auto"
-    """Auto is online where WANDB_API_KEY is set and offline elsewhere."""
+    """Auto is online where WANDB_API_KEY is set and offline elsewhere.
+    A run that cannot be online, for want of a network or of a key that works, says so and is logged offline."""
 
     project: str = "hemodist"
     """W&B project."""

@@ -16,6 +16,7 @@ from hemodist.config.fields import MANY, DecidesSamples, Often, Range, check_ran
 from hemodist.config.operation import CheckpointConfig, ScalingConfig, TrackingConfig
 from hemodist.config.shares import check_batch
 from hemodist.config.training import ModelConfig, OptimConfig, StopConfig
+from hemodist.dataset.typed import typed
 from hemodist.errors import ConfigError
 
 
@@ -56,15 +57,17 @@ class Run:
             ConfigError: it has fields that this version does not know, or lacks a name.
         """
         try:
-            defaults = cls(name=values["name"])
-            parts: dict[str, Any] = {
-                name: type(part)(**values[name]) if dataclasses.is_dataclass(part) else values[name]  # type: ignore[misc]
-                for name in values
-                for part in [getattr(defaults, name)]
-            }
-            return cls(**parts)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ConfigError(f"the configuration is of another version of hemodist: {error}") from error
+            run = typed(cls, values)
+        except ValueError as error:
+            raise ConfigError(f"the configuration is not one that this hemodist writes: {error}") from None
+        known = {f"{part}.{name}" for part, inner in run.to_dict().items() for name in _names(inner)}
+        if unknown := sorted({f"{part}.{name}" for part, inner in values.items() for name in _names(inner)} - known):
+            raise ConfigError(f"the configuration is of another version of hemodist: it has {', '.join(unknown)}")
+        return run
+
+
+def _names(value: Any) -> list[str]:
+    return list(value) if isinstance(value, dict) else [""]
 
 
 def check(run: Run) -> None:

@@ -15,6 +15,27 @@ def share_bounds(global_batch_size: int, mix_group: int, rank: int, world: int) 
     return groups * rank // world * mix_group, groups * (rank + 1) // world * mix_group
 
 
+def uneven(global_batch_size: int, mix_group: int, world: int) -> str:
+    """What to say where the largest share is well above the mean, since a step lasts as long as it; else empty.
+
+    >>> uneven(2048, 8, 63)
+    'some workers have 40 instead of 32.5 images a step, so a step takes 1.23 times as long; mix_group 4 would give 36'
+    >>> uneven(2048, 8, 64)
+    ''
+    """
+    mean = global_batch_size / world
+    largest = -(-global_batch_size // mix_group // world) * mix_group
+    if largest <= 1.1 * mean:
+        return ""
+    half = mix_group // 2
+    less = -(-global_batch_size // half // world) * half if mix_group % 2 == 0 else largest
+    remedy = f"; mix_group {half} would give {less}" if less < largest else ""
+    return (
+        f"some workers have {largest} instead of {mean:.3g} images a step, "
+        f"so a step takes {largest / mean:.3g} times as long{remedy}"
+    )
+
+
 def eval_bounds(samples: int, rank: int, world: int) -> tuple[int, int]:
     """A rank's contiguous part [start, stop) of `samples` validation samples; every sample on exactly one rank."""
     return samples * rank // world, samples * (rank + 1) // world

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from hemodist.config.fields import MANY, DecidesBestLr, DecidesResult, Often, Range
+from hemodist.config.fields import MANY, DecidesBestLr, DecidesResult, DecidesSamples, Often, Range
 from hemodist.errors import ConfigError
 
 
@@ -23,20 +23,23 @@ class ModelConfig:
     """What training starts from: `none`, downloaded weights, or the path of a local state_dict.
     Downloaded are `imagenet` (torchvision's newest) and names of torchvision's enum such as IMAGENET1K_V1."""
 
-    image_size: Annotated[int, Range(32, 2048), DecidesResult(), DecidesBestLr(), Often()] = 256
+    image_size: Annotated[int, Range(32, 2048), DecidesSamples(), DecidesBestLr(), Often()] = 256
     """Side of the network's input in pixels."""
 
     channels: Annotated[Literal[1, 3], DecidesResult(), DecidesBestLr()] = 3
     """3 for all three windows, 1 for the first window only."""
 
     sync_batch_norm: Annotated[bool, DecidesResult()] = False
-    """Batch statistics over all ranks."""
+    """Batch statistics over all ranks, a micro-batch of each; on GPUs."""
 
     ema_decay: Annotated[float, Range(0, 0.999999), DecidesResult()] = 0.0
     """Decay a step of the moving average (EMA) of the weights; 0 for none."""
 
     compile: bool = False
     """Use torch.compile."""
+
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """What torch.compile may spend: reduce-overhead records CUDA graphs, max-autotune tries kernels for minutes."""
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hemodist.dataset.digest import sha256
-from hemodist.dataset.index import INDEX_SCHEMA, labels_of
+from hemodist.dataset.index import labels_of, read_index
 from hemodist.dataset.manifest import INDEX, DatasetError, Manifest, read_manifest
 from hemodist.storage.store import Store, StoreError
+
+MAX_NAMELESS = 0.01
+"""Largest share of slices of nobody knows whom beside which a score still has an interval over patients."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ class DataSet:
             raise DatasetError(f"{store.uri} has no readable {INDEX}: {error}") from error
         if sha256(content) != manifest.index_sha256:
             raise DatasetError(f"{store.uri}/{INDEX} does not match its digest; run `python -m shards verify {uri}`")
-        dataset = cls(store, manifest, pq.read_table(io.BytesIO(content)).cast(INDEX_SCHEMA))
+        if not manifest.samples:
+            raise DatasetError(
+                f"{store.uri} holds no sample, so it is no data set; `python -m shards show --rejected {uri}` says why"
+            )
+        dataset = cls(store, manifest, read_index(content, manifest.samples, f"{store.uri}/{INDEX}"))
         dataset._check_places()
         return dataset
 
@@ -73,3 +78,28 @@ class DataSet:
         """A column of the index without nulls, as an array of its own dtype [samples]."""
         array: npt.NDArray[Any] = self.index.column(name).to_numpy()
         return array
+
+    def nameless(self, rows: npt.NDArray[np.int64]) -> int:
+        """How many of these rows are of files that name no patient, study or series."""
+        named = [self.index.column(name).is_valid().to_numpy() for name in ("patient", "study", "series")]
+        return int(np.count_nonzero(~np.any(named, axis=0)[rows]))
+
+    def knows_patients(self, rows: npt.NDArray[np.int64]) -> bool:
+        """Whether it is known of whom these rows are, but for `MAX_NAMELESS` of them."""
+        return self.nameless(rows) <= MAX_NAMELESS * len(rows)
+
+    def resampled_groups(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """The group of each of these rows, for intervals; all 0, which gives none, where patients are not known."""
+        group = self.column("group")[rows]
+        return group if self.knows_patients(rows) else np.zeros_like(group)
+
+    def nameless_note(self, rows: npt.NDArray[np.int64]) -> str | None:
+        """What a reader has to know of rows of files that name nobody; None where there is none."""
+        count = self.nameless(rows)
+        if not count:
+            return None
+        claim = "" if self.knows_patients(rows) else ", and no interval over patients is given"
+        return (
+            f"{count:,} of {len(rows):,} slices are of files that name no patient, study or series: slices of one scan "
+            f"may stand on both sides of the split, so that scores look too good{claim}."
+        )

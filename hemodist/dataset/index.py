@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.manifest import DatasetError
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -24,9 +29,17 @@ INDEX_SCHEMA = pa.schema(
         pa.field("brain_fraction", pa.float32(), nullable=False),  # share of pixels in 0 to 80 HU
         pa.field("pixel_digest", pa.binary(16), nullable=False),  # of the HU image before cropping and resampling
         pa.field("duplicate", pa.bool_(), nullable=False),  # a second copy of a slice: stored, never used
+        pa.field(
+            "rows", pa.int32()
+        ),  # of the source image; null in data sets that were made before there was this column
+        pa.field("columns", pa.int32()),
+        pa.field("spacing", pa.float32()),  # mm between rows of the source image; null where unknown
     ]
 )
 """A row a sample, in shard order."""
+
+ADDED = ("rows", "columns", "spacing")
+"""Columns that older data sets do not have."""
 
 REJECTED_SCHEMA = pa.schema(
     [
@@ -36,6 +49,47 @@ REJECTED_SCHEMA = pa.schema(
     ]
 )
 """A row a source file that could not be used, sorted by path."""
+
+
+def as_index(table: pa.Table) -> pa.Table:
+    """The table with the columns of `INDEX_SCHEMA`; those that an older data set lacks are null.
+
+    Raises:
+        pa.ArrowException: another column is missing, or one has another type.
+    """
+    for name in ADDED:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), INDEX_SCHEMA.field(name).type))
+    return table.cast(INDEX_SCHEMA)
+
+
+def read_index(content: bytes, samples: int, where: str) -> pa.Table:
+    """The index from its file, each column of its type and in its range.
+
+    Args:
+        content: of the file.
+        samples: rows that the manifest says it has.
+        where: what it is called in an error.
+
+    Raises:
+        DatasetError: it is no index of so many samples; the text names the column.
+    """
+    try:
+        with pq.ParquetFile(io.BytesIO(content)) as file:
+            if file.metadata.num_rows != samples:
+                raise DatasetError(f"{where} has {file.metadata.num_rows:,} rows, not the manifest's {samples:,}")
+            table = as_index(file.read())
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
+        raise DatasetError(f"{where} is no index of hemodist: {str(error).splitlines()[0]}; shard again") from error
+    fraction = table.column("brain_fraction").to_numpy()
+    wrong = [name for name in LABELS if not set(pc.unique(table.column(name)).to_pylist()) <= {0, 1, None}]
+    wrong += ["group"] if int(pc.min(table.column("group")).as_py() or 0) < 0 else []
+    wrong += ["brain_fraction"] if not ((fraction >= 0) & (fraction <= 1)).all() else []
+    wrong += ["position"] if np.isinf(table.column("position").to_numpy()).any() else []
+    wrong += ["key"] if len(pc.unique(table.column("key"))) != samples else []
+    if wrong:
+        raise DatasetError(f"{where} holds values in {', '.join(wrong)} that hemodist does not write; shard again")
+    return table
 
 
 def labels_of(table: pa.Table) -> npt.NDArray[np.int8]:

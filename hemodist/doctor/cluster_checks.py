@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hemodist.dataset.digest import sha256
 from hemodist.doctor import all_reduce as ring
 from hemodist.doctor.finding import Finding, agree
-from hemodist.doctor.node_checks import Wanted, check_node
+from hemodist.doctor.node_checks import Wanted, check_node, checks_of
 from hemodist.errors import UserError
 from hemodist.storage.store import Store
 
@@ -24,7 +24,7 @@ MAX_SKEW = 1.0
 
 _PINGS = 5
 PATIENCE = 180.0
-"""Seconds that a node may take for its checks, and the ranks to find each other."""
+"""Seconds that no check ends before the rest is given up, and that ranks may take to find each other."""
 
 
 class Probe:
@@ -34,9 +34,9 @@ class Probe:
         """Seconds since 1970 by this node's clock."""
         return time.time()
 
-    def check(self, wanted: Wanted, node: str) -> list[Finding]:
-        """Make the checks of this node."""
-        return check_node(wanted, node)
+    def check(self, wanted: Wanted, node: str, name: str) -> list[Finding]:
+        """Make a check of this node."""
+        return check_node(wanted, node, name)
 
     def digest(self, storage: str, name: str) -> str:
         """The sha256 of a file as this node sees it; empty where it does not."""
@@ -54,42 +54,52 @@ class Probe:
         return ring.measure(rank, ranks, address, gpu=gpu, mebibytes=mebibytes)
 
 
-def check_cluster(wanted: Wanted, mebibytes: int) -> list[Finding]:
-    """Check every node, storage and clocks between them, and an all-reduce over all GPUs, or over CPUs without any.
+def check_cluster(wanted: Wanted, mebibytes: int, tell: Callable[[Finding], None]) -> list[Finding]:
+    """Check every node, storage and clocks between them, and all-reduces over the GPUs, or over CPUs without any.
 
     Args:
         wanted: what to check on each node.
         mebibytes: size of the tensor of the all-reduce.
+        tell: told each finding as soon as there is one.
     """
+    findings: list[Finding] = []
+
+    def add(found: Iterable[Finding]) -> None:
+        for finding in found:
+            findings.append(finding)
+            tell(finding)
+
     nodes = {node["NodeManagerAddress"]: node for node in ray.nodes() if node["Alive"]}
     probe = ray.remote(num_cpus=0)(Probe)
-    probes = {
-        name: probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
-        for name, node in sorted(nodes.items())
-    }
-    findings: list[Finding] = []
+    probes = {name: probe.options(scheduling_strategy=_on(node)).remote() for name, node in sorted(nodes.items())}
     # A relative path means the driver's folder, for runs as well.
     wanted = replace(wanted, storage=Store.open(wanted.storage).uri)
-    asked = {
-        name: each.check.remote(replace(wanted, works=has_work(nodes[name]["Resources"])), name)
-        for name, each in probes.items()
-    }
-    for name, answer in asked.items():
-        try:
-            findings += ray.get(answer, timeout=PATIENCE)
-        except Exception as error:  # the other nodes still tell
-            remedy = "look at this node's logs (`ray logs cluster`), its image and its memory"
-            findings.append(Finding("node", name, "to do", f"no answer: {type(error).__name__}: {error}"[:300], remedy))
-    findings += agree(findings, "versions", "results differ between versions: give all nodes one image")
-    findings.append(
-        shared_storage(
-            wanted.storage,
-            probes,
-            lambda node, file: ray.get(probes[node].digest.remote(wanted.storage, file), timeout=PATIENCE),
-        )
+    asked: dict[Any, tuple[str, str]] = {}
+    for node, each in probes.items():
+        its = replace(wanted, works=has_work(nodes[node]["Resources"]))
+        asked |= {each.check.remote(its, node, name): (node, name) for name in checks_of(works=its.works)}
+    while asked:
+        done, _ = ray.wait(list(asked), timeout=PATIENCE)
+        for answer in done or list(asked):
+            node, name = asked.pop(answer)
+            try:
+                add(ray.get(answer, timeout=0))
+            except Exception as error:  # the other nodes still tell
+                remedy = "look at this node's logs (`ray logs cluster`), its image and its memory"
+                said = f"no answer: {type(error).__name__}: {error}"[:300]
+                add([Finding(name, node, "to do", said, remedy)])
+    add(agree(findings, "versions", "results differ between versions: give all nodes one image"))
+    add(
+        [
+            shared_storage(
+                wanted.storage,
+                probes,
+                lambda node, file: ray.get(probes[node].digest.remote(wanted.storage, file), timeout=PATIENCE),
+            )
+        ]
     )
-    findings += [_clock(name, each) for name, each in probes.items()]
-    findings.append(_ring(nodes, mebibytes))
+    add(_clock(name, each) for name, each in probes.items())
+    add(_rings(nodes, mebibytes))
     return findings
 
 
@@ -162,23 +172,49 @@ def judge_clock(name: str, offset: float, within: float) -> Finding:
     return Finding("clock", name, "pass", found)
 
 
-def _ring(nodes: dict[str, Any], mebibytes: int) -> Finding:
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    workers = sum(1 for node in nodes.values() if node["Resources"].get("CPU", 0) >= 1)
-    ranks = gpus or min(max(workers, 2), cpus)
+def _rings(nodes: dict[str, Any], mebibytes: int) -> Iterator[Finding]:
+    """All-reduces within each node of several GPUs, all at once, and then over all nodes as training does it."""
+    gpus = {name: int(node["Resources"].get("GPU", 0)) for name, node in nodes.items()}
+    cpus = {name: int(node["Resources"].get("CPU", 0)) for name, node in nodes.items()}
+    within = {
+        name: _Ranks([_on(nodes[name])] * count, mebibytes, gpu=True) for name, count in gpus.items() if count > 1
+    }
+    for name, group in within.items():
+        yield group.finding(name, nodes=1)
+    with_gpus = sum(count > 0 for count in gpus.values())
+    if with_gpus == 1 and within:
+        return
+    ranks = sum(gpus.values()) or min(max(sum(count > 0 for count in cpus.values()), 2), sum(cpus.values()))
     if ranks < 2:
-        return Finding("all-reduce", "all", "not there", f"{gpus} GPUs, {cpus} CPUs", "one rank exchanges nothing")
-    rank = ray.remote(num_gpus=int(gpus > 0), num_cpus=int(gpus == 0), scheduling_strategy="SPREAD")(Probe)
-    actors = [rank.remote() for _ in range(ranks)]
-    try:
-        address = ray.get(actors[0].address.remote(), timeout=PATIENCE)
-        parts = [each.ring.remote(i, ranks, address, gpus > 0, mebibytes) for i, each in enumerate(actors)]
-        measured = ray.get(parts, timeout=PATIENCE)
-    except (ray.exceptions.RayError, UserError) as error:
-        remedy = "are the workers busy with another job? do they reach each other (network policy, interface)?"
-        return Finding("all-reduce", "all", "to do", f"{ranks} ranks: {type(error).__name__}: {error}"[:300], remedy)
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-    return ring.finding(min(measured, key=lambda part: (part.exact, part.bytes_per_s)))
+        found = f"{sum(gpus.values())} GPUs, {sum(cpus.values())} CPUs"
+        yield Finding("all-reduce", "all", "not there", found, "one rank exchanges nothing")
+        return
+    yield _Ranks(["SPREAD"] * ranks, mebibytes, gpu=with_gpus > 0).finding("all", nodes=with_gpus)
+
+
+class _Ranks:
+    """Actors that make an all-reduce together; they are asked to begin at once."""
+
+    def __init__(self, places: list[Any], mebibytes: int, *, gpu: bool) -> None:
+        """Start an actor for each scheduling strategy of Ray, with a GPU each or a CPU each."""
+        rank = ray.remote(num_gpus=int(gpu), num_cpus=int(not gpu))(Probe)
+        self._actors = [rank.options(scheduling_strategy=place).remote() for place in places]
+        address = self._actors[0].address.remote()  # Ray gives the others what it returns
+        self._parts = [each.ring.remote(i, len(places), address, gpu, mebibytes) for i, each in enumerate(self._actors)]
+
+    def finding(self, where: str, nodes: int) -> Finding:
+        """What they have measured, or why they have not; ends them."""
+        try:
+            return ring.finding(ray.get(self._parts, timeout=PATIENCE), where, nodes)
+        except (ray.exceptions.RayError, UserError) as error:
+            remedy = "are the workers busy with another job? do they reach each other (network policy, interface)?"
+            found = f"{len(self._actors)} ranks: {type(error).__name__}: {error}"[:300]
+            return Finding("all-reduce", where, "to do", found, remedy)
+        finally:
+            for actor in self._actors:
+                ray.kill(actor)
+
+
+def _on(node: Mapping[str, Any]) -> NodeAffinitySchedulingStrategy:
+    """On this node of `ray.nodes()` and no other."""
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

@@ -42,6 +42,13 @@ def table(findings: Iterable[Finding]) -> Table:
     return shown
 
 
+def line(finding: Finding) -> Text:
+    """The finding as a line, for whoever watches."""
+    return Text.assemble(
+        (f"{finding.verdict:9}", _STYLES[finding.verdict]), f" {finding.check}, {finding.node}: {finding.found}"
+    )
+
+
 def agree(findings: Iterable[Finding], check: str, why: str) -> list[Finding]:
     """One finding where nodes differ in what a check has found; none where they agree.
 

@@ -1,4 +1,4 @@
-"""The checks of one node: versions, GPUs, compiler, shared memory, decoding, storage, cache, W&B."""
+"""The checks of one node: versions, GPUs, compiler, shared memory, decoding and by what, storage, cache, W&B."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from hemodist.dataset.digest import sha256
-from hemodist.doctor import decode
+from hemodist.doctor import decode, jpeg_engine
 from hemodist.doctor.finding import Finding
 from hemodist.errors import UserError
 from hemodist.storage.store import Store
@@ -57,35 +57,42 @@ class Wanted:
     works: bool = True
 
 
-def check_node(wanted: Wanted, node: str) -> list[Finding]:
-    """Every check of this node; a check that fails in an unforeseen way is a finding, too.
+Check = Callable[[Wanted, str], list[Finding]]
+"""A check of a node, which is called so in the findings."""
+
+
+def checks_of(*, works: bool) -> dict[str, Check]:
+    """The checks of a node by name; fewer for one that Ray gives no work."""
+    everywhere: dict[str, Check] = {
+        "versions": lambda wanted, node: versions(node),
+        "shared memory": lambda wanted, node: shared_memory(node),
+        "storage": lambda wanted, node: storage(node, wanted.storage, wanted.megabytes),
+        "W&B": lambda wanted, node: wandb(node),
+    }
+    of_work: dict[str, Check] = {
+        "GPUs": lambda wanted, node: gpus(node, wanted.gpus),
+        "compiler": lambda wanted, node: compiler(node),
+        "decoding": lambda wanted, node: decoding(node),
+        "cache": lambda wanted, node: cache(node, wanted.cache),
+    }
+    if works:
+        return everywhere | of_work
+    without = Finding("work", "", "not there", "no CPU and no GPU for Ray's tasks", f"unchecked: {', '.join(of_work)}")
+    return everywhere | {"work": lambda wanted, node: [replace(without, node=node)]}
+
+
+def check_node(wanted: Wanted, node: str, name: str) -> list[Finding]:
+    """Make one check of this node; one that fails in an unforeseen way is a finding, too.
 
     Args:
         wanted: what to check.
         node: how the node is called in the findings.
+        name: of the check, see `checks_of`.
     """
-    checks: list[tuple[str, Callable[[], list[Finding]]]] = [
-        ("versions", lambda: versions(node)),
-        ("shared memory", lambda: shared_memory(node)),
-        ("storage", lambda: storage(node, wanted.storage, wanted.megabytes)),
-        ("W&B", lambda: wandb(node)),
-    ]
-    of_work: list[tuple[str, Callable[[], list[Finding]]]] = [
-        ("GPUs", lambda: gpus(node, wanted.gpus)),
-        ("compiler", lambda: compiler(node)),
-        ("decoding", lambda: decoding(node)),
-        ("cache", lambda: cache(node, wanted.cache)),
-    ]
-    found = []
-    if not wanted.works:
-        skipped = ", ".join(name for name, _ in of_work)
-        found.append(Finding("work", node, "not there", "no CPU and no GPU for Ray's tasks", f"unchecked: {skipped}"))
-    for name, check in checks + (of_work if wanted.works else []):
-        try:
-            found += check()
-        except Exception as error:  # the other checks still help
-            found.append(Finding(name, node, "to do", f"{type(error).__name__}: {error}", "mend this first"))
-    return found
+    try:
+        return checks_of(works=wanted.works)[name](wanted, node)
+    except Exception as error:  # the other checks still help
+        return [Finding(name, node, "to do", f"{type(error).__name__}: {error}", "mend this first")]
 
 
 def versions(node: str) -> list[Finding]:
@@ -157,17 +164,22 @@ def shared_memory(node: str, folder: str = "/dev/shm") -> list[Finding]:
 
 
 def decoding(node: str) -> list[Finding]:
-    """Whether DALI decodes right, and how fast, on the CPU and every GPU, through the pipeline that training uses."""
-    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    """Whether DALI decodes right, and how fast, on the CPU and every GPU as training does, and by which part of it."""
     found = []
-    for device in devices:
-        rate, off = decode.measure(device)
-        text = f"{device}: {rate:,.0f} images/s of 256 x 256, at most {off} of 255 from libjpeg"
-        if off > decode.TOLERANCE:
+    for device in ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]:
+        made = decode.measure(device)
+        text = (
+            f"{device}: {made.images_per_s:,.0f} images/s of {decode.SIZE} x {decode.SIZE}, {decode.IMAGES:,} of them, "
+        )
+        text += f"at most {made.most:.0f} and on average {made.mean:.2f} of 255 from libjpeg"
+        if made.right:
+            found.append(Finding("decoding", node, "pass", text))
+        else:
             remedy = "this decoder shows other pixels: do not train here; compare the pins and the driver"
             found.append(Finding("decoding", node, "to do", text, remedy))
-        else:
-            found.append(Finding("decoding", node, "pass", text))
+        if device != "cpu":
+            library = jpeg_engine.library_is_there()
+            found.append(jpeg_engine.finding(node, device, library=library, percent=made.engine))
     return found
 
 

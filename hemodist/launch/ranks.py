@@ -25,13 +25,21 @@ JOINING_SECONDS = 120.0
 _LOOK_SECONDS = 2.0
 
 
-def run_ranks(function: RankFunction, argument: Any, scaling: ScalingConfig, *, name: str, folder: str) -> Any:
-    """Run a function on the ranks that `scaling` asks for, showing what rank 0 tells; returns its result.
+def run_ranks(
+    function: RankFunction,
+    argument: Any,
+    scaling: ScalingConfig,
+    *,
+    name: str,
+    folder: str,
+    view: TrainingView | None = None,
+) -> Any:
+    """Run a function on the ranks that `scaling` asks for, showing what rank 0 tells in `view`; returns its result.
 
     Raises:
         UserError: there are not enough GPUs or CPUs, or see `run_on_workers`.
     """
-    view = TrainingView()
+    view = view or TrainingView()
     if scaling.workers == 0:
         gpu = uses_gpu(scaling, torch.cuda.device_count())
         console.print(device_line(scaling, torch.cuda.device_count(), gpu=gpu))
@@ -46,7 +54,7 @@ def _checked_cluster(scaling: ScalingConfig) -> Iterator[bool]:
     """Ray, with slots for the workers for the length of a `with` block; yields whether they use GPUs."""
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
-    with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info:
+    with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.fewest_cpus)) as info:
         info, gpu = wait_for_slots(scaling, info)
         console.print(device_line(scaling, info.gpus, gpu=gpu))
         yield gpu

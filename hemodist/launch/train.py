@@ -9,12 +9,12 @@ from hemodist.config.run import Run
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check_model
-from hemodist.plan.prepare import check_resume, prepare
-from hemodist.reports.terminal import console, facts_table
+from hemodist.models.network import check_model, has_batch_norm
+from hemodist.plan.prepare import check_choice, check_resume, prepare
+from hemodist.reports.terminal import TrainingView, console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
 from hemodist.scoring.write_results import Results
-from hemodist.storage.store import Store, join
+from hemodist.storage.store import Store, StoreError, join
 from hemodist.training.found_lr import with_found_lr
 from hemodist.training.loop import train as train_on_ranks
 
@@ -34,17 +34,44 @@ def train(run: Run) -> Results:
     store.check_writable()
     run = with_found_lr(absolute(run), prepared)
     origin = Checkpoints(store, run.checkpoint.keep).newest_origin()
-    if origin is not None:
-        check_resume(origin, prepared, run, store.uri)
+    if origin is None:
+        check_choice(prepared, run)
+    else:
+        check_resume(origin, prepared, run, store.uri, batch_norm=has_batch_norm(run.model))
     mode = resolve_mode(run.tracking)
     facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
     console.print(facts_table(f"Run {run.name}", facts))
+    for note in prepared.gaps(run):
+        console.print(f"note: {note}", soft_wrap=True)
     if run.tracking.mode == "auto" and mode == "offline":
         console.print("W&B: WANDB_API_KEY is not set, so the run is logged offline; `wandb sync` uploads it later.")
     run = replace(run, tracking=replace(run.tracking, mode=mode))  # a worker's node may know another key
-    results: Results = run_ranks(train_on_ranks, run, run.scaling, name=run.name, folder=store.uri)
+    view = TrainingView()
+    try:
+        results: Results = run_ranks(train_on_ranks, run, run.scaling, name=run.name, folder=store.uri, view=view)
+    except (KeyboardInterrupt, SystemExit):  # the latter is SIGTERM
+        console.print(what_is_kept(store, view.step), soft_wrap=True)
+        raise
     show_results(results)
     return results
+
+
+def what_is_kept(store: Store, step: int) -> str:
+    """What of an interrupted run is there, and what is lost.
+
+    Args:
+        store: the run's folder.
+        step: the last one that was heard of.
+    """
+    try:
+        records = Checkpoints(store, keep=1).records()
+    except StoreError as error:
+        return f"interrupted; which checkpoints there are cannot be read ({error})"
+    if not records:
+        return f"interrupted at step {step:,} or soon after, before the first checkpoint: the same command begins anew"
+    kept = records[-1].step
+    lost = f"at least {step - kept:,} steps are lost, and made again" if step > kept else "few steps or none are lost"
+    return f"interrupted; the newest checkpoint is of step {kept:,}: the same command goes on from there; {lost}"
 
 
 def absolute(run: Run) -> Run:

@@ -184,6 +184,7 @@ class DaliBatches:
             source=self._source,
             geometry=self._geometry,
             decoder="cpu" if decodes_on_cpu else "mixed",
+            engine=settings.hw_decoder_load,
             on_gpu=on_gpu,
             dtype=DTYPES[settings.dtype],
             layout="HWC" if settings.channels_last else "CHW",
@@ -258,6 +259,7 @@ def _pipeline(
     source: Callable[[int], tuple[Any, ...]],
     geometry: _Geometry,
     decoder: str,
+    engine: float,
     on_gpu: bool,
     dtype: Any,
     layout: str,
@@ -269,14 +271,12 @@ def _pipeline(
     whole = [geometry.image_size, geometry.image_size]
     if moves:
         brightness, contrast, *motion = motion
+    how = {"device": decoder, "output_type": types.RGB, "hw_decoder_load": engine}
     if parts:
         start, shape, *motion = motion
-        # uint8 [h, w, 3] of a sample's own height and width
-        images = fn.decoders.image_slice(
-            encoded, start=start, shape=shape, axes=(0, 1), device=decoder, output_type=types.RGB
-        )
+        images = fn.decoders.image_slice(encoded, start=start, shape=shape, axes=(0, 1), **how)  # uint8 of its own size
     else:
-        images = fn.decoders.image(encoded, device=decoder, output_type=types.RGB)  # uint8 [h, w, 3]; grey is spread
+        images = fn.decoders.image(encoded, **how)  # uint8 [h, w, 3]; grey is spread
     if on_gpu and decoder == "cpu":
         images = images.gpu()
     if upright:

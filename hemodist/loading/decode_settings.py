@@ -22,6 +22,7 @@ class DecodeSettings:
         threads: DALI's CPU threads; never more than one beyond the CPUs that this process may use.
         prefetch: batches that are prepared ahead.
         decoder: `cpu`; `mixed`, which decodes on the GPU; or `auto`, which is `mixed` on a CUDA device.
+        hw_decoder_load: share of a batch that the GPU's JPEG engine decodes, 0 to 1.
         dtype: of the images: float32, float16 or bfloat16.
         channels_last: pixels interleaved in memory (NHWC), as DALI makes them, or planes (NCHW).
     """
@@ -31,6 +32,7 @@ class DecodeSettings:
     threads: int = 4
     prefetch: int = 2
     decoder: Decoder = "auto"
+    hw_decoder_load: float = 0.9
     dtype: torch.dtype = torch.float32
     channels_last: bool = True
 
@@ -47,9 +49,10 @@ class DecodeSettings:
         return cls(
             image_size=run.model.image_size,
             device=device,
-            threads=run.data.decode_threads,
+            threads=run.data.threads(torch.device(device).type, torch.get_num_threads()),
             prefetch=run.data.prefetch or (2 if torch.device(device).type == "cuda" else 1),
             decoder=run.data.decoder,
+            hw_decoder_load=0.0 if run.scaling.deterministic else run.data.hw_decoder_load,
             dtype=dtype,
             channels_last=channels_last,
         )

@@ -38,7 +38,7 @@ def batches(
         device: what decodes.
         needed: gives the shards that the batch of rows `start` to `stop` - 1 and those after it need.
     """
-    size = run.batch.eval_batch_size
+    size = min(run.batch.eval_batch_size, max(len(rows), 1))  # DALI makes room for whole batches
     settings = DecodeSettings.of_run(run, device)
     if device.type != "cuda":  # a run that decodes on a GPU may be evaluated on a machine without one
         settings = replace(settings, decoder="cpu")

@@ -167,8 +167,12 @@ class TrainingLoader:
         return plain
 
     def _checked(self, state: Mapping[str, Any]) -> int:
-        step = int(state["step"])
+        step = state.get("step")
+        if not isinstance(step, int) or not 0 <= step <= self.steps:
+            raise ConfigError(f"the state is of step {step!r}, and this run has the steps 0 to {self.steps}")
         own = self.state(step)
+        # States of version 0.1.0 do not know the size of the images.
+        state = {"model.image_size": own["model.image_size"]} | dict(state)
         differing = [f"{name} was {state.get(name)}, is {own[name]}" for name in own if state.get(name) != own[name]]
         if differing:
             raise ConfigError(f"the state is of another stream: {'; '.join(differing)}; use what it had, or no state")

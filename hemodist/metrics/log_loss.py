@@ -1,4 +1,4 @@
-"""The competition's score: the weighted log loss, in natural logarithms."""
+"""The competition's score, the weighted log loss in natural logarithms, and the share that a constant answers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def weighted_log_loss(probability: F64, labels: npt.NDArray[np.integer[Any]]) ->
     """
     loss, weight = weighted_entropy(probability, labels)
     return float(ratio(loss.sum(), weight.sum()))
+
+
+def share_of_positives(labels: npt.NDArray[np.integer[Any]]) -> F64:
+    """Share of positives among the known entries of each label, f64 [6], as counted; nan for one that nobody knows.
+
+    What a network has to beat is not this but `hemodist.plan.prepare.prevalence`, which is never 0 or 1.
+    """
+    known = labels != UNKNOWN
+    count = known.sum(axis=0)
+    positive = (labels == 1).sum(axis=0)
+    return ratio(positive, count)
 
 
 def weighted_entropy(p: F64, labels: npt.NDArray[np.integer[Any]]) -> tuple[F64, F64]:

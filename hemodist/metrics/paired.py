@@ -25,6 +25,9 @@ LOG_LOSS, AUC, ACCURACY = "weighted_log_loss", "auc_any", "accuracy_multi"
 SCORES = (LOG_LOSS, AUC, ACCURACY)
 """What is compared; less is better in the first, more in the others."""
 
+FEW_GROUPS = 30
+"""Below so many patients a percentile interval over them is too narrow (Cameron, Gelbach and Miller 2008)."""
+
 _EXACT_GROUPS = 14
 """Up to so many patients all 2**14 swaps are looked at; beyond, `_SWAPS` random ones."""
 _SWAPS = 10_000
@@ -180,6 +183,15 @@ def swap_test(differences: F64, seed: int = 0) -> float:
         signs = 1 - 2 * rng.integers(2, size=(_ROWS, groups), dtype=np.int8)
         hits += int((np.abs(signs @ differences) >= observed).sum())
     return (1 + hits) / (1 + _SWAPS)
+
+
+def can_tell(groups: int) -> bool:
+    """Whether the swap test over so many patients can give a p below 1 - `LEVEL` at all.
+
+    >>> can_tell(5), can_tell(6)
+    (False, True)
+    """
+    return 2.0 ** (1 - groups) < 1 - LEVEL
 
 
 def holm(p: Sequence[float]) -> list[float]:

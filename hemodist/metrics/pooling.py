@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, Estimate, mean_estimate, resamples
-from hemodist.metrics.log_loss import weighted_entropy, weighted_log_loss
-from hemodist.metrics.scores import LabelScores, scores_by_label, share_of_positives
+from hemodist.metrics.log_loss import share_of_positives, weighted_entropy, weighted_log_loss
+from hemodist.metrics.scores import LabelScores, scores_by_label
 
 Pooling = Literal["maximum", "noisy_or"]
 POOLINGS: tuple[Pooling, ...] = ("maximum", "noisy_or")

@@ -51,7 +51,7 @@ class OperatingPoint:
 
     Attributes:
         name: How the threshold was chosen.
-        threshold: Inf where nothing is called positive.
+        threshold: The one with the fewest digits that calls these slices; inf where nothing is called positive.
         true_positive: Slices called rightly; likewise the others.
     """
 
@@ -164,7 +164,8 @@ def operating_points(probability: F64, positive: Bool, decision: float) -> list[
 
     def at(name: str, index: int) -> OperatingPoint:
         hits, alarms = (int(true[index]), int(false[index])) if index >= 0 else (0, 0)
-        limit = float(threshold[index]) if index >= 0 else math.inf
+        below = float(threshold[index + 1]) if index + 1 < len(threshold) else 0.0
+        limit = _shortest(below, float(threshold[index])) if index >= 0 else math.inf
         return OperatingPoint(name, limit, hits, positives - hits, alarms, negatives - alarms)
 
     called = int(np.count_nonzero(threshold > decision)) - 1
@@ -176,6 +177,20 @@ def operating_points(probability: F64, positive: Bool, decision: float) -> list[
         at(f"sensitivity {100 * rate:.0f} %", int(np.argmax(true >= (rate - _SLACK) * positives))) for rate in RATES
     ]  # the first that has the sensitivity
     return points
+
+
+def _shortest(low: float, high: float) -> float:
+    """The number with the fewest decimals in (low, high], 0 <= low < high <= 1.
+
+    >>> _shortest(0.3617, 0.3731), _shortest(0.99991, 0.999987), _shortest(0.0, 3.2e-7)
+    (0.37, 0.99998, 3e-07)
+    """
+    for digits in range(17):
+        scale = 10.0**digits
+        rounded: float = math.floor(high * scale) / scale
+        if low < rounded <= high:
+            return rounded
+    return high
 
 
 def operating_points_of_any(probability: F64, labels: npt.NDArray[np.integer[Any]]) -> list[OperatingPoint]:

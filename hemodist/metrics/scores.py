@@ -9,6 +9,7 @@ above nor below a fraction line, and `Scores.unknown` says how many there were.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ import numpy.typing as npt
 from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.bootstrap import F64, I64, Bool, Estimate, mean_estimate, ratio, resamples
 from hemodist.metrics.calibration import calibration_estimate
-from hemodist.metrics.log_loss import entropy, weighted_entropy, weighted_log_loss
+from hemodist.metrics.log_loss import entropy, weighted_entropy
+from hemodist.metrics.paired import LOG_LOSS, Difference, swap_test
 from hemodist.metrics.plain_json import plain_json
-from hemodist.metrics.probabilities import DECISION, inconsistent
+from hemodist.metrics.probabilities import DECISION, comparable, inconsistent, with_prevalence
 from hemodist.metrics.ranking import auc, ranking_scores
 
 
@@ -31,6 +33,7 @@ class LabelScores:
         label: One of `LABELS`.
         known: Slices on which the label is known.
         positive: Slices on which it is present.
+        positive_groups: Groups (patients) with such a slice.
         prevalence: positive / known.
         log_loss: Mean binary cross-entropy, natural logarithm.
         auc: Area under the ROC curve; not defined (nan) when only one class occurs.
@@ -45,6 +48,7 @@ class LabelScores:
     label: str
     known: int
     positive: int
+    positive_groups: int
     prevalence: float
     log_loss: Estimate
     auc: Estimate
@@ -87,9 +91,11 @@ class Scores:
         weighted_log_loss: The competition's score, lower is better.
         accuracy_multi: Share of right decisions over all known label entries, higher is better.
         inconsistent: Share of slices whose P(any) is below the largest P of a subtype, which no truth can be;
-            `repair_any` mends it.
+            `repair_any` mends it. Labels that were not learned do not count; nan where only one is left.
         labels: Scores of each label, in the order of `LABELS`.
         baselines: The trivial answers.
+        minus_constant: Weighted log loss minus that of the constant prevalence, paired over groups: below 0 the network
+            is better than an answer that looks at nothing.
         seed: Key of the bootstrap's generator.
     """
 
@@ -101,6 +107,7 @@ class Scores:
     inconsistent: Estimate
     labels: tuple[LabelScores, ...]
     baselines: Baselines
+    minus_constant: Difference
     seed: int
 
     @property
@@ -120,17 +127,6 @@ class Scores:
             dataclasses.asdict(self) | {"error_rate": dataclasses.asdict(self.error_rate)}
         )
         return plain
-
-
-def share_of_positives(labels: npt.NDArray[np.integer[Any]]) -> F64:
-    """Share of positives among the known entries of each label, f64 [6], as counted; nan for one that nobody knows.
-
-    What a network has to beat is not this but `hemodist.plan.prepare.prevalence`, which is never 0 or 1.
-    """
-    known = labels != UNKNOWN
-    count = known.sum(axis=0)
-    positive = (labels == 1).sum(axis=0)
-    return ratio(positive, count)
 
 
 def threshold_auc(fraction: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]]) -> float:
@@ -154,18 +150,21 @@ def score(
     groups: npt.NDArray[Any],
     *,
     train_prevalence: F64,
+    learned: Bool | None = None,
     bootstrap: int = 500,
     seed: int = 0,
 ) -> Scores:
     """Scores a split.
 
     Args:
-        probability: [n, 6], in [0, 1]; `probabilities` makes them from logits.
+        probability: [n, 6], in [0, 1]; `probabilities` makes them from logits. A label of which the training knew
+            nothing is NaN throughout; where this split knows it, it is scored as the constant answer is.
         labels: [n, 6], integer, values 0, 1 and `UNKNOWN`.
         groups: [n], integers or strings: the patient group of each slice, the unit that is resampled, since slices
             of one patient are far from independent (Field and Welsh 2007 on resampling clusters).
         train_prevalence: [6], of the training split, for the constant baseline; needed for every
             label that is known anywhere in this split. 0 and 1 are taken at their word and clipped by `EPSILON`.
+        learned: [6], the labels that may count as inconsistent; None for all.
         bootstrap: Replicates of the intervals; 0 for none.
         seed: Key of the Philox generator that draws the groups.
 
@@ -178,34 +177,52 @@ def score(
             f"probabilities {p.shape} and labels {labels.shape} must both be [slices, {len(LABELS)}], a row a slice"
         )
     group = check_labels(labels, groups)
-    if not np.isfinite(p).all():
+    absent = np.isnan(p).all(axis=0)
+    if not np.isfinite(p[:, ~absent]).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(p))} of {p.size} probabilities are not finite")
-    if p.min() < 0 or p.max() > 1:
+    low, high = np.nanmin(p, initial=1), np.nanmax(p, initial=0)
+    if low < 0 or high > 1:
         raise ValueError(
-            f"probabilities lie in [{p.min():g}, {p.max():g}], not in [0, 1]; pass logits through "
+            f"probabilities lie in [{low:g}, {high:g}], not in [0, 1]; pass logits through "
             "hemodist.metrics.probabilities.probabilities first"
         )
     known = labels != UNKNOWN
     constant = _check_prevalence(train_prevalence, known)
-
+    taught = p if learned is None else np.where(learned, p, np.nan)
+    p = with_prevalence(p, constant)
     counts = resamples(int(group.max()) + 1, bootstrap, seed)
     right = ((p > DECISION) == (labels == 1)) & known
-    negatives, positives = (labels == 0).sum(axis=0), (labels == 1).sum(axis=0)
+    loss, weight = weighted_entropy(p, labels)
+    trivial, _ = weighted_entropy(np.broadcast_to(constant, p.shape), labels)
+    none, majority = constant_accuracies(labels)
     return Scores(
         slices=len(p),
         groups=int(group.max()) + 1,
         unknown=int((~known).sum()),
-        weighted_log_loss=mean_estimate(*weighted_entropy(p, labels), group, counts),
+        weighted_log_loss=mean_estimate(loss, weight, group, counts),
         accuracy_multi=mean_estimate(right.sum(axis=1), known.sum(axis=1), group, counts),
-        inconsistent=mean_estimate(inconsistent(p), np.ones(len(p)), group, counts),
+        inconsistent=mean_estimate(inconsistent(taught), comparable(taught), group, counts),
         labels=scores_by_label(p, labels, group, counts),
         baselines=Baselines(
-            constant_prevalence=weighted_log_loss(np.broadcast_to(constant, p.shape), labels),
-            predict_none=float(negatives.sum() / known.sum()),
-            majority=float(np.maximum(negatives, positives).sum() / known.sum()),
+            constant_prevalence=float(trivial.sum() / weight.sum()), predict_none=none, majority=majority
         ),
+        minus_constant=_minus_constant(loss - trivial, weight, group, counts),
         seed=seed,
     )
+
+
+def constant_accuracies(labels: npt.NDArray[np.integer[Any]]) -> tuple[float, float]:
+    """`accuracy_multi` of calling no label present, and of each label's majority: labels [n, 6], one known at least."""
+    negatives, positives = (labels == 0).sum(axis=0), (labels == 1).sum(axis=0)
+    known = (negatives + positives).sum()
+    return float(negatives.sum() / known), float(np.maximum(negatives, positives).sum() / known)
+
+
+def _minus_constant(apart: F64, weight: F64, group: I64, counts: F64) -> Difference:
+    """The difference of two systems: apart [n] of the weighted entropies, weight [n]; without resamples, no test."""
+    between = mean_estimate(apart, weight, group, counts)
+    p = swap_test(np.bincount(group, apart) / weight.sum()) if len(counts) else math.nan
+    return Difference("network", "constant prevalence", LOG_LOSS, between.value, between.low, between.high, p)
 
 
 def scores_by_label(p: F64, labels: npt.NDArray[np.integer[Any]], group: I64, counts: F64) -> tuple[LabelScores, ...]:
@@ -237,6 +254,7 @@ def _label_scores(name: str, p: F64, positive: Bool, group: I64, counts: F64) ->
         label=name,
         known=len(p),
         positive=int(positive.sum()),
+        positive_groups=len(np.unique(group[positive])),
         prevalence=float(ratio(positive.sum(), len(p))),
         log_loss=mean(entropy(p, positive)),
         auc=ranking.auc,

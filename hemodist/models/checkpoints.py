@@ -2,60 +2,26 @@
 
 A checkpoint is two files below the run's folder: `step-00000123.pt` (torch's format) and, written after it, its record
 `step-00000123.json`. The record holds size and SHA-256 of the first file, the step, the score, and what tells whether a
-run may go on from it. One file without the other is no checkpoint.
+run may go on from it, and a SHA-256 of all that. One file without the other is no checkpoint; beside a damaged record
+the first file may be whole, by the sums that torch's format carries, and then gets a new one.
 """
 
 from __future__ import annotations
 
 import io
-import json
+import logging
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from hemodist.dataset.digest import sha256
-from hemodist.errors import UserError
+from hemodist.models.checkpoint_file import CheckpointError, DamagedError, copied, load, load_by_own_sums
+from hemodist.models.checkpoint_record import FOLDER, CheckpointRecord
 from hemodist.storage.store import Store, StoreError
 
-FOLDER = "checkpoints"
-"""Below the run's folder."""
-
-
-class CheckpointError(UserError):
-    """There is no checkpoint that can be used."""
-
-
-class DamagedError(CheckpointError):
-    """A checkpoint's file is missing, or not what was written."""
-
-
-@dataclass(frozen=True)
-class CheckpointRecord:
-    """The record of a checkpoint: the JSON file beside it.
-
-    Attributes:
-        step: optimizer updates made.
-        sha256: of the `.pt` file.
-        bytes: of the `.pt` file.
-        score: on the validation split, less is better; None where not scored.
-        origin: the run's configuration and the digests of data set and split, as in the `.pt` file's `run` and `state`,
-            so that the large file need not be read to find out whether it is of the same run. Empty in records of
-            version 0.1.0.
-    """
-
-    step: int
-    sha256: str
-    bytes: int
-    score: float | None
-    origin: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Name of the checkpoint below the run, without suffix."""
-        return f"{FOLDER}/step-{self.step:08d}"
+_LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -73,8 +39,11 @@ class Checkpoints:
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def records(self) -> list[CheckpointRecord]:
+    def records(self, damaged: Callable[[str, str], None] = lambda name, why: None) -> list[CheckpointRecord]:
         """The records of all checkpoints, oldest first, without those that are damaged or were just deleted.
+
+        Args:
+            damaged: told the name of each damaged record, and why it is.
 
         Raises:
             StoreError: the store cannot be read; whether the checkpoints in it are whole is not known then.
@@ -83,13 +52,49 @@ class Checkpoints:
         for name, _ in self._store.list(FOLDER):
             if name.endswith(".json"):
                 try:
-                    found.append(CheckpointRecord(**json.loads(self._store.read(name))))
-                except (ValueError, TypeError):
-                    continue
+                    found.append(CheckpointRecord.read(self._store.read(name), name))
+                except ValueError as error:  # of JSON and of text too
+                    damaged(name, str(error))
                 except StoreError:
                     if self._store.size(name) is not None:
                         raise
         return sorted(found, key=lambda record: record.step)
+
+    def mend_records(self, warn: Callable[[str], None]) -> None:
+        """Write each damaged record anew where its checkpoint is whole; `warn` is told of every damaged one.
+
+        Raises:
+            StoreError: the store cannot be read or written.
+        """
+        damaged: dict[str, str] = {}
+        self.records(damaged.__setitem__)
+        for name, why in damaged.items():
+            said = f"the record {self._store.uri}/{name} of a checkpoint is damaged: {why}"
+            try:
+                self._store.write(name, self._record_of(name.removesuffix(".json")).to_bytes())
+            except DamagedError as error:
+                warn(f"{said}; so is the checkpoint, which is not used: {error}")
+            else:
+                warn(f"{said}; the checkpoint itself is whole, and has a new record")
+
+    def _record_of(self, name: str) -> CheckpointRecord:
+        """A new record of the checkpoint `name`, which has no other witness than the sums in its own file.
+
+        Raises:
+            DamagedError: it is not whole.
+        """
+        where = f"{self._store.uri}/{name}.pt"
+        try:
+            content = self._store.read(f"{name}.pt")
+        except StoreError as error:
+            if self._store.size(f"{name}.pt") is not None:
+                raise
+            raise DamagedError(f"{where} is missing") from error
+        state = load_by_own_sums(content, where)
+        record = CheckpointRecord.of(state, content, state["state"]["step"], state.get("score"))
+        if record.name != name:
+            raise DamagedError(f"{where} is of step {record.step}")
+        return record
 
     def save(self, state: dict[str, Any], step: int, score: float | None) -> CheckpointRecord:
         """Write a checkpoint, then delete all but the newest ones and the best.
@@ -111,8 +116,8 @@ class Checkpoints:
         with. The thread calls `then` once the checkpoint is there.
         """
         self.wait()
-        copied = _copied(state, {})
-        self._writing = threading.Thread(target=self._save_and_keep_failure, args=(copied, step, score, then))
+        content = copied(state, {})
+        self._writing = threading.Thread(target=self._save_and_keep_failure, args=(content, step, score, then))
         self._writing.start()
 
     def wait(self) -> None:
@@ -139,12 +144,11 @@ class Checkpoints:
 
     def _save(self, state: dict[str, Any], step: int, score: float | None) -> CheckpointRecord:
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(state | {"score": score}, buffer)
         content = buffer.getbuffer()
-        origin = {"run": state["run"], "state": {k: state["state"].get(k) for k in ("dataset", "split")}}
-        record = CheckpointRecord(step, sha256(content), len(content), score, origin)
+        record = CheckpointRecord.of(state, content, step, score)
         self._store.write(f"{record.name}.pt", content)
-        self._store.write(f"{record.name}.json", (json.dumps(asdict(record)) + "\n").encode())
+        self._store.write(f"{record.name}.json", record.to_bytes())
         self._prune()
         return record
 
@@ -163,7 +167,7 @@ class Checkpoints:
         return None
 
     def delete_leftovers(self, step: int | None) -> None:
-        """Delete what an earlier attempt at the run left and this one does not go on from; before its first save.
+        """Delete what an earlier attempt left and this one does not go on from; after `mend_records`, before any save.
 
         These are checkpoints beyond the step that the run goes on from, which are damaged and would count as newest,
         so that whole ones would be deleted in their place; and what a killed process left: parts of files, and files
@@ -209,7 +213,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there is none.
         """
-        records = self.records()
+        records = self.records(lambda name, why: warn(f"the record {self._store.uri}/{name} is damaged: {why}"))
         scored = sorted((r for r in records if r.score is not None), key=lambda r: (r.score or 0.0, r.step))
         for record in [*scored, *(r for r in reversed(records) if r.score is None)]:
             try:
@@ -240,7 +244,7 @@ class Checkpoints:
                 f"checkpoint {self._store.uri}/{name} is damaged: {len(content)} bytes of {record.bytes}, "
                 "or its SHA-256 differs"
             )
-        return _load(content, f"{self._store.uri}/{name}")
+        return load(content, f"{self._store.uri}/{name}")
 
     def _prune(self) -> None:
         records = self.records()
@@ -253,8 +257,12 @@ class Checkpoints:
                 self._store.delete(f"{record.name}.pt")
 
 
-def open_checkpoint(where: str, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def open_checkpoint(where: str, warn: Callable[[str], None] = _LOG.warning) -> dict[str, Any]:
     """The content of the checkpoint at `where`: a run's folder (its best one is taken) or a `.pt` file.
+
+    Args:
+        where: path or URI.
+        warn: told of damaged checkpoints that are passed over, and of damaged records; the standard error by default.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it is not one of hemodist's.
@@ -265,35 +273,17 @@ def open_checkpoint(where: str, warn: Callable[[str], None] = lambda text: None)
     store = Store.open(folder or ".")
     content = store.read(name)
     beside = name.removesuffix(".pt") + ".json"
-    if store.size(beside) is not None and sha256(content).encode() not in store.read(beside):
-        raise CheckpointError(f"{where} does not match the SHA-256 in {beside}; take another checkpoint")
-    return _load(content, where)
+    if store.size(beside) is not None:
+        try:
+            record = CheckpointRecord.read(store.read(beside), f"{FOLDER}/{beside}")
+        except ValueError as error:
+            warn(f"the record {beside} of {where} is damaged: {error}")
+        else:
+            if sha256(content) != record.sha256:
+                raise CheckpointError(f"{where} does not match the SHA-256 in {beside}; take another checkpoint")
+    return load(content, where)
 
 
 def _best(records: list[CheckpointRecord]) -> CheckpointRecord | None:
     scored = [record for record in records if record.score is not None]
     return min(scored, key=lambda record: (record.score or 0.0, record.step)) if scored else None
-
-
-def _load(content: bytes, where: str) -> dict[str, Any]:
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{where} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(state, dict) or not {"model", "scored", "run", "state"} <= state.keys():
-        raise CheckpointError(f"{where} is no checkpoint of hemodist: it lacks model, scored, run or state")
-    return state
-
-
-def _copied(value: Any, known: dict[Any, torch.Tensor]) -> Any:
-    """The same with every tensor copied into this process's memory; tensors that share memory share the copy too."""
-    if isinstance(value, torch.Tensor):
-        key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
-        if key not in known or not value.numel():
-            known[key] = value.detach().to("cpu", copy=True)
-        return known[key]
-    if isinstance(value, dict):
-        return {name: _copied(item, known) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item, known) for item in value)
-    return value

@@ -112,6 +112,16 @@ def check_model(config: ModelConfig) -> None:
         )
 
 
+def has_batch_norm(config: ModelConfig) -> bool:
+    """Whether the network normalises by statistics of the micro-batch while it trains; no memory is spent on it."""
+    with torch.device("meta"):
+        network = untrained_network(config)
+    return any(
+        isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm))
+        for module in network.modules()
+    )
+
+
 def last_linear(model: nn.Module) -> str | None:
     """The dotted name of the last linear layer, or None."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -13,8 +15,10 @@ from hemodist.config.data import AugmentConfig
 from hemodist.config.run import Run
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
+from hemodist.dataset.manifest import DatasetError, check_pictures
 from hemodist.errors import ConfigError
-from hemodist.models.checkpoints import CheckpointError, open_checkpoint
+from hemodist.models.checkpoint_file import CheckpointError
+from hemodist.models.checkpoints import open_checkpoint
 from hemodist.models.network import build_network, last_linear
 
 PICTURE_FIELDS = ("windows", "size", "encoding", "quality", "crop_head")
@@ -47,6 +51,30 @@ class Trained:
         return recorded
 
     @property
+    def kinds(self) -> npt.NDArray[np.int8]:
+        """How many kinds (positive, negative) of each label the training knew, int8 [6].
+
+        Checkpoints of version 0.1.0 do not say; both then.
+        """
+        return np.array(self.saved.get("kinds", [2] * len(LABELS)), np.int8)
+
+    @property
+    def learned(self) -> npt.NDArray[np.bool_]:
+        """The labels that it has learned, bool [6]: those of which the training knew both kinds."""
+        learned: npt.NDArray[np.bool_] = self.kinds == 2
+        return learned
+
+    @property
+    def prevalence(self) -> npt.NDArray[np.float64]:
+        """The training split's `plan.prepare.prevalence`, float64 [6]."""
+        return np.array(self.saved["prevalence"], np.float64)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on phantoms."""
+        return bool(self.sharding.get("synthetic"))
+
+    @property
     def step(self) -> int:
         """Optimizer updates made."""
         return int(self.saved["state"]["step"])
@@ -75,14 +103,19 @@ def open_trained(where: str) -> Trained:
     run = Run.from_dict(saved["run"])
     if missing := [name for name in ("sharding", "prevalence") if name not in saved]:
         raise CheckpointError(f"{where} lacks {' and '.join(missing)}; train again with this version of hemodist")
+    try:
+        check_pictures(saved["sharding"], where)
+    except DatasetError as error:
+        raise CheckpointError(str(error)) from None
     labels = tuple(saved.get("labels", LABELS))
     if labels != LABELS:
         raise CheckpointError(
             f"{where} was trained on the labels {', '.join(map(str, labels))}; this hemodist knows "
             f"{', '.join(LABELS)}, in this order; take a checkpoint of those, or train again"
         )
-    if len(saved["prevalence"]) != len(LABELS):
-        raise CheckpointError(f"{where} records the prevalence of {len(saved['prevalence'])} labels, not {len(LABELS)}")
+    for name in ("prevalence", "kinds"):
+        if name in saved and len(saved[name]) != len(LABELS):
+            raise CheckpointError(f"{where} records the {name} of {len(saved[name])} labels, not {len(LABELS)}")
     network = build_network(replace(run.model, weights="none"))
     _load(network, saved["scored"], where, run.model.name)
     return Trained(where, saved, run, network.eval())
@@ -167,5 +200,10 @@ def _channels(count: int) -> str:
     return "1 channel" if count == 1 else f"{count} channels"
 
 
+def window_names(sharding: Mapping[str, Any]) -> list[str]:
+    """Name, center and width in HU of each window that a sharder's configuration names, such as `brain 40/80`."""
+    return [f"{w['name']} {w['center']:g}/{w['width']:g}" for w in sharding["windows"]]
+
+
 def _windows(sharding: Mapping[str, Any]) -> str:
-    return ", ".join(f"{w['name']} {w['center']:g}/{w['width']:g}" for w in sharding["windows"])
+    return ", ".join(window_names(sharding))

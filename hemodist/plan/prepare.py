@@ -17,10 +17,11 @@ from hemodist.config.fields import DecidesResult, values_marked
 from hemodist.config.run import Run, check
 from hemodist.config.shares import share_bounds
 from hemodist.dataset.dataset import DataSet
-from hemodist.dataset.labels import UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.plan import sampling_weights
 from hemodist.plan.cache_need import check_cache_holds
+from hemodist.plan.label_gaps import kinds, known_share, not_learned_note, validation_note
 from hemodist.plan.order import Plan
 from hemodist.plan.split import Split, fold_report, label_report, split
 
@@ -36,6 +37,8 @@ class Prepared:
         plan: the order of training.
         total_steps: optimizer updates of the whole run.
         train_prevalence: float64 [6], the `prevalence` of the training split.
+        kinds: int8 [6], how many kinds (positive, negative) of each label the training split knows; 2 can be learned.
+        known_share: of the training split's label weights, how much is known (`plan.label_gaps.known_share`), 0 to 1.
     """
 
     dataset: DataSet
@@ -44,6 +47,8 @@ class Prepared:
     plan: Plan
     total_steps: int
     train_prevalence: npt.NDArray[np.float64]
+    kinds: npt.NDArray[np.int8]
+    known_share: float
 
     def facts(self, run: Run) -> dict[str, Any]:
         """The derived numbers, for the terminal, W&B and the report."""
@@ -70,6 +75,23 @@ class Prepared:
             "samples a step": batch.global_batch_size,
             "samples a step and worker": " or ".join(map(str, sizes)),
         }
+
+    def gaps(self, run: Run) -> list[str]:
+        """What the split cannot teach and cannot tell, a sentence each.
+
+        None where all files name somebody, and both sides have both kinds of each label.
+        """
+        validation = validation_note(
+            self.labels,
+            self.split.valid,
+            self.dataset.column("group"),
+            usable(self.dataset),
+            folds=run.data.folds,
+            fold=run.data.valid_fold,
+            seed=run.data.fold_seed,
+        )
+        nameless = self.dataset.nameless_note(np.concatenate([*self.parts().values()]))
+        return [note for note in (nameless, not_learned_note(self.labels[self.split.train]), validation) if note]
 
     def parts(self) -> dict[str, npt.NDArray[np.int64]]:
         """Rows of the split by name; `test` only where a fold is held out."""
@@ -165,7 +187,10 @@ def prepare(run: Run) -> Prepared:
             f"optim.warmup_steps {run.optim.warmup_steps} would last longer than the run's {total} steps, which would "
             "never learn at its full rate; use fewer, or none for a tenth of the run"
         )
-    return Prepared(dataset, labels, parts, plan, total, prevalence(labels[parts.train]))
+    train = labels[parts.train]
+    return Prepared(
+        dataset, labels, parts, plan, total, prevalence(train), kinds(train), known_share(train, plan.weights)
+    )
 
 
 def prevalence(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
@@ -204,7 +229,32 @@ def _weights(batch: BatchConfig, labels: npt.NDArray[np.int8]) -> npt.NDArray[np
     return None
 
 
-def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str) -> None:
+def _other_statistics(before: Run, now: Run) -> list[str]:
+    """What makes batch norm see other micro-batches than before. A run that may shrink or grow has accepted that."""
+    why = "which with batch norm is another training"
+    found = []
+    if before.batch.accumulate != now.batch.accumulate:
+        found.append(f"batch.accumulate was {before.batch.accumulate}, is {now.batch.accumulate}, {why}")
+    ranks = [range(one.scaling.fewest, max(one.scaling.workers, 1) + 1) for one in (before, now)]
+    if not now.model.sync_batch_norm and not set(ranks[0]) & set(ranks[1]):
+        found.append(f"scaling.workers was {before.scaling.workers}, is {now.scaling.workers}, {why}")
+    return found
+
+
+def check_choice(prepared: Prepared, run: Run) -> None:
+    """Check that the score which chooses a new run's best checkpoint is defined on its validation split.
+
+    Raises:
+        ConfigError: it is not; the text names the folds on which it is.
+    """
+    if run.stop.score == "auc_any" and kinds(prepared.labels[prepared.split.valid])[LABELS.index("any")] < 2:
+        raise ConfigError(
+            f"stop.score auc_any cannot choose a checkpoint: {prepared.gaps(run)[-1]}; use another data.valid_fold, or "
+            "stop.score weighted_log_loss"
+        )
+
+
+def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str, *, batch_norm: bool) -> None:
     """Check that a checkpoint is of this very run: the same samples in the same order, the same network and optimizer.
 
     Args:
@@ -212,16 +262,20 @@ def check_resume(saved: dict[str, Any], prepared: Prepared, run: Run, where: str
         prepared: what follows from `run`.
         run: the configuration that is to go on.
         where: the run's place, for the message.
+        batch_norm: whether the network has batch statistics, which see a rank's micro-batch and not the global batch.
 
     Raises:
         ConfigError: naming what differs.
     """
     # Through `Run`, so that fields that are younger than the checkpoint have their defaults.
-    before, now = (values_marked(one, DecidesResult) for one in (Run.from_dict(saved["run"]), run))
+    earlier = Run.from_dict(saved["run"])
+    before, now = (values_marked(one, DecidesResult) for one in (earlier, run))
     before |= {"dataset": saved["state"]["dataset"], "split": saved["state"]["split"]}
     now |= {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     differing = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names]
+    if batch_norm:
+        differing += _other_statistics(earlier, run)
     if differing:
         raise ConfigError(
             f"{where} holds a run that cannot go on: {'; '.join(differing)}; use another name, or what it had"

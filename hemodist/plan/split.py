@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.labels import LABELS
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.plan.philox import Purpose, words
 
@@ -127,7 +127,7 @@ def _digest(*parts: Rows) -> str:
     return digest.hexdigest()
 
 
-def label_report(labels: npt.NDArray[np.int8], parts: dict[str, Rows]) -> dict[str, dict[str, int]]:
+def label_report(labels: npt.NDArray[np.int8], parts: dict[str, Rows]) -> dict[str, dict[str, int | str]]:
     """Positive counts by part and label, beside the number of slices.
 
     Args:
@@ -135,10 +135,14 @@ def label_report(labels: npt.NDArray[np.int8], parts: dict[str, Rows]) -> dict[s
         parts: rows by name.
 
     Returns:
-        For each part `{"slices": ..., "any": ..., ...}`.
+        For each part `{"slices": ..., "any": ..., ...}`; "unknown" for a label that nobody knows on any of its slices.
     """
+
+    def positives(values: npt.NDArray[np.int8]) -> int | str:
+        return int((values == 1).sum()) if (values != UNKNOWN).any() else "unknown"
+
     return {
-        name: {"slices": len(rows)} | {label: int((labels[rows, i] == 1).sum()) for i, label in enumerate(LABELS)}
+        name: {"slices": len(rows), **{label: positives(labels[rows, i]) for i, label in enumerate(LABELS)}}
         for name, rows in parts.items()
     }
 
@@ -150,7 +154,7 @@ def fold_report(
     *,
     folds: int,
     seed: int = 0,
-) -> dict[str, dict[str, int]]:
+) -> dict[str, dict[str, int | str]]:
     """Positive counts by fold and label, beside the numbers of slices and groups: how evenly a hash has divided.
 
     Args:

@@ -65,6 +65,7 @@ def export(trained: Trained, output: str) -> dict[str, Any]:
         expected = [network(one).numpy() for one in inputs]
     described: dict[str, Any] = {
         "labels": list(LABELS),
+        "learned": [name for name, learned in zip(LABELS, trained.learned, strict=True) if learned],
         "input": {"shape": ["batch", 3, size, size], "dtype": "float32", "mean": MEAN, "std": STD, "range": [0, 1]},
         "output": "logits, [batch, 6] in the order of the labels; the logistic function gives probabilities",
         "pictures": {name: trained.sharding.get(name) for name in PICTURE_FIELDS},

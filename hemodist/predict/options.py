@@ -18,7 +18,8 @@ class PredictConfig:
     Attributes:
         checkpoint: a run's folder (its best checkpoint is taken) or a .pt file.
         source: folder of DICOM files (path, s3://, gs://), looked through at every depth, or a finished data set.
-        output: RSNA's submission format; beside it NAME.studies.csv (a row a study) and NAME.rejected.csv (reasons).
+        output: RSNA's submission format; beside it NAME.files.csv (a row a slice, with its file), NAME.studies.csv,
+            NAME.rejected.csv (reasons), NAME.html (the most suspicious slices) and NAME.about.json (the networks).
         ensemble: further checkpoints; the probabilities of all are averaged.
         tta: average over the flips that the runs were trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
@@ -30,7 +31,8 @@ class PredictConfig:
         eval_batch_size: slices at once; None for the run's own.
         cache: node-local folder for shards of a remote data set; None for the run's own.
         cache_gb: GB that the copies there may take; None for the run's own.
-        max_rejected_fraction: share of files without a prediction above which the exit code is 3.
+        max_rejected_fraction: share of faulty files above which the exit code is 3; localizers, reports, other
+            modalities and the like are no faults.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

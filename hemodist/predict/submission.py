@@ -1,18 +1,22 @@
-"""Predictions as files: RSNA's submission format, a table with a row a study, and the files without a prediction."""
+"""Predictions as tables: RSNA's submission format, a row a slice, a row a study, and the files without a prediction."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.metrics.pooling import POOLINGS, Pooled, unit_names
+from hemodist.metrics.probabilities import with_prevalence
 from hemodist.predict.new_slices import PredictedSlices
 from hemodist.predict.options import PredictConfig
 from hemodist.storage.store import Store
@@ -30,22 +34,37 @@ def merged(chunks: Iterable[PredictedSlices]) -> PredictedSlices:
         ConfigError: there is nothing at all.
     """
     parts = list(chunks)
-    keys = [key for part in parts for key in part.keys]
-    studies = [study for part in parts for study in part.studies]
     rejected = sorted(row for part in parts for row in part.rejected)
+    keys = [key for part in parts for key in part.keys]
     if not keys and not rejected:
         raise ConfigError("there is no slice to predict")
     order = sorted(range(len(keys)), key=keys.__getitem__)
+
+    def all_of(name: str) -> list[Any]:
+        values = [value for part in parts for value in getattr(part, name)]
+        return [values[i] for i in order]
+
     probability = np.concatenate([part.probability for part in parts])[order]
-    return PredictedSlices([keys[i] for i in order], [studies[i] for i in order], probability, rejected)
+    return PredictedSlices(
+        all_of("keys"), all_of("names"), all_of("paths"), all_of("studies"), all_of("series"), probability, rejected
+    )
 
 
-def write(output: str, predicted: PredictedSlices) -> dict[str, str]:
-    """Write `NAME.csv` (RSNA's), `NAME.studies.csv` and `NAME.rejected.csv`; returns what is where.
+def write(
+    output: str,
+    predicted: PredictedSlices,
+    prevalence: npt.NDArray[np.float64],
+    page: str,
+    trained_on: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write `NAME.csv` (RSNA's) and what stands beside it; returns what is where.
 
     Args:
         output: path or URI of `NAME.csv`.
         predicted: all slices, see `merged`.
+        prevalence: float64 [6], of the training, see `submission_rows`.
+        page: HTML, `NAME.html`.
+        trained_on: `NAME.about.json`.
 
     Raises:
         StoreError: one cannot be written.
@@ -53,9 +72,12 @@ def write(output: str, predicted: PredictedSlices) -> dict[str, str]:
     store, name = place(output)
     stem = name.removesuffix(".csv")
     contents = {
-        "submission": (name, _csv(("ID", "Label"), submission_rows(predicted))),
+        "submission": (name, _csv(("ID", "Label"), submission_rows(predicted, prevalence))),
+        "slices and files": (f"{stem}.files.csv", _csv(FILE_COLUMNS, file_rows(predicted))),
         "studies": (f"{stem}.studies.csv", _csv(STUDY_COLUMNS, study_rows(predicted))),
         "rejected": (f"{stem}.rejected.csv", _csv(("path", "reason", "detail"), predicted.rejected)),
+        "about the networks": (f"{stem}.about.json", (json.dumps(trained_on, indent=2) + "\n").encode()),
+        "page": (f"{stem}.html", page.encode("utf-8", "backslashreplace")),
     }
     for file, content in contents.values():
         store.write(file, content)
@@ -91,12 +113,26 @@ def check_places(config: PredictConfig, source: Store, is_dataset: bool) -> None
             raise ConfigError(f"{output.uri} lies in the source {source.uri}; choose a folder outside it")
 
 
-def submission_rows(predicted: PredictedSlices) -> Rows:
-    """Six rows a slice: `ID_label` and its probability."""
+def submission_rows(predicted: PredictedSlices, prevalence: npt.NDArray[np.float64]) -> Rows:
+    """Six rows a slice: `ID_label` and its probability; `prevalence` [6] for a label that no network has learned.
+
+    RSNA's format asks for six numbers. The other files leave such a label blank.
+    """
     columns = [(label, LABELS.index(label)) for label in ROW_ORDER]
-    for key, probability in zip(predicted.keys, predicted.probability, strict=True):
+    for name, probability in zip(predicted.names, with_prevalence(predicted.probability, prevalence), strict=True):
         for label, column in columns:
-            yield f"{key}_{label}", f"{probability[column]:.9g}"
+            yield f"{_no_formula(name)}_{label}", _number(probability[column])
+
+
+FILE_COLUMNS = ("ID", "path", "study", "series", "key", *LABELS)
+"""Of the table of slices: the submission's ID, the file below the source (empty for a data set), pseudonyms."""
+
+
+def file_rows(predicted: PredictedSlices) -> Rows:
+    """A row a slice, which leads from the submission's ID to the file."""
+    named = (predicted.names, predicted.paths, predicted.studies, predicted.series, predicted.keys)
+    for *row, probability in zip(*named, predicted.probability, strict=True):
+        yield *(_no_formula(one or "") for one in row), *map(_number, probability)
 
 
 STUDY_COLUMNS = (
@@ -109,19 +145,33 @@ STUDY_COLUMNS = (
 def study_rows(predicted: PredictedSlices) -> Rows:
     """A row a study: its slices, the one with the highest P(any), and the pooled probabilities.
 
-    A slice whose file names no study is a study of its own, its key in brackets.
+    A slice whose file names no study is a study of its own, its ID in brackets. Blank: a label that was not learned.
     """
     if not predicted.keys:
         return
-    pooled = Pooled.of(unit_names(predicted.studies, np.array(predicted.keys)))
+    pooled = Pooled.of(unit_names(predicted.studies, np.array(predicted.names)))
     most, noisy = (pooled.probability(predicted.probability, pooling) for pooling in POOLINGS)
     slices = np.bincount(pooled.unit)
     best: dict[int, int] = {}
     for at in np.argsort(-predicted.probability[:, LABELS.index("any")], kind="stable").tolist():
         best.setdefault(int(pooled.unit[at]), at)
     for unit, name in enumerate(pooled.names.tolist()):
-        numbers = [f"{value:.9g}" for value in (*most[unit], *noisy[unit])]
-        yield name, int(slices[unit]), predicted.keys[best[unit]], *numbers
+        numbers = map(_number, (*most[unit], *noisy[unit]))
+        yield _no_formula(name), int(slices[unit]), _no_formula(predicted.names[best[unit]]), *numbers
+
+
+def _number(value: float) -> str:
+    """A probability; empty where there is none."""
+    return "" if math.isnan(value) else f"{value:.9g}"
+
+
+def _no_formula(text: str) -> str:
+    """The same file's name, which no spreadsheet takes for a formula.
+
+    >>> _no_formula("a/b"), _no_formula("=cmd")
+    ('a/b', './=cmd')
+    """
+    return f"./{text}" if text[:1] in tuple("=+-@") else text
 
 
 def _csv(header: Sequence[str], rows: Rows) -> bytes:

@@ -1,8 +1,9 @@
-"""Numbers as a person reads them, in tables, sentences and pages."""
+"""Numbers as a person reads them, in tables, sentences and pages; and URIs without their credentials."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,8 +42,8 @@ def percent_interval(estimate: Estimate) -> str:
 
 
 def threshold(value: float) -> str:
-    """Digits enough to be applied, also beside 1; "-" where nothing is called."""
-    return f"{value:.9g}" if math.isfinite(value) else "-"
+    """All of its digits, so that it can be applied; "-" where nothing is called."""
+    return f"{value:.16g}" if math.isfinite(value) else "-"
 
 
 def clock(seconds: float) -> str:
@@ -60,3 +61,16 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def without_credentials(value: Any) -> Any:
+    """The same with user names, passwords and query strings taken out of every URI.
+
+    >>> without_credentials({"data": "s3://KEY:SECRET@bucket/rsna?region=x", "lr": 0.1})
+    {'data': 's3://bucket/rsna', 'lr': 0.1}
+    """
+    if isinstance(value, str):
+        return re.sub(r"(\w+://)([^/@\s]*@)?([^?\s]*)(\?\S*)?", r"\1\3", value)
+    if isinstance(value, Mapping):
+        return {name: without_credentials(item) for name, item in value.items()}
+    return [without_credentials(item) for item in value] if isinstance(value, list | tuple) else value

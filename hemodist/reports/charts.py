@@ -91,7 +91,8 @@ def ranking_curves(
         known = labels[:, i] != UNKNOWN
         score, positive = p[known, i], labels[known, i] == 1
         at, roc_band, recall_band = ranking.bands(score, positive, group[known], counts)
-        band: dict[str, Any] = {"color": COLORS[i], "alpha": 0.18, "linewidth": 0, "label": "95 % band"}
+        band: dict[str, Any] = {"color": COLORS[i], "alpha": 0.18, "linewidth": 0,
+                                "label": "95 % band" if len(counts) else None}  # fmt: skip
         line: dict[str, Any] = {"color": COLORS[i], "linewidth": 1.6, "label": "all slices"}
         chance: dict[str, Any] = {"color": _GREY, "linestyle": "--", "linewidth": 1, "label": "by chance"}
         left.fill_between(at, roc_band[0], roc_band[1], step="post", **band)

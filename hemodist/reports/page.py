@@ -5,7 +5,7 @@ Styles stand in the file itself, plots are SVG and pictures JPEG in data URIs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -19,14 +19,17 @@ from hemodist.reports.as_text import flat, interval_text, number, percent, thres
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, epoch_cells
 from hemodist.reports.score_tables import comparisons, pointing_text, pooled_rows
+from hemodist.reports.verdict import FOR_RESEARCH, SYNTHETIC, at_specificities, verdict
 
 
 def template(package: str, name: str) -> jinja2.Template:
-    """A page of a room: text becomes no tags, and a name that is not given is an error."""
+    """A page of a room, on `base.html.j2`: text becomes no tags, and a name that is not given is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package, "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(one, ".") for one in (package, "hemodist.reports")]),
+        autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals |= {"FOR_RESEARCH": FOR_RESEARCH, "SYNTHETIC": SYNTHETIC}
     environment.filters |= {"number": number, "interval": interval_text, "percent": percent, "threshold": threshold}
     return environment.get_template(name)
 
@@ -36,7 +39,6 @@ def report(
     split: ScoredSplit,
     heat_maps: HeatMapResults = NO_HEAT_MAPS,
     *,
-    windows: Sequence[str] = (),
     synthetic: bool,
 ) -> str:
     """The report of a split as HTML.
@@ -45,7 +47,6 @@ def report(
         description: What was scored.
         split: The scores, and the arrays that the curves are drawn from.
         heat_maps: Pictures of the worst slices, and the pointing game.
-        windows: What the channels of those pictures show, such as `brain 40/80`, one or three.
         synthetic: Whether the data are phantoms; the report then says so at its top.
     """
     p, labels, groups = np.asarray(split.probability, dtype=np.float64), split.labels, split.groups
@@ -55,6 +56,8 @@ def report(
         title=description.title,
         synthetic=synthetic,
         scores=scores,
+        verdict=verdict(scores),
+        sensitivities=at_specificities(scores),
         comparisons=comparisons(scores, split.extra_baselines),
         notes=description.notes,
         learning=charts.learning_curves(history, scores) if history else None,
@@ -66,7 +69,6 @@ def report(
         pooled=pooled_rows(split.pooled),
         missed=[figure for figure in heat_maps.worst if figure.kind == "missed"],
         alarms=[figure for figure in heat_maps.worst if figure.kind == "alarm"],
-        windows=", ".join(windows),
         pointing=pointing_text(heat_maps.pointing) if heat_maps.pointing else None,
         history_columns=(*HISTORY_COLUMNS, "lr", "images/s"),
         history=[(*epoch_cells(row), number(row.get("lr"), 2), number(row.get("images_per_s"), 1)) for row in history],

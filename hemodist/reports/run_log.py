@@ -17,7 +17,6 @@ from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.metrics import ranking
 from hemodist.metrics.predictions import Predictions
-from hemodist.metrics.probabilities import probabilities
 from hemodist.plan.prepare import Prepared
 from hemodist.reports.shown_slices import Panel, choose
 from hemodist.reports.versions import versions
@@ -73,9 +72,9 @@ class RunLog:
         row_of = {row: number for number, row in enumerate(predictions.rows.tolist())}
         if self._shown:
             # A corrupt sample that was masked out has no prediction.
+            probability = predictions.probability()
             values["panel"] = [
-                probabilities(predictions.logits[row_of[row]]).tolist() if row in row_of else [math.nan] * 6
-                for row in self._shown
+                probability[row_of[row]].tolist() if row in row_of else [math.nan] * 6 for row in self._shown
             ]
         self._tracker.log(step, values)
 
@@ -137,18 +136,18 @@ def put_offline_log(store: Store, folder: Path) -> None:
 
 
 def curves(predictions: Predictions, labels: npt.NDArray[np.int8]) -> dict[str, dict[str, Curve]]:
-    """ROC and precision-recall by label, of those labels that occur and do not always occur.
+    """ROC and precision-recall by label, of those labels that were learned, occur and do not always occur.
 
     Args:
         predictions: of a split.
         labels: int8 [samples, 6], of the whole data set.
     """
-    probability = probabilities(predictions.logits)
+    probability = predictions.probability()
     found: dict[str, dict[str, Curve]] = {"ROC": {}, "precision and recall": {}}
     for i, label in enumerate(LABELS):
         known = labels[predictions.rows, i] != UNKNOWN
         score, positive = probability[known, i], labels[predictions.rows, i][known] == 1
-        if positive.any() and not positive.all():
+        if predictions.learned[i] and positive.any() and not positive.all():
             precision, recall = ranking.precision_recall_curve(score, positive)
             found["ROC"][label] = ranking.thinned(*ranking.roc_curve(score, positive), _CURVE_POINTS)
             found["precision and recall"][label] = ranking.thinned(recall, precision, _CURVE_POINTS)

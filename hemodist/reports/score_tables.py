@@ -15,6 +15,7 @@ from hemodist.metrics.pooling import PooledScores
 from hemodist.metrics.scores import Scores
 from hemodist.reports.as_text import interval_text, number, percent, percent_interval
 from hemodist.reports.contents import PointingGame
+from hemodist.reports.verdict import at_specificities, verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +54,14 @@ def scores_table(
         by_label.add_row(s.label, *(number(one.value) for one in shown), number(s.prevalence))
     for row in comparisons(scores, extra_baselines or {}):
         beside.add_row(*dataclasses.astuple(row))
-    parts: list[Table | str] = [by_label, beside]
+    parts: list[Table | str] = ["{}. {}".format(*verdict(scores)), by_label, beside]
     if pooled:
         table = Table("unit", "pooled by", "units", "AUC of any", "95 % interval", "average precision of any",
                       "weighted log loss", title="studies and patients")  # fmt: skip
         for cells in pooled_rows(pooled):
             table.add_row(*cells)
         parts.append(table)
+    parts.append("sensitivity for any: " + "; ".join(at_specificities(scores)))
     parts.append(
         f"slices with P(any) below P of a subtype: {percent(scores.inconsistent.value)}; "
         f"error rate {number(scores.error_rate.value)}"
@@ -71,10 +73,11 @@ def scores_table(
 
 def comparisons(scores: Scores, extra_baselines: Mapping[str, float]) -> list[Comparison]:
     """Every main score beside every trivial answer to the same question."""
-    base = scores.baselines
+    base, loss = scores.baselines, scores.weighted_log_loss
+    paired = {1: "yes", -1: "no", 0: "cannot tell"}[scores.minus_constant.verdict]
     rows = [
-        compare("weighted log loss (lower is better)", scores.weighted_log_loss, "constant prevalence",
-                base.constant_prevalence, lower=True),
+        Comparison("weighted log loss (lower is better)", number(loss.value), interval_text(loss),
+                   "constant prevalence", number(base.constant_prevalence), f"{paired} (paired)"),
         compare("AUC of any", scores.auc_any, "any constant", base.constant_auc),
     ]  # fmt: skip
     for name, value in extra_baselines.items():
@@ -84,24 +87,22 @@ def comparisons(scores: Scores, extra_baselines: Mapping[str, float]) -> list[Co
     return rows
 
 
-def compare(score: str, ours: Estimate, name: str, other: float, lower: bool = False) -> Comparison:
+def compare(score: str, ours: Estimate, name: str, other: float) -> Comparison:
     """Our score beside a trivial answer's; it counts as better only where its interval leaves the other one out.
 
     Args:
         score: its name.
         ours: the network's.
         name: of the trivial answer.
-        other: what that one scores.
-        lower: whether less is better.
+        other: what that one scores; more is better.
     """
-    better = ours.value < other if lower else ours.value > other
+    better = ours.value > other
     if math.isnan(ours.value) or math.isnan(other):
         answer = "not defined"
     elif math.isnan(ours.low):
         answer = "yes" if better else "no"
     else:
-        outside = other > ours.high if lower else other < ours.low
-        answer = ("yes" if outside else "yes, within the interval") if better else "no"
+        answer = ("yes" if other < ours.low else "yes, within the interval") if better else "no"
     return Comparison(score, number(ours.value), interval_text(ours), name, number(other), answer)
 
 

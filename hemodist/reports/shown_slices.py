@@ -40,10 +40,10 @@ class Panel:
         return cls(images, [keys[row] for row in rows.tolist()], labels[rows])
 
     def captions(self, probabilities: npt.NDArray[np.floating]) -> list[str]:
-        """A line a slice: its key, what readers found, and what the network says of each label, [n, 6]."""
+        """A line a slice: its key, what readers found, and what the network says of each label [n, 6]; NaN: nothing."""
         return [
             f"{key} | readers: {_found(labels)} | network: "
-            + ", ".join(f"{name} {p:.2f}" for name, p in zip(LABELS, values, strict=True))
+            + (", ".join(f"{n} {p:.2f}" for n, p in zip(LABELS, values, strict=True) if not np.isnan(p)) or "nothing")
             for key, labels, values in zip(self.keys, self.labels, probabilities, strict=True)
         ]
 

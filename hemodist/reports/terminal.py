@@ -43,15 +43,25 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
     for name, value in facts.items():
         if isinstance(value, Mapping):
             for inner, counts in value.items():
-                listed = ", ".join(f"{k} {v:,}" for k, v in counts.items()) if isinstance(counts, Mapping) else counts
+                listed = (
+                    ", ".join(f"{k} {_shown(v)}" for k, v in counts.items()) if isinstance(counts, Mapping) else counts
+                )
                 table.add_row(f"{name} {inner}", str(listed))
         else:
-            table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+            table.add_row(name, _shown(value))
     return table
 
 
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 class TrainingView:
-    """A `Tell` that shows a progress bar and a line an epoch, or plain lines where there is no terminal."""
+    """A `Tell` that shows a progress bar and a line an epoch, or plain lines where there is no terminal.
+
+    Attributes:
+        step: the last optimizer step that was heard of.
+    """
 
     def __init__(self) -> None:
         """Nothing is shown before the `with` block."""
@@ -61,6 +71,7 @@ class TrainingView:
         )
         self._tasks: dict[str, TaskID] = {}
         self._header_shown = False
+        self.step = 0
         self._last_plain = time.monotonic()
 
     def __enter__(self) -> TrainingView:
@@ -78,12 +89,14 @@ class TrainingView:
         """Show an event."""
         match event:
             case EpochDone():
+                self.step = int(event.row["step"])
                 if not self._header_shown:
                     console.print(history_header(), style="bold", soft_wrap=True)
                     self._header_shown = True
                 console.print(format_history_row(event.row), soft_wrap=True)
                 self._hide("evaluating")
             case StepDone():
+                self.step = event.step
                 info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s"
                 self._advance("training", event.step, event.total, info)
             case EvaluationProgress():

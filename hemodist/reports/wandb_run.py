@@ -9,14 +9,17 @@ holds the whole run, a row a logging step. A restart online sends what the serve
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
 import queue
-import re
 import shutil
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +31,14 @@ import wandb
 import hemodist
 from hemodist.config.operation import TrackingConfig
 from hemodist.dataset.digest import sha256
+from hemodist.reports.as_text import without_credentials
 from hemodist.reports.shown_slices import Panel
 
 FINISH_SECONDS = 120.0
 """What the end of a run waits for W&B, in seconds."""
+
+PROBE_SECONDS = 10.0
+"""What W&B's server may take to answer before a run is logged offline."""
 
 CODE_FOLDERS = ("hemodist", "shards", "jobs")
 """Folders beside each other whose Python files are kept with a run; an installed package has no `jobs`."""
@@ -47,6 +54,24 @@ def resolve_mode(config: TrackingConfig) -> Literal["online", "offline", "disabl
     if config.mode != "auto":
         return config.mode
     return "online" if os.environ.get("WANDB_API_KEY") else "offline"
+
+
+def why_not_online() -> str:
+    """Why W&B's server, asked once, does not take rows; empty where it would, or where it cannot be told."""
+    server, key = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/"), os.environ.get("WANDB_API_KEY")
+    basic = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
+    headers = {"Content-Type": "application/json"} | ({"Authorization": basic} if key else {})
+    try:
+        asked = urllib.request.Request(f"{server}/graphql", b'{"query": "query { viewer { id } }"}', headers)
+        with urllib.request.urlopen(asked, timeout=PROBE_SECONDS) as answer:
+            refused = json.load(answer)["data"]["viewer"] is None
+    except urllib.error.HTTPError as error:
+        refused = error.code in (401, 403)
+    except OSError as error:
+        return f"{server} cannot be reached ({getattr(error, 'reason', None) or error})"
+    except (ValueError, LookupError, TypeError):  # another answer than W&B's
+        refused = False
+    return f"{server} does not accept the key in WANDB_API_KEY" if key and refused else ""
 
 
 class Tracker:
@@ -80,7 +105,7 @@ class Tracker:
             local: the run's folder, for W&B's files; None keeps them in a folder `wandb` of the working directory.
             where: the run's own place, the same after a restart.
             facts: the resolved configuration, digests and versions; credentials in URIs are left out.
-            warn: told, once, when W&B cannot be used; called from another thread.
+            warn: told, once, when W&B cannot be used, or not online; called from another thread.
             rows: what `state` gave when the run was saved.
             panel: makes the pictures that values named `panel` are predictions of; called from another thread.
             keep: given the folder of an offline log that is whole and closed, to put it elsewhere; called from another
@@ -193,7 +218,7 @@ class _Background:
     def _work(self) -> None:
         run, verb = None, "start"
         try:
-            run, verb = self._start(), "log"
+            run, verb = self._start_where_possible(), "log"
             for row in self._first_rows:
                 self._log(run, row, {})
             while (call := self._queue.get()) is not None:
@@ -202,6 +227,19 @@ class _Background:
             self._warn(f"W&B could not {verb} ({error}); the run goes on without it")
             while self._queue.get() is not None:
                 pass  # nobody waits for a queue that nobody empties
+
+    def _start_where_possible(self) -> Any:
+        """Start the run online where that is wanted and works, else offline."""
+        if self._options["mode"] == "online":
+            why = why_not_online()
+            if not why:
+                try:
+                    return self._start()
+                except Exception as error:  # of W&B, which has many
+                    why = (str(error) or type(error).__name__).splitlines()[0]
+            self._options["mode"] = "offline"
+            self._warn(f"W&B is not online: {why}. The run is logged offline; `wandb sync` uploads it later")
+        return self._start()
 
     def _start(self) -> Any:
         folder = Path(self._options["dir"])
@@ -260,16 +298,3 @@ def _log_code(run: Any) -> None:
         for file in sorted((root / folder).rglob("*.py")):
             artifact.add_file(str(file), name=str(file.relative_to(root)))
     run.log_artifact(artifact)
-
-
-def without_credentials(value: Any) -> Any:
-    """The same with user names, passwords and query strings taken out of every URI.
-
-    >>> without_credentials({"data": "s3://KEY:SECRET@bucket/rsna?region=x", "lr": 0.1})
-    {'data': 's3://bucket/rsna', 'lr': 0.1}
-    """
-    if isinstance(value, str):
-        return re.sub(r"(\w+://)([^/@\s]*@)?([^?\s]*)(\?\S*)?", r"\1\3", value)
-    if isinstance(value, Mapping):
-        return {name: without_credentials(item) for name, item in value.items()}
-    return [without_credentials(item) for item in value] if isinstance(value, list | tuple) else value

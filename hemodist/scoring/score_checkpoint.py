@@ -9,11 +9,11 @@ import numpy as np
 
 from hemodist.config.run import Run, check
 from hemodist.dataset.dataset import DataSet
-from hemodist.dataset.labels import UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.events import Note, Tell
 from hemodist.metrics.predictions import Predictions
-from hemodist.models.trained import Trained, check_fits, open_trained, views
+from hemodist.models.trained import Trained, check_fits, open_trained, views, window_names
 from hemodist.plan.prepare import divide
 from hemodist.plan.split import Rows, label_report
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults
@@ -61,7 +61,7 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
     rows, part, parts = _rows(request, trained, run, dataset)
     network = trained.network.to(world.device)
     seen = views(run.augment) if request.options.tta else ((),)
-    predictions = run_over_split(network, dataset, rows, run, world, tell, seen)
+    predictions = replace(run_over_split(network, dataset, rows, run, world, tell, seen), kinds=trained.kinds)
     if not world.is_rank_0:
         return Results.elsewhere(request.output)
     notes = [f"Scored: {request.checkpoint} (step {trained.step}) on {part} of {dataset.store.uri}."]
@@ -98,9 +98,10 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
         dataset,
         predictions,
         description,
-        np.array(trained.saved["prevalence"]),
+        trained.prevalence,
         heat_maps=heat_maps,
         repaired=request.options.repair_any,
+        trained_on_phantoms=trained.synthetic,
     )
 
 
@@ -169,6 +170,9 @@ def _heat_maps(
     """Pictures of the worst slices and the pointing game; a network without maps has neither, and a note says so."""
     if not request.options.worst and not request.options.masks:
         return NO_HEAT_MAPS
+    if not trained.learned[LABELS.index("any")]:
+        notes.append("No pictures of the worst slices: the network has not learned `any`.")
+        return NO_HEAT_MAPS
     try:
         target_layer(trained.network, trained.run.model.image_size)
     except ConfigError as error:
@@ -188,4 +192,4 @@ def _heat_maps(
     worst = find_worst_slices(
         trained, dataset, rows, probability, world.device, count=request.options.worst, masks=masks
     )
-    return HeatMapResults([figure_of(one) for one in worst], pointing)
+    return HeatMapResults([figure_of(one, window_names(trained.sharding)) for one in worst], pointing)

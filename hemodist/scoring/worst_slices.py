@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib import colormaps
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from hemodist.dataset.dataset import DataSet
@@ -34,6 +35,9 @@ from hemodist.scoring.heat_maps import (
 ANY = LABELS.index("any")
 TILE = 200
 """Side of a tile in the report, in pixels."""
+LINE = 18
+"""Height of a line of text in a picture, in pixels."""
+EMPTY_MAP = "heat map: empty"
 _OUTLINE = (60, 230, 120)
 _HEAT = colormaps["inferno"]
 _OPACITY = 0.65  # of the heat map where it is largest
@@ -144,7 +148,7 @@ def play_pointing_game(
     """
     true = rows[(dataset.labels()[rows, ANY] == 1) & (probability[:, ANY] > DECISION)]
     layer = target_layer(trained.network, trained.run.model.image_size)
-    keys, groups = dataset.index.column("key"), dataset.column("group")
+    keys, groups = dataset.index.column("key"), dataset.resampled_groups(np.arange(len(dataset.index)))
     hits, coarse, covered, group = [], [], [], []
     for batch in stored_batches(dataset, true, trained.run, device):
         regions, pixels = region_and_pixel_maps(trained.network, batch.images, "any", layer)
@@ -161,9 +165,19 @@ def play_pointing_game(
     return pointing_game(np.array(hits), np.array(coarse), np.array(covered), np.array(group), layer)
 
 
-def strip(windows: Grey, heat: Maps, mask: npt.NDArray[np.bool_] | None, tile: int = TILE) -> Image.Image:
-    """Three windows side by side, then the first one under the heat map, with the truth's outline where it is known."""
-    grey = [_tile(windows[..., channel], tile) for channel in range(3)]
+def slice_picture(
+    windows: Grey, heat: Maps, mask: npt.NDArray[np.bool_] | None, names: Sequence[str], tile: int = TILE
+) -> Image.Image:
+    """A slice in its windows, then the first one under the heat map, two tiles a row, each with its name.
+
+    Args:
+        windows: uint8 [h, w, 3], a window a channel.
+        heat: float32 [h, w] in [0, 1].
+        mask: where the truth is, which is outlined; None where nobody knows.
+        names: of the windows; with one of them, all channels are that one.
+        tile: side of a tile, in pixels.
+    """
+    grey = [_tile(windows[..., channel], tile) for channel in range(len(names))]
     level = np.asarray(Image.fromarray(heat).resize((tile, tile), Image.Resampling.BILINEAR)).clip(0, 1)
     color = 255 * _HEAT(level)[..., :3]
     opacity = _OPACITY * level[..., None]
@@ -171,8 +185,20 @@ def strip(windows: Grey, heat: Maps, mask: npt.NDArray[np.bool_] | None, tile: i
     if mask is not None:
         large = _resized(mask, tile)
         overlaid[large & ~ndimage.binary_erosion(large)] = _OUTLINE
-    tiles = [np.repeat(one[..., None], 3, axis=2) for one in grey]
-    return Image.fromarray(np.concatenate([*tiles, overlaid], axis=1))
+    tiles = [Image.fromarray(one).convert("RGB") for one in grey] + [Image.fromarray(overlaid)]
+    rows = (len(tiles) + 1) // 2
+    page = Image.new("RGB", (2 * tile, rows * (tile + LINE) + LINE), "black")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=12)
+    for at, (picture, name) in enumerate(zip(tiles, [*names, "heat map" if heat.any() else EMPTY_MAP], strict=True)):
+        left, top = at % 2 * tile, at // 2 * (tile + LINE)
+        draw.text((left + 4, top + 2), name, fill="white", font=font)
+        page.paste(picture, (left, top + LINE))
+    left, top = tile + 20, page.height - LINE + 4
+    bar = np.tile(255 * _HEAT(np.linspace(0, 1, tile - 40))[:, :3], (LINE - 8, 1, 1)).astype(np.uint8)
+    page.paste(Image.fromarray(bar), (left, top))
+    draw.text((left - 12, top - 3), "0", fill="white", font=font)
+    draw.text((2 * tile - 14, top - 3), "1", fill="white", font=font)
+    return page
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -201,16 +227,21 @@ def _resized(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
     return taken
 
 
-def figure_of(one: WorstSlice) -> SliceFigure:
-    """The slice as the report shows it."""
-    named = zip(LABELS, one.probability, strict=True)
-    others = sorted(((p, name) for name, p in named if name != "any"), reverse=True)
+def likeliest(probability: npt.NDArray[np.float64]) -> str:
+    """The two subtypes with the highest probabilities, float64 [6], in words; those that are nan are left out."""
+    named = zip(LABELS, probability, strict=True)
+    others = sorted(((p, name) for name, p in named if name != "any" and p == p), reverse=True)
+    return ", ".join(f"{name} {p:.2f}" for p, name in others[:2])
+
+
+def figure_of(one: WorstSlice, names: Sequence[str]) -> SliceFigure:
+    """The slice as the report shows it, with the names of its windows."""
     return SliceFigure(
         kind=one.kind,
         key=one.key,
-        picture=data_uri(strip(one.windows, one.heat, one.mask)),
+        picture=data_uri(slice_picture(one.windows, one.heat, one.mask, names)),
         p_any=float(one.probability[ANY]),
-        others=", ".join(f"{name} {p:.2f}" for p, name in others[:2]),
+        others=likeliest(one.probability),
         readers=readers_found(one.labels),
         wrong=one.wrong,
         outlined=one.mask is not None,

@@ -12,14 +12,16 @@ import numpy.typing as npt
 
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.index import labels_of
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.pooling import PooledScores, pooled_scores
 from hemodist.metrics.predictions import Predictions
-from hemodist.metrics.probabilities import probabilities, repair_any
+from hemodist.metrics.probabilities import repair_any, with_prevalence
 from hemodist.metrics.ranking import operating_points_of_any
 from hemodist.metrics.scores import Scores, score, threshold_auc
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults, ScoredSplit
 from hemodist.reports.page import report
+from hemodist.reports.verdict import verdict
 from hemodist.storage.store import Store
 
 REPORT = "report.html"
@@ -43,6 +45,7 @@ class Results:
         report: where the report is.
         pooled: scores of the studies and of the patients.
         heat_maps: pictures of the worst slices, and the pointing game.
+        synthetic: the slices are phantoms, or the network was trained on such.
     """
 
     scores: Scores | None
@@ -50,6 +53,7 @@ class Results:
     report: str
     pooled: tuple[PooledScores, ...] = ()
     heat_maps: HeatMapResults = NO_HEAT_MAPS
+    synthetic: bool = False
 
     @classmethod
     def elsewhere(cls, uri: str) -> Results:
@@ -82,10 +86,11 @@ def score_predictions(
 ) -> Scores:
     """Scores of predictions against the data set's labels; nothing is written."""
     return score(
-        probabilities(predictions.logits),
+        predictions.scored(),
         dataset.labels()[predictions.rows],
-        dataset.column("group")[predictions.rows],
+        dataset.resampled_groups(predictions.rows),
         train_prevalence=train_prevalence,
+        learned=predictions.learned,
         bootstrap=bootstrap,
     )
 
@@ -99,6 +104,7 @@ def write_results(
     *,
     heat_maps: HeatMapResults = NO_HEAT_MAPS,
     repaired: bool = False,
+    trained_on_phantoms: bool = False,
 ) -> Results:
     """Score the predictions and write `predictions.parquet`, `metrics.json` and `report.html`.
 
@@ -110,25 +116,35 @@ def write_results(
         train_prevalence: float64 [6], of the training split, for the constant baseline.
         heat_maps: pictures of the worst slices, and the pointing game.
         repaired: P(any) is raised to the largest P of a subtype first.
+        trained_on_phantoms: the network was, whatever it is scored on.
 
     Raises:
         StoreError: something cannot be written.
     """
     labels = labels_of(dataset.index)[predictions.rows]
-    groups = dataset.column("group")[predictions.rows]
-    probability = probability_of(predictions, repaired)
-    scores = score(probability, labels, groups, train_prevalence=train_prevalence, bootstrap=BOOTSTRAP)
+    groups = dataset.resampled_groups(predictions.rows)
+    answered = probability_of(predictions, repaired)
+    scored = predictions.scored(answered)
+    scores = score(
+        scored, labels, groups, train_prevalence=train_prevalence, learned=predictions.learned, bootstrap=BOOTSTRAP
+    )
     threshold = float("nan")
     if np.isfinite(predictions.blood).all():
         threshold = threshold_auc(predictions.blood, labels)
-    pooled = pool(dataset, predictions.rows, probability)
+    pooled = pool(dataset, predictions.rows, scored)
+    probability = with_prevalence(scored, train_prevalence)
     held = {level: held_by_units(dataset, predictions.rows, level) for level in LEVELS} if pooled else {}
-    results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps)
-    store.write(PREDICTIONS, predictions.to_parquet(dataset, probability))
+    nameless = dataset.nameless_note(predictions.rows)
+    synthetic = trained_on_phantoms or bool(dataset.manifest.config.get("synthetic"))
+    results = Results(scores, threshold, f"{store.uri}/{REPORT}", pooled, heat_maps, synthetic)
+    store.write(PREDICTIONS, predictions.to_parquet(dataset, answered))
     content = scores.to_json() | {
+        "verdict": verdict(scores)[0],
+        "synthetic": synthetic,
         "threshold_auc_any": threshold if np.isfinite(threshold) else None,
         "pooled": [plain_json(asdict(one)) for one in pooled],
         "slices_held_by_units": held,
+        "nameless_slices": dataset.nameless(predictions.rows),
         "pointing": plain_json(asdict(heat_maps.pointing)) if heat_maps.pointing else None,
         "operating_points": [plain_json(asdict(one)) for one in operating_points_of_any(probability, labels)],
         "scored": dict(description.scored)
@@ -138,35 +154,57 @@ def write_results(
     description = replace(
         description,
         facts=dict(description.facts) | data_facts(dataset),
-        notes=[*description.notes, *_incomplete(len(predictions.rows), held, dataset)],
+        notes=[
+            *description.notes,
+            *([nameless] if nameless else []),
+            *not_learned(predictions.learned),
+            *_incomplete(len(predictions.rows), held, dataset),
+        ],
     )
     html = report(
         description,
         ScoredSplit(scores, probability, labels, groups, pooled, results.extra_baselines()),
         heat_maps,
-        windows=[f"{w['name']} {w['center']:g}/{w['width']:g}" for w in dataset.manifest.config["windows"]],
-        synthetic=bool(dataset.manifest.config.get("synthetic")),
+        synthetic=synthetic,
     )
     store.write(REPORT, html.encode())
     return results
 
 
 def probability_of(predictions: Predictions, repaired: bool = False) -> npt.NDArray[np.float64]:
-    """Probabilities, float64 [n, 6]; with `repaired`, P(any) is raised to the largest P of a subtype."""
-    probability = probabilities(predictions.logits)
+    """Probabilities, float64 [n, 6], NaN where not learned; `repaired`: P(any) is raised to that of its subtypes."""
+    probability = predictions.probability()
     return repair_any(probability) if repaired else probability
 
 
 def pool(
     dataset: DataSet, rows: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
 ) -> tuple[PooledScores, ...]:
-    """Scores of the studies and of the patients of these rows; a slice without a name counts to its group."""
-    labels, groups = labels_of(dataset.index)[rows], dataset.column("group")[rows]
+    """Scores of the studies and of the patients of these rows, where these are known.
+
+    A slice without a name counts to its group. Labels of which the training knew nothing (NaN) are scored as unknown
+    ones.
+    """
+    if not dataset.knows_patients(rows):
+        return ()
+    labels = np.where(np.isnan(probability), np.int8(UNKNOWN), labels_of(dataset.index)[rows])
+    probability, groups = np.nan_to_num(probability), dataset.column("group")[rows]
     found: list[PooledScores] = []
     for level in LEVELS:
         units = _units(dataset, level)[rows]
         found += pooled_scores(level, units, probability, labels, groups, bootstrap=BOOTSTRAP)
     return tuple(found)
+
+
+def not_learned(learned: npt.NDArray[np.bool_]) -> list[str]:
+    """A note on the labels that the network has not learned, bool [6]; none where it has learned all."""
+    names = [name for name, known in zip(LABELS, learned, strict=True) if not known]
+    if not names:
+        return []
+    return [
+        f"Not learned: {', '.join(names)}. The training split had no known positive and negative of it, so predictions "
+        "leave it blank; where the training knew nothing of it and these slices do, a constant is scored."
+    ]
 
 
 def held_by_units(dataset: DataSet, rows: npt.NDArray[np.int64], level: str) -> int:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics.paired import LOG_LOSS, SCORES, Difference, adjusted_by_holm, difference
 from hemodist.metrics.plain_json import plain_json
+from hemodist.metrics.scores import constant_accuracies
 from hemodist.study.published import PUBLISHED, PUBLISHED_MAJORITY, PUBLISHED_NONE
 from hemodist.study.questions import Question, answered
 from hemodist.study.system import System
@@ -128,8 +128,7 @@ def compare(
     networks = [system for system in systems if system.kind == "network"]
     best = min(networks, key=lambda system: system.estimate(LOG_LOSS).value)
     to_best = adjusted_by_holm([difference(s.resampled, best.resampled, LOG_LOSS) for s in networks if s is not best])
-    known = labels != UNKNOWN
-    none, some = (labels == 0).sum(axis=0), (labels == 1).sum(axis=0)
+    none, majority = constant_accuracies(labels)
     return Findings(
         systems=tuple(systems),
         to_best=to_best,
@@ -138,10 +137,7 @@ def compare(
         groups=best.resampled.losses.shape[1],
         slices=len(labels),
         part=part,
-        baselines={
-            "predict none": float(none.sum() / known.sum()),
-            "majority": float(np.maximum(none, some).sum() / known.sum()),
-        },
+        baselines={"predict none": none, "majority": majority},
         facts=facts,
         config=config,
         unlike=unlike,

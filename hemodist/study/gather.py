@@ -20,6 +20,7 @@ from hemodist.config.training import ModelConfig
 from hemodist.dataset.labels import LABELS
 from hemodist.metrics.bootstrap import F64, resamples
 from hemodist.metrics.paired import resample_scores
+from hemodist.metrics.probabilities import with_prevalence
 from hemodist.models.network import build_network
 from hemodist.plan.prepare import Prepared
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
@@ -51,14 +52,14 @@ def gather(
         scored, file = prepared.split.test, TEST_PREDICTIONS
     keys = dataset.index.column("key").take(pa.array(scored)).combine_chunks()
     predicted = {run.name: _predictions(Store.open(join(run.output, run.name)), file, keys) for run in runs}
-    rows = scored[np.all([np.isfinite(values[:, 0]) for values in predicted.values()], axis=0)]
+    rows = scored[np.all([np.isfinite(values).any(axis=1) for values in predicted.values()], axis=0)]
     if classical:
         train = statistics(dataset, prepared.split.train, runs[0].data)
         asked = statistics(dataset, rows, runs[0].data)
         rows = asked.rows
     chosen = np.searchsorted(scored, rows)
     labels = prepared.labels[rows]
-    groups = np.unique(dataset.column("group")[rows], return_inverse=True)[1].astype(np.int64)
+    groups = np.unique(dataset.resampled_groups(rows), return_inverse=True)[1].astype(np.int64)
     counts = resamples(int(groups.max()) + 1, replicates, 0)
 
     def system(name: str, kind: Kind, probability: F64, **more: Any) -> System:
@@ -80,7 +81,7 @@ def gather(
             system(
                 recipe,
                 "network",
-                np.stack([predicted[run.name][chosen] for run in mine]),
+                np.stack([with_prevalence(predicted[run.name][chosen], prepared.train_prevalence) for run in mine]),
                 parameters=parameters(mine[0].model),
                 seconds=tuple(sum(row["seconds"] for row in history) for history in histories),
                 images_per_s=tuple(float(np.median([row["images_per_s"] for row in h])) for h in histories),
@@ -103,7 +104,7 @@ def parameters(config: ModelConfig) -> int:
 
 
 def _predictions(store: Store, file: str, keys: pa.Array) -> F64:
-    """Probabilities of the slices `keys`, float64 [n, 6]; nan where a run has not answered."""
+    """Probabilities of the slices `keys`, float64 [n, 6]; nan where a run has not answered, or not learned a label."""
     table = pq.read_table(io.BytesIO(store.read(file)), columns=["key", *LABELS])
     values = np.stack([table.column(label).to_numpy() for label in LABELS], axis=1)
     place = pc.index_in(keys, value_set=table.column("key").combine_chunks()).fill_null(-1).to_numpy()

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hemodist.metrics.bootstrap import LEVEL
-from hemodist.metrics.paired import AUC, LOG_LOSS, Difference, adjusted_by_holm, difference
+from hemodist.metrics.paired import AUC, FEW_GROUPS, LOG_LOSS, Difference, adjusted_by_holm, can_tell, difference
 from hemodist.study.as_text import difference_text, duration
 from hemodist.study.published import PUBLISHED, PUBLISHED_MAJORITY, PUBLISHED_NONE
 from hemodist.study.system import System
-
-FEW_GROUPS = 30
-"""Below so many patients a percentile interval over them is too narrow (Cameron, Gelbach and Miller 2008)."""
 
 _ASKED = (
     ("resnet34_silu", "resnet34", "Does SiLU help?"),
@@ -45,6 +41,7 @@ def answered(
         unlike: why the networks' times are not compared; empty where they are.
     """
     networks = [system for system in systems if system.kind == "network"]
+    beside = _beside_trivial(systems, networks)
     present = {system.name: system for system in systems}
     questions = [
         Question(question, _effect(present[first], present[second], unlike))
@@ -53,8 +50,8 @@ def answered(
     ]
     return (
         *questions,
-        Question("Which system is worth its time?", _worth(best, networks, to_best, unlike)),
-        Question("Does it take a network?", _floor(systems, networks)),
+        Question("Which system is worth its time?", _worth(best, networks, to_best, beside, unlike)),
+        Question("Does it take a network?", _floor(systems, beside)),
         Question("How much can these slices tell?", _power(best)),
         Question("What of the published figures?", _published()),
     )
@@ -83,8 +80,42 @@ def _way(difference: float) -> str:
     return "better" if difference < 0 else "worse"
 
 
-def _worth(best: System, networks: Sequence[System], to_best: Sequence[Difference], unlike: str) -> str:
-    """The quickest of the networks that are not shown to be worse than the best one."""
+def _beside_trivial(systems: Sequence[System], networks: Sequence[System]) -> dict[str, tuple[Difference, ...]]:
+    """By answer without a network, each network minus it; p values adjusted for all that is asked here."""
+    trivial = [system for system in systems if system.kind != "network"]
+    asked = [difference(network.resampled, one.resampled, LOG_LOSS) for one in trivial for network in networks]
+    adjusted = adjusted_by_holm(asked)
+    return {one.name: tuple(found for found in adjusted if found.second == one.name) for one in trivial}
+
+
+def _worth(
+    best: System,
+    networks: Sequence[System],
+    to_best: Sequence[Difference],
+    beside: Mapping[str, Sequence[Difference]],
+    unlike: str,
+) -> str:
+    """The quickest of the networks that are not shown to be worse than the best one; none that beats no trivial answer.
+
+    Args:
+        best: the network with the least weighted log loss.
+        networks: all of them.
+        to_best: each other network minus the best one.
+        beside: see `_beside_trivial`.
+        unlike: why the networks' times are not compared; empty where they are.
+    """
+    groups = best.resampled.losses.shape[1]
+    if not can_tell(groups):
+        return f"These slices cannot tell: {groups} patients are too few for any difference to be shown."
+    shown = {system.name for system in networks}
+    for name, differences in beside.items():
+        shown &= {one.first for one in differences if one.verdict > 0}
+        if best.name not in shown:
+            return (
+                f"These slices cannot tell: {best.name} has the least weighted log loss of the networks, "
+                f"{best.estimate(LOG_LOSS).value:.4f}, and is not shown to beat {name}, which needs no network "
+                f"(difference {difference_text(next(one for one in differences if one.first == best.name))})."
+            )
     loss = f"{best.estimate(LOG_LOSS).value:.4f}"
     if len(networks) == 1:
         return f"Only {best.name} was trained (weighted log loss {loss}, {duration(best.time)}), so there is no choice."
@@ -94,32 +125,32 @@ def _worth(best: System, networks: Sequence[System], to_best: Sequence[Differenc
     text += f"Shown to be worse: {', '.join(worse)}. " if worse else "No other network is shown to be worse. "
     if unlike:
         return text + (f"{_listed(alike)} cannot be told from it. " if alike else "") + unlike
-    quickest = min([best, *alike], key=lambda system: system.time)
+    if alike:
+        text += f"{_listed(alike)} cannot be told from it. "
+    if unproven := [system for system in alike if system.name not in shown]:
+        text += f"Of these, not shown to beat every answer without a network: {_listed(unproven)}. "
+    quickest = min([best, *(one for one in alike if one.name in shown)], key=lambda system: system.time)
     if quickest is best:
-        if alike:
-            slower = f"{_listed(alike)} cannot be told from it, but {'takes' if len(alike) == 1 else 'take'} longer"
-            return text + f"{slower}: {best.name} is worth its time."
         return text + f"{best.name} is worth its time."
     apart = next(one for one in to_best if one.first == quickest.name)
     return text + (
-        f"{_listed(alike)} cannot be told from it. The quickest of these is {quickest.name}: "
+        f"The quickest of these is {quickest.name}: "
         f"{duration(quickest.time)}, {quickest.time / best.time:.2f} of the time, "
         f"for a difference of {difference_text(apart)}. "
         f"{quickest.name} is worth its time; that {best.name} is worth the rest is not shown."
     )
 
 
-def _floor(systems: Sequence[System], networks: Sequence[System]) -> str:
+def _floor(systems: Sequence[System], beside: Mapping[str, Sequence[Difference]]) -> str:
     """Which networks beat the best answer that needs none."""
     floor = min((system for system in systems if system.kind != "network"), key=lambda s: s.estimate(LOG_LOSS).value)
-    beside = adjusted_by_holm([difference(network.resampled, floor.resampled, LOG_LOSS) for network in networks])
     text = f"Without one, {floor.name} is best: weighted log loss {floor.estimate(LOG_LOSS).value:.4f}"
     text += f" in {duration(floor.time)}. " if floor.seconds else ". "
     groups = ((1, "Shown to be better"), (-1, "Shown to be worse"), (0, "Neither is shown of"))
     parts = [
-        f"{words}: " + ", ".join(f"{one.first} ({one.value:+.4f})" for one in beside if one.verdict == verdict)
-        for verdict, words in groups
-        if any(one.verdict == verdict for one in beside)
+        f"{words}: " + ", ".join(f"{one.first} ({one.value:+.4f})" for one in beside[floor.name] if one.verdict == way)
+        for way, words in groups
+        if any(one.verdict == way for one in beside[floor.name])
     ]
     return text + ". ".join(parts) + "."
 
@@ -127,7 +158,7 @@ def _floor(systems: Sequence[System], networks: Sequence[System]) -> str:
 def _power(best: System) -> str:
     groups, seeds = best.resampled.losses.shape[1], len(best.seeds)
     text = f"There are {groups} patients and {seeds} {'seed' if seeds == 1 else 'seeds'}. "
-    if 2.0 / 2**groups >= 1 - LEVEL:
+    if not can_tell(groups):
         text += f"With {groups} patients the test cannot give less than p = {2 / 2**groups:.2g}, so it finds nothing. "
     if groups < FEW_GROUPS:
         text += f"Intervals over fewer than {FEW_GROUPS} patients are too narrow. "

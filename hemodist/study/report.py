@@ -82,6 +82,8 @@ def page(found: Findings) -> str:
     """The report as one self-contained HTML page: inline styles, plots as SVG in data URIs."""
     names = [system.name for system in found.systems]
     return template("hemodist.study", "report.html.j2").render(
+        title="The study, done again",
+        synthetic=found.synthetic,
         found=found,
         header=HEADER,
         rows=rows(found),

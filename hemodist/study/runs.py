@@ -83,7 +83,7 @@ def train_all(
         return {name: text for name, text in failed.items() if text}
     if not os.environ.get("RAY_ADDRESS"):
         uses_gpu(scaling, torch.cuda.device_count())  # known before Ray is started
-    with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.cpus_per_worker)) as info, view:
+    with cluster(cpus=max(os.cpu_count() or 1, scaling.workers * scaling.fewest_cpus)) as info, view:
         now, gpu = wait_for_slots(scaling, info)
         most = min(at_once or len(runs), runs_at_a_time(scaling, now, gpu=gpu))
         console.print(f"{len(runs)} runs to train, up to {most} at a time")
@@ -96,7 +96,7 @@ def runs_at_a_time(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> i
         now + (0 if math.isinf(more) else more)
         for now, more in ((info.cpus, info.cpus_to_come), (info.gpus, info.gpus_to_come))
     )
-    by_cpus = int(cpus // (scaling.workers * scaling.cpus_per_worker))
+    by_cpus = int(cpus // (scaling.workers * scaling.fewest_cpus))
     return max(1, min(by_cpus, int(gpus // scaling.workers)) if gpu else by_cpus)
 
 

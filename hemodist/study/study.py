@@ -11,8 +11,8 @@ from hemodist.config.run import Run
 from hemodist.errors import ConfigError, UserError
 from hemodist.launch.train import absolute
 from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check_model
-from hemodist.plan.prepare import Prepared, check_resume, prepare
+from hemodist.models.network import check_model, has_batch_norm
+from hemodist.plan.prepare import Prepared, check_choice, check_resume, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
 from hemodist.storage.store import Store, join
@@ -46,6 +46,8 @@ def conduct(study: Study) -> Findings:
     left = [run for run in runs if not is_finished(run, common)]
     facts = _facts(common, runs[0]) | {"runs": f"{len(runs)}, of which {len(runs) - len(left)} are finished"}
     console.print(facts_table(f"Study of {len(study.recipes)} systems, seeds {study.seeds}", facts))
+    for note in common.gaps(runs[0]):
+        console.print(f"note: {note}", soft_wrap=True)
 
     def finished(run: Run) -> None:
         state = {"dataset": common.dataset.manifest.digest, "split": common.split.digest}
@@ -94,8 +96,10 @@ def is_finished(run: Run, prepared: Prepared) -> bool:
     saved = json.loads(store.read(RESULT)) if finished else Checkpoints(store, 1).newest_origin()
     if run.optim.lr == "found" and store.size(FOUND_LR) is not None:
         run = with_found_lr(run, prepared)
-    if saved is not None:
-        check_resume(saved, prepared, run, store.uri)
+    if saved is None:
+        check_choice(prepared, run)
+    else:
+        check_resume(saved, prepared, run, store.uri, batch_norm=not finished and has_batch_norm(run.model))
     if saved is not None and finished:  # a run that goes on has its weights from a checkpoint, this one its scores
         weights = Run.from_dict(saved["run"]).model.weights
         if weights != run.model.weights:
@@ -126,4 +130,6 @@ def _unlike(runs: Sequence[Run]) -> str:
 
 def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
     facts = prepared.facts(run)
-    return {name: facts[name] for name in ("data set", "data set digest", "samples", "split digest", "split", "groups")}
+    names = ("data set", "data set digest", "samples", "split digest", "split", "groups")
+    notes = prepared.gaps(run)
+    return {name: facts[name] for name in names} | ({"notes": " ".join(notes)} if notes else {})

@@ -1,4 +1,4 @@
-"""What is added up over an epoch: the loss of its samples, how many they are, and the time."""
+"""What is added up over an epoch: the loss of its samples, what is known of them, and the time."""
 
 from __future__ import annotations
 
@@ -22,23 +22,16 @@ class EpochSums:
         """
         loss, weight = (state.epoch_loss, state.epoch_weight) if world.is_rank_0 else (0.0, 0.0)
         self._world = world
-        self._loss = torch.tensor(loss, dtype=torch.float64, device=world.device)
-        self._weight = torch.tensor(weight, dtype=torch.float64, device=world.device)
+        self._sums = torch.tensor([loss, weight], dtype=torch.float64, device=world.device)
         self._seconds, self._clock = state.epoch_seconds, time.monotonic()
 
-    def add(self, loss_sum: torch.Tensor, weight: torch.Tensor) -> None:
-        """Add a step of this rank.
-
-        Args:
-            loss_sum: over its samples.
-            weight: the number of samples in that sum, those that are masked out not counted.
-        """
-        self._loss += loss_sum
-        self._weight += weight
+    def add(self, sums: torch.Tensor) -> None:
+        """Add a step of this rank: the sums of its samples' losses and of their known weights, float [2]."""
+        self._sums += sums
 
     def totals(self) -> tuple[float, float]:
         """Loss and weight over all ranks, which call it together; waits for the device."""
-        loss, weight = self._world.sum(torch.stack([self._loss, self._weight])).tolist()
+        loss, weight = self._world.sum(self._sums.clone()).tolist()
         return loss, weight
 
     def seconds(self) -> float:
@@ -47,6 +40,5 @@ class EpochSums:
 
     def clear(self) -> None:
         """Begin the next epoch."""
-        self._loss.zero_()
-        self._weight.zero_()
+        self._sums.zero_()
         self._seconds, self._clock = 0.0, time.monotonic()

@@ -1,4 +1,4 @@
-"""The gradient of the mean loss over the global batch, whatever ranks and micro-batches it is divided into."""
+"""The gradient of the loss of the global batch, whatever ranks and micro-batches it is divided into."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from hemodist.config.run import Run
@@ -17,9 +18,11 @@ from hemodist.world import World
 
 
 def backward(
-    wrapped: nn.Module, batch: Batch, run: Run, world: World, optimizer: torch.optim.Optimizer
+    wrapped: nn.Module, batch: Batch, run: Run, world: World, optimizer: torch.optim.Optimizer, known_share: float
 ) -> torch.Tensor:
-    """Make the gradient of a step; returns the sum of the losses of this rank's samples, float32 scalar.
+    """Make the gradient of a step.
+
+    Returns float32 [2]: the sum of the losses of this rank's samples, and the sum of their known weights.
 
     The last step's gradient goes between forward and backward. On a CPU that is 10 % faster than after the step: then
     all of a step's memory would be free at once, given back to the system, and asked for again page by page.
@@ -30,23 +33,25 @@ def backward(
         run: batch sizes and precision.
         world: the ranks.
         optimizer: of the network's parameters.
+        known_share: of the label weights, how much is known on average in the training split; see `training.loss`.
     """
     mix_group = run.batch.mix_group
     parts = np.array_split(np.arange(len(batch.rows) // mix_group), run.batch.accumulate)
-    loss_sum = torch.zeros((), device=world.device)
+    sums = torch.zeros(2, device=world.device)
     # DDP averages over the ranks, so the local sum is scaled by ranks / global batch: exact for uneven shares too.
-    scale = world.size / run.batch.global_batch_size
+    scale = world.size / (run.batch.global_batch_size * known_share)
     for number, part in enumerate(parts):
         chosen = slice(int(part[0]) * mix_group, (int(part[-1]) + 1) * mix_group)
         with _no_sync(wrapped, last=number == len(parts) - 1):
             with autocast_for(run, world):
                 logits = wrapped(batch.images[chosen])
-            losses = loss.per_sample(logits, batch.targets[chosen]) * batch.weights[chosen]
+            targets, weights = batch.targets[chosen], batch.weights[chosen]
+            losses = loss.per_sample(logits, targets) * weights
             if number == 0:
                 optimizer.zero_grad(set_to_none=True)
             (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
-        loss_sum += losses.detach().sum()
-    return loss_sum
+        sums += torch.stack([losses.detach().sum(), (loss.known_weight(targets) * weights).sum()])
+    return sums
 
 
 def clip(network: nn.Module, most: float) -> torch.Tensor:
@@ -61,12 +66,15 @@ def clip(network: nn.Module, most: float) -> torch.Tensor:
     return norm
 
 
-def distributed(module: nn.Module, world: World) -> nn.Module:
-    """The module with gradients averaged over the ranks; itself where there is one rank."""
+def distributed(module: nn.Module, world: World, gradients: str = "fp32") -> nn.Module:
+    """The module with gradients averaged over the ranks, sent as fp32 or bf16; itself where there is one rank."""
     if world.size == 1:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+    wrapped = DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+    if gradients == "bf16":
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
 
 
 def _no_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:

@@ -12,6 +12,7 @@ from torch import nn
 from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch
+from hemodist.models.checkpoint_file import CheckpointError
 from hemodist.models.network import build_network, has_dropout, load_pretrained, make_deterministic
 from hemodist.plan.philox import Purpose, words
 from hemodist.training import optimizer
@@ -25,13 +26,13 @@ class Update:
     """What a step has found.
 
     Attributes:
-        loss_sum: of this rank's samples; float32 scalar on its device.
+        sums: of this rank's samples: their losses, and their known weights (`training.loss`); float32 [2].
         gradient_norm: of the mean gradient over the global batch, before clipping; scalar on the device, the same on
             every rank.
         made: whether the weights were changed; they are not where the gradient is not finite.
     """
 
-    loss_sum: torch.Tensor
+    sums: torch.Tensor
     gradient_norm: torch.Tensor
     made: bool
 
@@ -46,7 +47,9 @@ class Learner:
         ema: the exponential moving average of the network; None where the run has none.
     """
 
-    def __init__(self, network: nn.Module, run: Run, world: World, saved: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, network: nn.Module, run: Run, world: World, saved: Mapping[str, Any] | None, known_share: float
+    ) -> None:
         """Take the weights of a checkpoint, or the pretrained ones, and give every rank the same.
 
         Args:
@@ -54,24 +57,24 @@ class Learner:
             run: the configuration.
             world: the ranks, which call this together.
             saved: the checkpoint to go on from, the same on every rank; None for a new run.
+            known_share: `Prepared.known_share`.
 
         Raises:
             ConfigError: the pretrained weights cannot be had, or do not fit.
         """
-        self._run, self._world = run, world
+        self._run, self._world, self._known_share = run, world, known_share
         self.network = network
         self.optimizer = optimizer.build(network, run.optim)
         self._draws = has_dropout(network)
         if saved is not None:
-            network.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            _restore(saved, model=network, optimizer=self.optimizer)
         elif world.is_rank_0:
             load_pretrained(network, run.model)
-        module: nn.Module = torch.compile(network) if run.model.compile else network  # type: ignore[assignment]
-        self.wrapped = distributed(module, world)  # which gives all ranks rank 0's weights
+        module: nn.Module = torch.compile(network, mode=run.model.compile_mode) if run.model.compile else network  # type: ignore[assignment]
+        self.wrapped = distributed(module, world, run.scaling.gradients)  # which gives all ranks rank 0's weights
         self.ema = EMA(network, run.model.ema_decay) if run.model.ema_decay else None
         if self.ema is not None and saved is not None:
-            self.ema.load_state_dict(saved["ema"])
+            _restore(saved, ema=self.ema)
 
     @property
     def validated(self) -> nn.Module:
@@ -95,7 +98,7 @@ class Learner:
             torch.manual_seed(int(words(self._run.seed, Purpose.NETWORK, batch.number, self._world.rank)[0, 0]))
         optimizer.set_lr(self.optimizer, lr)
         self.wrapped.train()
-        loss_sum = backward(self.wrapped, batch, self._run, self._world, self.optimizer)
+        sums = backward(self.wrapped, batch, self._run, self._world, self.optimizer, self._known_share)
         norm = clip(self.network, self._run.optim.clip_norm)
         # The gradient is already averaged over the ranks, so they all see the same norm and decide alike.
         finite = bool(torch.isfinite(norm))
@@ -103,7 +106,7 @@ class Learner:
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.follow(self.network, batch.number)
-        return Update(loss_sum, norm, finite)
+        return Update(sums, norm, finite)
 
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that holds tensors."""
@@ -123,6 +126,9 @@ def seeded_network(run: Run, world: World) -> nn.Module:
     """
     torch.manual_seed(run.seed)
     torch.use_deterministic_algorithms(run.scaling.deterministic)
+    torch.backends.cudnn.benchmark = not run.scaling.deterministic  # shapes are fixed, so that trying pays
+    if world.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what bf16 does not take, as cuDNN has it for convolutions
     network = build_network(replace(run.model, weights="none")).to(world.device)
     if run.scaling.deterministic and world.device.type == "cuda":
         make_deterministic(network)
@@ -131,3 +137,19 @@ def seeded_network(run: Run, world: World) -> nn.Module:
             raise ConfigError("model.sync_batch_norm works on GPUs only; leave it out on CPUs, or use one worker")
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return network
+
+
+def _restore(saved: Mapping[str, Any], **parts: nn.Module | torch.optim.Optimizer) -> None:
+    """Load parts of a checkpoint by name.
+
+    Raises:
+        CheckpointError: one is missing, or is not of this network.
+    """
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(saved[name])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint of step {saved['state']['step']} does not hold the {name} here: {error!r:.200}; "
+                "delete it, so that the run goes on from the one before"
+            ) from error

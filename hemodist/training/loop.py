@@ -112,7 +112,7 @@ class Training:
         self.step, self.history = state.step, state.history
         if saved:
             self._note(f"going on at step {self.step} of {self.total}")
-        self.learner = Learner(network, run, world, saved)
+        self.learner = Learner(network, run, world, saved, self.prepared.known_share)
         self.divergence = Divergence(run, self.prepared, world, state)
         self.validation = Validation(run, self.prepared, world, self.reader, tell)
         self._validated: Predictions | None = None  # of the last epoch that ended since the start
@@ -139,15 +139,12 @@ class Training:
                 return
             yield batch
 
-    def update(self, batch: Batch, lr: float | None = None) -> torch.Tensor:
+    def update(self, batch: Batch, lr: float | None = None) -> Update:
         """One optimizer step on the mean gradient over the global batch.
 
         Args:
             batch: this rank's share.
             lr: instead of the schedule's.
-
-        Returns:
-            The sum of the losses of this rank's samples, float32 scalar on its device.
 
         Raises:
             DivergedError: the gradient was not finite for too many steps in a row.
@@ -155,7 +152,7 @@ class Training:
         lr = lr_at(batch.number, self.total, self.run.optim) if lr is None else lr
         update = self.learner.step(batch, lr)
         if update.made:
-            self.epoch.add(update.loss_sum, batch.weights.sum())
+            self.epoch.add(update.sums)
             self.divergence.updated()
         else:
             self.divergence.skip(batch, self.learner.network, self._note)
@@ -164,7 +161,7 @@ class Training:
             self._ledger.add(batch.rows)
         if self.step % self.run.tracking.log_every == 0 or self.step == self.total:
             self._log(update, lr)
-        return update.loss_sum
+        return update
 
     def epoch_ended(self) -> int | None:
         """The number of the epoch that the last step completed (from 0), or None."""
@@ -284,10 +281,10 @@ class Training:
         """Show the figures of the last step; all ranks come here together."""
         figures = self._throughput.read(self.step)
         # Rank 0's clock travels with the loss, so that asking it costs nothing.
-        clock = torch.full_like(update.loss_sum, float(self.checkpoints.time_is_up()))
-        loss_sum, clocks = self.world.sum(torch.stack([update.loss_sum, clock])).tolist()
+        clock = update.sums.new_tensor([float(self.checkpoints.time_is_up())])
+        loss_sum, weight, clocks = self.world.sum(torch.cat([update.sums, clock])).tolist()
         self.checkpoints.agree(clocks > 0)
-        loss = loss_sum / self.run.batch.global_batch_size
+        loss = loss_sum / weight if weight else float("nan")
         self._masked.gather(self._note)
         corrupt, norm = len(self._masked), update.gradient_norm.item()
         if self.run_log is not None:

@@ -1,4 +1,14 @@
-"""The training loss: binary cross-entropy on six logits, weighted as in the competition."""
+"""The training loss: binary cross-entropy on six logits, weighted as in the competition, over the known labels.
+
+Loss and score have one definition, the sum of weight x cross-entropy over all known label entries, divided by the sum
+of their weights. Over an epoch, or the global batch of a logged step, that quotient is taken of the whole sums.
+
+The gradient of a step needs a divisor before the other ranks and micro-batches are seen. It is the global batch size
+times `Prepared.known_share`, the share of the label weights that is known on average in the training split, a constant
+of the run. So a known entry counts the same in every batch, the gradients of an epoch's batches average to that of the
+epoch's loss, and neither ranks nor micro-batches matter. Divided by what is known in its own batch, an entry would
+count the more, the less is known around it. Where every label is known both are the same.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +32,9 @@ def per_sample(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(0.0), reduction="none")
     weights = torch.tensor(LOSS_WEIGHTS, device=logits.device)
     return (losses * weights * known).sum(dim=1) / weights.sum()
+
+
+def known_weight(targets: torch.Tensor) -> torch.Tensor:
+    """The share of all labels' weights that is known of each sample, float [b] in [0, 1], for targets [b, 6]."""
+    weights = torch.tensor(LOSS_WEIGHTS, device=targets.device)
+    return (~torch.isnan(targets) * weights).sum(dim=1) / weights.sum()

@@ -58,8 +58,8 @@ def run_range_test(test: RangeTest, world: World, tell: Tell) -> FoundLr | None:
     batches = training.batches()
 
     def step_at(lr: float) -> float:
-        loss_sum = training.update(next(batches), lr)
-        return float(world.sum(loss_sum)) / run.batch.global_batch_size
+        loss_sum, weight = world.sum(training.update(next(batches), lr).sums.clone()).tolist()
+        return loss_sum / weight if weight else math.nan
 
     rates, losses = sweep(test, step_at)
     training.reader.cache.close()

@@ -11,6 +11,7 @@ from hemodist.config.run import Run
 from hemodist.dataset.labels import LABELS
 from hemodist.metrics.plain_json import plain_json
 from hemodist.models.checkpoints import Checkpoints
+from hemodist.models.network import has_batch_norm
 from hemodist.plan.prepare import Prepared, check_resume
 from hemodist.storage.store import Store
 from hemodist.training.early_stopping import score_as_loss
@@ -45,6 +46,9 @@ class RunCheckpoints:
             UserError: it belongs to another run, another driver has taken this one over, or the store cannot be read.
         """
         world = self._world
+        if world.is_rank_0:
+            world.check_still_owner()
+            self._files.mend_records(warn)
         newest = self._files.newest(warn) if world.is_rank_0 else None
         step = world.broadcast(newest["state"]["step"] if newest else None)
         if world.is_rank_0:
@@ -53,7 +57,8 @@ class RunCheckpoints:
         if step is None:
             return None
         saved = newest or self._files.at(step)
-        check_resume(saved, self._prepared, self._run, self._store.uri)
+        batch_norm = has_batch_norm(self._run.model)
+        check_resume(saved, self._prepared, self._run, self._store.uri, batch_norm=batch_norm)
         return saved
 
     def time_is_up(self) -> bool:
@@ -90,6 +95,7 @@ class RunCheckpoints:
             "sharding": self._prepared.dataset.manifest.config,
             "labels": list(LABELS),
             "prevalence": self._prepared.train_prevalence.tolist(),
+            "kinds": self._prepared.kinds.tolist(),
             "state": state.to_dict(),
         }
         row = state.history[-1] if state.history and state.history[-1]["step"] == state.step else None

@@ -22,7 +22,7 @@ class RunState:
         step: optimizer updates made.
         history: a row an epoch.
         epoch_loss: sum of the losses of the samples of the epoch so far.
-        epoch_weight: samples in that sum.
+        epoch_weight: of the labels' weights of those samples, how much is known (`training.loss`), 1 a sample.
         epoch_seconds: that the epoch has taken so far.
         nonfinite: steps without an update in a row, up to now.
         skipped: steps without an update in the whole run.

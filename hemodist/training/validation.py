@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from torch import nn
 
@@ -51,7 +53,7 @@ class Validation:
                 f"the network's outputs at step {step} are not finite; lower optim.lr "
                 f"(now {self._run.optim.peak:g}) or set optim.clip_norm, and start under another name"
             )
-        return predictions
+        return replace(predictions, kinds=self._prepared.kinds)
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
         """The main scores by name, without intervals."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,12 +13,12 @@ import numpy.typing as npt
 from hemodist.dataset.digest import config_digest
 from hemodist.dataset.manifest import MANIFEST, Manifest, read_manifest
 from hemodist.errors import ConfigError
+from hemodist.storage import text_file
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import labels, listing, unfinished
+from shards.building import labels, listing, series, unfinished
 from shards.building.finalise import finalise
 from shards.building.index import SharedImages
 from shards.building.options import ShardConfig, check, describe
-from shards.dicom.reasons import BY_CHOICE
 from shards.packing import source_files, task, versions
 from shards.packing.source_files import File
 
@@ -100,11 +99,14 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
     channels = check(config)
     source_store, output = Store.open(config.source), Store.open(config.output)
     _check_places(source_store, output)
-    label_file = config.labels or labels.find(source_store)
+    beside = labels.find(source_store)
+    label_file = None if config.labels == labels.NO_LABELS else config.labels or beside
     table = labels.read(label_file) if label_file else labels.no_labels()
-    found = listing.list_files(source_store, label_file)
-    chosen, missing = _select(found, table, config)
+    listed = listing.list_files(source_store, label_file or beside)
+    found = listed.files
     stems = [source_files.stem(file.path) for file in found]
+    table, ambiguous = table.matched(stems, label_file)
+    chosen, missing = _select(found, table, config)
     described = describe(config, channels, found, chosen, table.digest)
     if output.size(MANIFEST) is not None:
         manifest = read_manifest(output)
@@ -114,6 +116,7 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
             unfinished.clear(output)
         return Finished(output, manifest)
     going_on = described | {"versions": versions.all_versions()}
+    going_on.pop("ignored_ids", None)  # it decides no shard, so that the shards of a run without it are kept
     if config.dry_run:
         key = bytes(unfinished.MIN_KEY_BYTES)  # No name that is made with it is written.
     else:
@@ -144,11 +147,14 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
     )
     values = table.of([source_files.stem(file.path) for file in ordered])
     facts: dict[str, Any] = {"source files": len(found), "selected": len(chosen)}
+    if listed.hidden:
+        facts["hidden files and folders, left out"] = listed.hidden
     facts |= {"label file": label_file or "none: every label is unknown"}
     if label_file:
         unlabelled = int(np.count_nonzero((values < 0).all(axis=1)))
-        facts |= {**table.report.counts(), "labels without a file": table.without_file(stems)}
-        facts |= {"files without labels": unlabelled}
+        without_file = table.report.slices - ambiguous - len(table.ids)
+        facts |= {**table.report.counts(), "labels without a file": without_file}
+        facts |= {"labels of a name that several files have": ambiguous, "files without labels": unlabelled}
     if missing:
         facts["listed ids without a file"] = missing
     taken = {file.path for file in chosen}
@@ -197,18 +203,9 @@ def serial(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     return map(function, items)
 
 
-def faulty_fraction(manifest: Manifest) -> float:
-    """Share of faulty files among the files that the user wants. Files that a flag left out are not counted."""
-    chosen = sum(manifest.rejected.get(reason.value, 0) for reason in BY_CHOICE)
-    faulty = sum(manifest.rejected.values()) - chosen
-    return faulty / max(1, manifest.samples + faulty)
-
-
 def _check_places(source_store: Store, output: Store) -> None:
     if source_store.contains(output):
         raise ConfigError(f"the output {output.uri} lies in the source {source_store.uri}; choose a folder outside it")
-    if source_store.is_local and not source_store.local().is_dir():
-        raise ConfigError(f"the source {source_store.uri} is not a folder; give the one that holds the DICOM files")
 
 
 def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) -> tuple[list[File], int]:
@@ -218,10 +215,8 @@ def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) ->
     stems = [source_files.stem(file.path) for file in found]
     if config.selection == "list":
         assert config.ids is not None
-        path = Path(config.ids)
-        if not path.is_file():
-            raise ConfigError(f"the list of ids {config.ids} does not exist")
-        wanted = {line.strip() for line in path.read_text().splitlines()} - {""}
+        lines = text_file.read(config.ids, "the list of ids").decode().splitlines()
+        wanted = {line.strip(" \t\0\"'") for line in lines} - {""}
         chosen = [file for file, name in zip(found, stems, strict=True) if name in wanted]
         if not chosen:
             raise ConfigError(f"none of the {len(wanted)} ids in {config.ids} is the name of a source file")
@@ -246,12 +241,22 @@ def summary(manifest: Manifest, shared: SharedImages | None = None) -> dict[str,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "label": manifest.label_counts,
-        "rejected": manifest.rejected,
     }
+    if manifest.series is not None:
+        facts |= series.in_words(manifest.series)
+    if manifest.identity is not None:
+        identity = manifest.identity
+        facts["groups that no split divides"] = identity["groups"]
+        facts["samples of the largest group"] = identity["largest_group"]
+        facts["joined by the same"] = identity["joins"]
+        facts["identifiers of several spellings"] = identity["respelled"]
+        if identity["nameless"]:
+            facts["samples without patient, study and series"] = (
+                f"{identity['nameless']:,}: a split may part the slices of one scan"
+            )
     if shared is not None:
         facts["images shown by several samples"] = shared.images
         facts["of them with conflicting labels"] = shared.conflicting
-        facts["patients joined by shared images"] = shared.patients_joined
         facts["second copies that contradict the labels of the used ones"] = shared.conflicting_duplicates
         facts["SOP Instance UIDs that different images share, all used"] = shared.shared_identifiers
     return facts

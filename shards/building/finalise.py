@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 
 from hemodist.dataset.digest import config_digest, sha256
 from hemodist.dataset.index import REJECTED_SCHEMA, labels_of
-from hemodist.dataset.labels import LABELS
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.dataset.manifest import INDEX, MANIFEST, REJECTED, SCHEMA_VERSION, Manifest, ShardInfo, shard_name
+from hemodist.errors import ConfigError
 from hemodist.storage.store import Store, StoreError
+from shards.building import series
 from shards.building.index import SharedImages, make_index
 from shards.dicom.reasons import Reason
 from shards.packing import record
@@ -35,6 +37,7 @@ def finalise(
         The manifest, and what different samples share.
 
     Raises:
+        ConfigError: there was a label file, and no sample has a label; or an identifier tells nobody apart.
         StoreError: a record is missing, damaged or of another build, or something cannot be written.
     """
     infos, samples, rejected = [], [], []
@@ -47,7 +50,13 @@ def finalise(
         samples.append(table.filter(good).drop_columns([*record.SOURCE, "reason", "detail"]))
         rejected.append(table.filter(pc.invert(good)).select(REJECTED_SCHEMA.names))
     table = pa.concat_tables(samples).combine_chunks()
-    index, shared = make_index(table)
+    made = make_index(table, config.get("ignored_ids", ()))
+    index = made.index
+    if config.get("labels_sha256") and len(index) and (labels_of(index) == UNKNOWN).all():
+        raise ConfigError(
+            f"none of the {len(index)} samples has a label: the files that the label file labels were rejected or not "
+            f"selected; delete {output.uri}, and shard again with --labels of these images or --labels no"
+        )
     left_out = pa.Table.from_pylist(
         [{"path": path, "reason": Reason.NOT_SELECTED.value, "detail": ""} for path in not_selected], REJECTED_SCHEMA
     )
@@ -67,9 +76,11 @@ def finalise(
         shards=tuple(infos),
         index_sha256=sha256(index_bytes),
         rejected_sha256=sha256(rejected_bytes),
+        series=series.counts(series.all_series(index, whole=config["selection"] == "all")),
+        identity=made.identity,
     )
     output.write(MANIFEST, manifest.to_bytes())
-    return manifest, shared
+    return manifest, made.shared
 
 
 def label_counts(index: pa.Table) -> dict[str, dict[str, int]]:

@@ -6,8 +6,7 @@ Flags that only choose slices for training (`min_brain_fraction`, `selection`) a
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,6 @@ from shards.packing import source_files
 from shards.packing.source_files import File, KeyStyle
 from shards.packing.task import PackConfig, Task, read_and_make
 
-_MAX_UID = 64  # characters (DICOM PS3.5 6.2)
-
 PER_CHUNK = 256
 """Files of one chunk: seconds of work, and 20 MB of pictures."""
 
@@ -34,7 +31,9 @@ class FilePicture:
     Attributes:
         path: below the source.
         key: as in a data set.
-        study: Study Instance UID as the file has it; None where it does not say, or says more than a UID can be.
+        name: what the key is made of, as a person reads it; unique.
+        study: pseudonym of the study, the same whenever it is predicted; None where the file does not say.
+        series: likewise.
         encoded: the picture; empty where there is none.
         reason: a code of `shards.dicom.reasons.Reason`; empty where there is a picture.
         detail: the numbers.
@@ -42,26 +41,52 @@ class FilePicture:
 
     path: str
     key: str
+    name: str
     study: str | None
+    series: str | None
     encoded: bytes
     reason: str = ""
     detail: str = ""
 
 
-def chunks(folder: str, per_chunk: int = PER_CHUNK) -> list[Callable[[Mapping[str, Any]], list[FilePicture]]]:
-    """The files below a folder in chunks, each a function from a sharding configuration to the chunk's pictures.
+@dataclass(frozen=True)
+class Files:
+    """Some files of a folder: a function from a sharding configuration to their pictures, which can be pickled.
 
-    The functions can be pickled, so that chunks can be spread over processes.
+    Attributes:
+        folder: path or URI of the source.
+        files: below it.
+        style: of the keys.
+    """
+
+    folder: str
+    files: tuple[File, ...]
+    style: KeyStyle
+
+    def __call__(self, sharding: Mapping[str, Any]) -> list[FilePicture]:
+        """Their pictures, or the reasons why not, in the order of the files."""
+        return pictures_of(self.folder, self.files, self.style, sharding)
+
+
+def chunks(folder: str, per_chunk: int = PER_CHUNK) -> list[Files]:
+    """The files below a folder in chunks, which can be spread over processes.
 
     Raises:
-        ConfigError: there is no file.
+        ConfigError: the folder does not exist, or there is no file.
         StoreError: the folder cannot be listed.
     """
     store = Store.open(folder)
-    files = listing.list_files(store, labels.find(store))  # RSNA's label file is no scan
+    files = listing.list_files(store, labels.find(store)).files  # RSNA's label file is no scan
     style = source_files.key_style(files)
     parts = [tuple(files[start : start + per_chunk]) for start in range(0, len(files), per_chunk)]
-    return [functools.partial(pictures_of, store.uri, part, style) for part in parts]
+    return [Files(store.uri, part, style) for part in parts]
+
+
+def chosen(parts: Sequence[Files], keys: Collection[str]) -> Files:
+    """The files of all chunks that have one of the keys."""
+    style = parts[0].style
+    files = [file for part in parts for file in part.files if source_files.key_of(file.path, style) in keys]
+    return Files(parts[0].folder, tuple(files), style)
 
 
 def pictures_of(folder: str, files: Sequence[File], style: KeyStyle, sharding: Mapping[str, Any]) -> list[FilePicture]:
@@ -91,10 +116,10 @@ def pictures_of(folder: str, files: Sequence[File], style: KeyStyle, sharding: M
     found = []
     for file in files:
         path, key = shown(file.path), source_files.key_of(file.path, style)
+        name = shown(source_files.name_of(file.path, style))
         made = read_and_make(store, file, unlabelled, task)
         if isinstance(made, Rejected):
-            found.append(FilePicture(path, key, None, b"", made.reason.value, made.detail))
+            found.append(FilePicture(path, key, name, None, None, b"", made.reason.value, made.detail))
         else:
-            study = made.study if made.study is not None and len(made.study) <= _MAX_UID else None
-            found.append(FilePicture(path, key, study, made.image))
+            found.append(FilePicture(path, key, name, made.row["study"], made.row["series"], made.image))
     return found

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 
 from hemodist.errors import ConfigError
+from hemodist.storage import text_file
 from hemodist.storage.retries import with_retries
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import labels
 from shards.packing.source_files import NO_FILE, File
 
 
-def list_files(source: Store, without: str | None = None) -> list[File]:
-    """Every file below the source, except hidden ones and the label file in use, sorted by path.
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds.
+
+    Attributes:
+        files: every file, except hidden ones and the label file in use, sorted by path.
+        hidden: number of hidden files and folders, which are left out; what is in such a folder is not looked at.
+    """
+
+    files: list[File]
+    hidden: int
+
+
+def list_files(source: Store, without: str | None = None) -> Listing:
+    """Every file below the source.
 
     What is neither file nor folder is listed too, so that it is counted: an interrupted transfer leaves such links.
     Links to folders are followed, but each folder is listed once, wherever links lead.
@@ -23,17 +37,26 @@ def list_files(source: Store, without: str | None = None) -> list[File]:
         without: path or URI of the label file.
 
     Raises:
-        ConfigError: there is no file.
+        ConfigError: it does not exist, is no folder, or holds no file.
         StoreError: the source cannot be listed.
     """
     if source.is_local:
-        found = sorted(_walk(source.root), key=lambda file: file.path)
+        if not source.local().is_dir():
+            wrong = "is a file, not a folder" if source.local().exists() else "does not exist"
+            raise ConfigError(f"the source {source.uri} {wrong}; give the folder that holds the DICOM files")
+        found, hidden = _walk(source.root)
+        found.sort(key=lambda file: file.path)
     else:
-        found = [File(*entry) for entry in source.list_all() if not _hidden(entry.name)]
+        entries = source.list_all()
+        found = [File(*entry) for entry in entries if not _hidden(entry.name)]
+        hidden = len(entries) - len(found)
     files = found if without is None else _without(source, found, without)
     if not files:
-        raise ConfigError(f"there is no file below the source {source.uri}; give the folder that holds the DICOM files")
-    return files
+        but = f" but {hidden} hidden ones" if hidden else ""
+        raise ConfigError(
+            f"there is no file below the source {source.uri}{but}; give the folder that holds the DICOM files"
+        )
+    return Listing(files, hidden)
 
 
 def _hidden(path: str) -> bool:
@@ -42,7 +65,7 @@ def _hidden(path: str) -> bool:
 
 def _without(source: Store, found: list[File], label_file: str) -> list[File]:
     """The files that are not the label file, by whichever path or link each of the two is named."""
-    store, name = labels.place(label_file)
+    store, name = text_file.place(label_file)
     if source.is_local and store.is_local:
         path = os.path.join(store.root, name)  # noqa: PTH118 - as text, like the names of the listing
         size = os.stat(path).st_size  # noqa: PTH116
@@ -59,9 +82,13 @@ def _same(one: str, other: str) -> bool:
         return False
 
 
-def _walk(root: str) -> list[File]:
-    """All files below a local folder: pyarrow knows only names in UTF-8, and follows a link to its parent 40 times."""
+def _walk(root: str) -> tuple[list[File], int]:
+    """All files below a local folder, and the number of hidden names.
+
+    pyarrow would know only names in UTF-8, and follow a link to its parent 40 times.
+    """
     files: list[File] = []
+    hidden = 0
     entered: set[str] = set()
     waiting = [("", os.path.realpath(root))]
     while waiting:
@@ -75,6 +102,7 @@ def _walk(root: str) -> list[File]:
             for entry in _scan(f"{root}/{folder}"):
                 name = f"{folder}{entry.name}"
                 if entry.name.startswith("."):
+                    hidden += 1
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append((f"{name}/", os.path.join(real, entry.name)))  # noqa: PTH118
@@ -87,7 +115,7 @@ def _walk(root: str) -> list[File]:
                 if not f"{real}/".startswith(f"{target.rstrip('/')}/"):  # not to where it comes from
                     waiting.append((f"{name}/", target))
         waiting.sort()
-    return files
+    return files, hidden
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:

@@ -19,7 +19,8 @@ class ShardConfig:
     Attributes:
         source: folder of DICOM files (path, s3://, gs://), looked through at every depth.
         output: folder of the data set, outside the source.
-        labels: RSNA's label file; by default stage_2_train.csv or stage_1_train.csv in the source or beside it.
+        labels: RSNA's label file, as it is or as .zip or .gz; `no` for none. By default stage_2_train.csv or
+            stage_1_train.csv in the source or beside it.
         workers: CPUs to use; 0 runs in this process, without Ray. By default all of the machine or cluster.
         samples_per_shard: files that are cut into one shard.
         size: rows and columns of the stored images.
@@ -30,10 +31,12 @@ class ShardConfig:
         min_brain_fraction: reject slices with a smaller share of pixels in 0 to 80 HU (0.02 leaves out slices that
             show no brain).
         selection: all; balanced, every positive and as many negatives; list, the ids named in `ids`.
-        ids: file with one slice id a line, for `--selection list`.
+        ids: text file with one slice id a line, for `--selection list`.
         key_file: file with the secret key of the pseudonyms, 32 to 128 hexadecimal digits; by default the variable
             HEMODIST_PSEUDONYM_KEY, else a fresh key that is not kept.
-        max_rejected_fraction: share of faulty files above which the exit code is 3.
+        ignore_ids: identifiers that say nothing, such as one PatientID on every file: they join no slices.
+        max_rejected_fraction: share of faulty files above which the exit code is 3; localizers, reports, other
+            modalities and the like are no faults.
         order_key: key of the order in which files are dealt to shards; not secret.
         synthetic: the source is `python -m shards phantom`'s; reports then say so.
         track: log the summary as a W&B run, online with WANDB_API_KEY and otherwise in the folder `wandb`.
@@ -54,6 +57,7 @@ class ShardConfig:
     selection: Literal["all", "balanced", "list"] = "all"
     ids: str | None = None
     key_file: str | None = None
+    ignore_ids: tuple[Literal["patient", "study", "series"], ...] = ()
     max_rejected_fraction: float = 0.01
     order_key: str = "hemodist"
     synthetic: bool = False
@@ -150,4 +154,5 @@ def describe(
         "source_sha256": source_files.digest(found),
         "selected_sha256": source_files.digest(chosen),
         "versions": versions.packages(),
+        **({"ignored_ids": sorted(set(config.ignore_ids))} if config.ignore_ids else {}),
     }

@@ -38,6 +38,12 @@ MAX_VALUE_BYTES = 2**16
 _CHARACTER_SET, _PIXELS = 0x00080005, 0x7FE00010
 _PREFIX = slice(128, 132)
 _DICOM_ROOT = b"1.2.840.10008."  # begins every UID that the standard defines (PS3.5 9)
+_ARCHIVES = {
+    b"PK\x03\x04": "zip", b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\x1f\x9d": "compress",
+}  # fmt: skip
+"""Names of archives by their first bytes; a tar has its mark at byte 257."""
+
 _META_LENGTH = 12 + 132  # end of (0002,0000), the first element after the prefix (PS3.10 7.1)
 
 
@@ -55,6 +61,8 @@ def parse(content: bytes) -> tuple[Dataset, UID | None]:
     prefixed = content[_PREFIX] == b"DICM"
     if not prefixed and content[:4] == b"DICM":  # The prefix without its preamble.
         content, prefixed = bytes(128) + content, True
+    if not prefixed and (archive := _archive(content)):
+        raise Fault(Reason.PACKED, f"{archive} of {len(content)} bytes; unpack it")
     if not prefixed and not _starts_a_dataset(content):
         if _DICOM_ROOT in content:
             raise Fault(Reason.DAMAGED_START, f"{len(content)} bytes, no element at byte 0")
@@ -106,6 +114,13 @@ class _Bounded(BytesIO):
         if tag == _CHARACTER_SET and length > MAX_VALUE_BYTES:
             raise Fault(Reason.UNREADABLE, f"a character set of {length} bytes, at most {MAX_VALUE_BYTES} are read")
         return tag == 0 and self._allowed > MAX_HEADER_BYTES  # zeros that fill up a block after the pixels
+
+
+def _archive(content: bytes) -> str | None:
+    """The kind of an archive; None where the file is none."""
+    if content[257:262] == b"ustar":
+        return "tar"
+    return next((name for start, name in _ARCHIVES.items() if content.startswith(start)), None)
 
 
 def _starts_a_dataset(content: bytes) -> bool:

@@ -13,8 +13,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from shards.dicom import padding, stored_values
+from shards.dicom import padding, plausible, stored_values
 from shards.dicom.image_header import ImageHeader
+from shards.dicom.padding import Mask
 from shards.dicom.reasons import Fault, Reason
 from shards.dicom.stored_values import PixelFormat, Stored
 
@@ -24,8 +25,15 @@ AIR = -1000.0
 RSNA_MODULUS = 4096
 """2 to the 12: the values of RSNA's faulty files wrapped around when they were written."""
 
-RSNA_SHIFT = 1000
-"""HU; what was added before the wrap (`HU = ((raw + 1000) mod 4096) - 1000`)."""
+RSNA_SHIFT = 1024
+"""HU; what is added before the wrap is undone (`HU = ((raw + 1024) mod 4096) - 1024`).
+
+12 bits hold HU modulo 4096, so one may choose which 4096 HU in a row they stand for. CT of 12 bits holds -1024 to 3071:
+stored values of 0 to 4095 with the usual intercept of -1024. Only this choice gives each of them back. The widely used
+shift of 1000 (-1000 to 3095) is wrong for raw values of 3072 to 3095: such a file cannot hold bone of 3072 HU and more,
+and does hold air of -1001 to -1024 HU, since noise puts half of all air below -1000. It makes white specks of that air.
+For all other raw values both shifts are the same.
+"""
 
 RSNA_INTERCEPT = -100
 """HU. A file with an intercept above this holds HU already. Unsigned values cannot be negative HU, so they wrapped."""
@@ -45,18 +53,20 @@ def repaired(
         The first four fields of `shards.dicom.read.Slice`: stored values, slope, intercept and bounds.
 
     Raises:
-        Fault: the image is constant.
+        Fault: the image is constant, or no image of HU.
     """
     slope, intercept = header.slope, header.intercept
-    stored, bounds = stored_values.from_cells(cells, form)
-    mask = None if header.padding is None else padding.mask(header.padding, cells, stored, form, bounds)
+    given, bounds = stored_values.from_cells(cells, form)
+    mask = None if header.padding is None else padding.mask(header.padding, cells, given, form, bounds)
     # The software that made the faults used BitsStored, however many bits the codestream has.
     written = form if form is header.form else dataclasses.replace(form, stored=header.form.stored)
-    if header.inverted:
-        stored = undo_inversion(stored, written, slope, intercept)
-    stored, slope, intercept = undo_rsna_fault(stored, written, slope, intercept)
-    if header.inverted or slope != header.slope or intercept != header.intercept:
+    stored = undo_inversion(given, written, slope, intercept, mask) if header.inverted else given
+    if stored is not given:
         bounds = stored_values.extremes(stored)
+    wrapped = stored
+    stored, slope, intercept = undo_rsna_fault(wrapped, written, slope, intercept)
+    if stored is not wrapped and bounds[1] >= RSNA_MODULUS - RSNA_SHIFT:
+        bounds = -RSNA_SHIFT, RSNA_MODULUS - RSNA_SHIFT - 1
     stored, slope, intercept, bounds = in_hounsfield(stored, slope, intercept, bounds)
     if mask is not None:
         air = air_value(slope, intercept)
@@ -65,16 +75,19 @@ def repaired(
     first = stored[0, 0]
     if stored[form.rows // 2, form.columns // 2] == first and not (stored != first).any():
         raise Fault(Reason.CONSTANT, f"{form.rows} x {form.columns} pixels of {first * slope + intercept:g} HU")
+    plausible.check(stored, slope, intercept, bounds, written)
     return stored, slope, intercept, bounds
 
 
-def undo_inversion(stored: Stored, form: PixelFormat, slope: float, intercept: float) -> Stored:
-    """The values of a MONOCHROME1 image, turned round where they were stored inverted.
+def undo_inversion(stored: Stored, form: PixelFormat, slope: float, intercept: float, mask: Mask | None) -> Stored:
+    """The values of a MONOCHROME1 image, turned round where they were stored inverted; else `stored` itself.
 
     By PS3.3 C.7.6.3.1.2 MONOCHROME1 concerns the display only, and the rescale gives HU all the same. But in some files
-    the values themselves are inverted, within BitsStored. The border of the image decides, because air surrounds a
-    head: the values are turned round if that brings the border's median nearer to -1000 HU. A codestream may hold
-    values beyond BitsStored; such values cannot have been inverted within it, so they stay as they are.
+    the values themselves are inverted, within BitsStored. That is decided by what makes sense of the pixels that are
+    not padding (`_sense`). One slice is enough: where there is no brain, air and bone still tell, whatever sign and
+    intercept are. A series is not asked, since its slices lie in many shards that know nothing of each other.
+
+    A codestream may hold values beyond BitsStored; such values cannot have been inverted within it, so they stay.
     """
     low, high = (
         (-(1 << (form.stored - 1)), (1 << (form.stored - 1)) - 1) if form.signed else (0, (1 << form.stored) - 1)
@@ -82,16 +95,20 @@ def undo_inversion(stored: Stored, form: PixelFormat, slope: float, intercept: f
     bounds = stored_values.extremes(stored)
     if bounds[0] < low or bounds[1] > high:
         return stored
-    border = np.concatenate([stored[0], stored[-1], stored[1:-1, 0], stored[1:-1, -1]])
-    border.sort()
-    middle = (int(border[(border.size - 1) // 2]) + int(border[border.size // 2])) / 2
-    as_it_is = abs(middle * slope + intercept - AIR)
-    turned = abs((low + high - middle) * slope + intercept - AIR)
-    if turned >= as_it_is:
+    shown = stored if mask is None or mask.all() else stored[~mask]
+    hu = shown * np.float64(slope) + np.float64(intercept)
+    if _sense((low + high) * slope + 2 * intercept - hu) <= _sense(hu):
         return stored
     # A codestream of few bits gives values that may be turned beyond them.
     wide: Stored = low + high - stored.astype(np.int32)
     return wide.astype(np.int16 if form.signed else np.uint16)
+
+
+def _sense(hu: npt.NDArray[np.float64]) -> int:
+    """Pixels of brain (0 to 80 HU) and of air, less those that nothing in a scanner has."""
+    brain, air = (hu >= 0) & (hu <= 80), (hu >= AIR - 100) & (hu <= AIR + 100)
+    nothing = (hu < AIR - 100) | (hu > 2**12)
+    return int(np.count_nonzero(brain)) + int(np.count_nonzero(air)) - int(np.count_nonzero(nothing))
 
 
 def undo_rsna_fault(stored: Stored, form: PixelFormat, slope: float, intercept: float) -> tuple[Stored, float, float]:

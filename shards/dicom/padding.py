@@ -14,7 +14,8 @@ from pydicom import Dataset
 from shards.dicom import elements
 from shards.dicom.stored_values import PixelFormat, Stored
 
-_Mask = npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.bool_]
+"""Which pixels are padding, bool [rows, columns]."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def find(dataset: Dataset, form: PixelFormat) -> Padding | None:
 
 def mask(
     padding: Padding, cells: npt.NDArray[np.integer], values: Stored, form: PixelFormat, bounds: tuple[int, int]
-) -> _Mask | None:
+) -> Mask | None:
     """Which pixels are padding; None where no pixel is.
 
     A padding value that BitsStored can hold is compared with the stored values, another one with all bits of a cell.
@@ -66,13 +67,13 @@ def mask(
     beyond = not -top <= first < top if form.signed else bool(padding.value >> (form.high + 1))
     if not beyond and (high < bounds[0] or low > bounds[1]):
         return None
-    found: _Mask = values == first if low == high else (values >= low) & (values <= high)
+    found: Mask = values == first if low == high else (values >= low) & (values <= high)
     if beyond:
         found |= cells.view(f"u{cells.dtype.itemsize}") == padding.value
     return found if found.any() else None
 
 
-def replaced(stored: Stored, mask: _Mask, value: int) -> Stored:
+def replaced(stored: Stored, mask: Mask, value: int) -> Stored:
     """The stored values with those under the mask replaced, in a wider type where the new value needs one.
 
     Args:

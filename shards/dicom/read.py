@@ -9,7 +9,6 @@ There are two ways to read a file. The fast way (`shards.dicom.fast_header`) tak
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,13 +18,9 @@ import numpy.typing as npt
 import pydicom.config
 from pydicom.uid import UID
 
-from shards.dicom import elements, fast_header, full_header, hounsfield, image_header, stored_values
+from shards.dicom import elements, fast_header, full_header, hounsfield, image_header, orientation, stored_values
 from shards.dicom.image_header import ImageHeader
 from shards.dicom.reasons import Fault, Reason, Rejected
-
-_SPACINGS = (1e-3, 100.0)  # mm; a head is 200 mm wide, and a detector's cell about 0.5
-_MAX_POSITION = 1e5  # mm; tables move by 2000
-_MAX_NORMAL_ERROR = 0.1  # The worst files round cosines to two digits.
 
 
 @dataclass(frozen=True)
@@ -33,13 +28,15 @@ class Slice:
     """One CT slice after repair: `HU = stored * slope + intercept`.
 
     Attributes:
-        stored: integers of 32 bits or fewer [rows, columns], perhaps read-only. They are HU where all HU are whole
-            numbers of 16 bits. Padding is air; inversions and wraps are undone.
+        stored: integers of 32 bits or fewer [rows, columns], perhaps read-only, rows from the patient's front to back
+            and columns from right to left. They are HU where all HU are whole numbers of 16 bits. Padding is air;
+            inversions and wraps are undone.
         slope: HU a stored unit.
         intercept: HU of stored value 0.
         bounds: no stored value is below the first or above the second.
         spacing: mm between rows and between columns, 0.001 to 100; None where the file says none or an absurd one.
-        position: mm along the slice's normal, 100,000 at most; None where the file says none or an absurd one.
+        position: mm along the slice's normal, which points to the patient's head, 100,000 at most; None where the file
+            says none or an absurd one.
         patient: Patient ID (0010,0020) as the file has it. Only its pseudonym may be written.
         study: Study Instance UID (0020,000D). Only its pseudonym may be written.
         series: Series Instance UID (0020,000E). Only its pseudonym may be written.
@@ -94,9 +91,15 @@ def _read_full(content: bytes) -> Slice:
     """
     dataset, syntax = full_header.parse(content)
     if "PixelData" not in dataset:
+        image_header.check_without_pixels(dataset)
         raise Fault(Reason.NO_PIXELS, f"{len(content)} bytes")
     stored = elements.pixel_data(dataset)
     header = image_header.check(dataset, syntax, lambda: len(stored))
+    placement = orientation.place(
+        elements.numbers(dataset, "PixelSpacing", 2),
+        elements.numbers(dataset, "ImagePositionPatient", 3),
+        elements.numbers(dataset, "ImageOrientationPatient", 6),
+    )
     form = header.form
     cells: npt.NDArray[np.integer]
     if header.decoder is None:
@@ -104,13 +107,14 @@ def _read_full(content: bytes) -> Slice:
         cells = stored_values.native(stored, form, little=little)
     else:
         cells, form = stored_values.decompress(stored, header.decoder, form)
+    values, slope, intercept, bounds = hounsfield.repaired(cells, form, header)
     return Slice(
-        *hounsfield.repaired(cells, form, header),
-        spacing=_spacing(elements.numbers(dataset, "PixelSpacing", 2)),
-        position=_position(
-            elements.numbers(dataset, "ImagePositionPatient", 3),
-            elements.numbers(dataset, "ImageOrientationPatient", 6),
-        ),
+        placement.turned(values),
+        slope,
+        intercept,
+        bounds,
+        placement.spacing,
+        placement.position,
         patient=elements.text(dataset, "PatientID"),
         study=elements.text(dataset, "StudyInstanceUID"),
         series=elements.text(dataset, "SeriesInstanceUID"),
@@ -126,17 +130,28 @@ def _read_fast(content: bytes) -> Slice | None:
         return None
     own = found.own.get
     try:
-        spacing = _spacing(fast_header.decimals(own("PixelSpacing"), 2))
-        position = _position(
-            fast_header.decimals(own("ImagePositionPatient"), 3),
-            fast_header.decimals(own("ImageOrientationPatient"), 6),
-        )
+        lengths = fast_header.decimals(own("PixelSpacing"), 2)
+        origin = fast_header.decimals(own("ImagePositionPatient"), 3)
+        axes = fast_header.decimals(own("ImageOrientationPatient"), 6)
         patient, study = fast_header.identifier(own("PatientID")), fast_header.identifier(own("StudyInstanceUID"))
         series, uid = fast_header.identifier(own("SeriesInstanceUID")), fast_header.identifier(own("SOPInstanceUID"))
     except fast_header.OddError:
         return None
+    placement = orientation.place(lengths, origin, axes)
     cells = stored_values.native(content, header.form, start=found.start)
-    return Slice(*hounsfield.repaired(cells, header.form, header), spacing, position, patient, study, series, uid)
+    values, slope, intercept, bounds = hounsfield.repaired(cells, header.form, header)
+    return Slice(
+        placement.turned(values),
+        slope,
+        intercept,
+        bounds,
+        placement.spacing,
+        placement.position,
+        patient,
+        study,
+        series,
+        uid,
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -150,28 +165,3 @@ def _known_header(common: tuple[fast_header.Element, ...], syntax: UID, length: 
         raise
     except Exception:  # Whatever it is, the full way names it.
         return None
-
-
-def _spacing(found: tuple[float, ...] | None) -> tuple[float, float] | None:
-    """Spacing of rows and columns in mm; None where no scanner has such pixels: no later step divides by 0."""
-    if found is None or not _SPACINGS[0] <= min(found) <= max(found) <= _SPACINGS[1]:
-        return None
-    return found[0], found[1]
-
-
-def _position(origin: tuple[float, ...] | None, axes: tuple[float, ...] | None) -> float | None:
-    """The slice's place along its normal: Image Position (0020,0032) times the cross product of rows and columns.
-
-    None where the numbers are damaged: rows and columns are not at a right angle, so that their product is no unit
-    vector, or the place is far outside any scanner.
-    """
-    if origin is None or axes is None:
-        return None
-    a, b, c, d, e, f = axes
-    x, y, z = origin
-    right, back, up = b * f - c * e, c * d - a * f, a * e - b * d
-    place = x * right + y * back + z * up
-    # Both comparisons are false for NaN.
-    if not (abs(math.hypot(right, back, up) - 1) <= _MAX_NORMAL_ERROR and abs(place) <= _MAX_POSITION):
-        return None
-    return place

@@ -9,14 +9,20 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import Decoder, get_decoder
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
 
 from shards.dicom import codestream, elements
 from shards.dicom.decoder_process import SHARED, DecodeError
 from shards.dicom.reasons import Fault, Reason
 
 MAX_PIXELS = 4096 * 4096
-"""Most pixels of an image, counted in the smallest squares that hold its frames: 64 times a 512 x 512 slice.
+"""Most pixels of the smallest square that holds an image: 64 times a 512 x 512 slice.
 
 That square is what `picture.geometry.cut` allocates, 64 MB as int32, and no later step makes an image larger than it:
 pixels that are not square are averaged in their finer direction, and the square around a head lies within.
@@ -61,10 +67,10 @@ def image_size(dataset: Dataset) -> tuple[int, int, int]:
     """
     rows, columns = elements.integer(dataset, "Rows"), elements.integer(dataset, "Columns")
     frames = elements.integer(dataset, "NumberOfFrames", 1)
-    if min(rows, columns, frames) < 1 or max(rows, columns) ** 2 * frames > MAX_PIXELS:
+    if min(rows, columns, frames) < 1 or max(rows, columns) ** 2 > MAX_PIXELS:
         raise Fault(
             Reason.ABSURD_SIZE,
-            f"{rows} x {columns} x {frames}, at most {MAX_PIXELS} pixels are accepted in squares around the frames",
+            f"{rows} x {columns} x {frames}, at most {MAX_PIXELS} pixels are accepted in the square around a frame",
         )
     return rows, columns, frames
 
@@ -183,8 +189,13 @@ def decompress(content: bytes, decoder: Decoder, form: PixelFormat) -> tuple[npt
         Fault: the pixels cannot be decoded.
     """
     syntax = decoder.UID
+    own: codestream.CodestreamHeader | None = None
     if syntax in (*JPEG2000TransferSyntaxes, *JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
         own = _check_codestream(content, form)
+        if syntax == JPEGExtended12Bit and own.precision > 8:
+            raise Fault(
+                Reason.UNDECODABLE_SYNTAX, f"{syntax.name} of {own.precision} bits a pixel, at most 8 are decoded"
+            )
         if syntax in JPEG2000TransferSyntaxes:
             # A signed codestream gives signed values, whatever PixelRepresentation says. An unsigned one under
             # PixelRepresentation 1 holds two's complement of its own precision, which the decoder undoes.
@@ -210,6 +221,8 @@ def decompress(content: bytes, decoder: Decoder, form: PixelFormat) -> tuple[npt
         raise Fault(Reason.CODESTREAM_MISMATCH, f"decoded to {cells.size} values of {cells.dtype}")
     cells = cells.reshape(form.rows, form.columns)
     native = cells.astype(cells.dtype.newbyteorder("="), copy=False)
+    if own is not None and not form.signed and own.precision < 8 * native.itemsize and native.max() >> own.precision:
+        raise Fault(Reason.SCRAMBLED, f"decoded to values of {native.max()}, the codestream has {own.precision} bits")
     if form.high >= 8 * native.dtype.itemsize:
         raise Fault(Reason.CODESTREAM_MISMATCH, f"{form.stored} bits stored, decoded to {cells.dtype}")
     return np.ascontiguousarray(native), form

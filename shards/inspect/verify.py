@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from hemodist.dataset.digest import config_digest, sha256
-from hemodist.dataset.index import INDEX_SCHEMA, REJECTED_SCHEMA
+from hemodist.dataset.index import INDEX_SCHEMA, REJECTED_SCHEMA, as_index
 from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import (
     INDEX,
@@ -31,10 +31,11 @@ from hemodist.dataset.manifest import (
 )
 from hemodist.storage.local_files import PARTIAL_SUFFIX
 from hemodist.storage.store import Store, StoreError
-from shards.building import unfinished
+from shards.building import series, unfinished
 from shards.building.finalise import label_counts, reason_counts
 from shards.dicom.reasons import Reason
 from shards.packing import record
+from shards.packing.identity import KINDS
 from shards.packing.tar import Member, TarError, index_file, index_name, read_members
 from shards.picture.encode import EXTENSIONS
 
@@ -55,12 +56,14 @@ class Report:
         samples: rows of the index checked.
         bytes: bytes of the tars that were read.
         problems: a line for each problem; empty for a sound data set.
+        remarks: a line for each oddity of a series, see `shards.building.series`; what is stored is sound all the same.
     """
 
     shards: int = 0
     samples: int = 0
     bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def add(self, problem: str) -> None:
         """Note a problem."""
@@ -97,6 +100,7 @@ def verify(store: Store, *, quick: bool = False, tell: Callable[[int, int], None
         _check_rejected(rejected, manifest, report)
     if index is not None:
         _check_index(index, manifest, report)
+        _check_series(index, manifest, report)
     _check_files(store, manifest, report)
     for number, info in enumerate(manifest.shards):
         report.shards += 1
@@ -119,7 +123,8 @@ def _table(store: Store, name: str, digest: str, schema: pa.Schema, report: Repo
     if sha256(content) != digest:
         report.add(f"{name}: does not match its SHA-256 in the manifest")
     try:
-        return pq.read_table(io.BytesIO(content)).cast(schema)
+        table = pq.read_table(io.BytesIO(content))
+        return as_index(table) if schema is INDEX_SCHEMA else table.cast(schema)
     except (pa.ArrowException, OSError, ValueError) as error:
         report.add(f"{name}: cannot be read as a table of its schema ({type(error).__name__})")
         return None
@@ -162,12 +167,28 @@ def _check_index(index: pa.Table, manifest: Manifest, report: Report) -> None:
             report.add(f"{INDEX}: {int(samples[number])} rows of {info.name}, the manifest says {info.samples}")
     if len(samples) > len(manifest.shards):
         report.add(f"{INDEX}: rows of shard {len(samples) - 1}, there are {len(manifest.shards)}")
-    for name in ("patient", "pixel_digest"):
+    if (
+        manifest.identity is not None
+        and (groups := len(pc.unique(index.column("group")))) != manifest.identity["groups"]
+    ):
+        report.add(f"{INDEX}: {groups} groups, the manifest says {manifest.identity['groups']}")
+    for name in (*KINDS, "pixel_digest"):
         known = index.filter(pc.is_valid(index.column(name)))
         pairs = known.group_by([name, "group"]).aggregate([])
         split = len(pairs) - len(pc.unique(known.column(name)))
         if split:
             report.add(f"{INDEX}: a {name.replace('_', ' ')} is in more than one group ({split} too many)")
+
+
+def _check_series(index: pa.Table, manifest: Manifest, report: Report) -> None:
+    found = series.all_series(index, whole=manifest.config.get("selection") == "all")
+    if manifest.series is not None and series.counts(found) != manifest.series:
+        report.add(f"{INDEX}: series {series.counts(found)}, the manifest says {manifest.series}")
+    for fault in series.FAULTS:
+        report.remarks += [
+            f"series {one.name or 'unnamed'}: {one.faults[fault]}" for one in found if fault in one.faults
+        ]
+    del report.remarks[MAX_PROBLEMS:]
 
 
 def _check_files(store: Store, manifest: Manifest, report: Report) -> None:
@@ -213,6 +234,9 @@ def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest:
         return
     extension = EXTENSIONS[manifest.config["encoding"]]
     by_name = {member.name: member for member in members}
+    # Of several spellings the index has the pseudonym of the first, and none of an identifier that is ignored.
+    respelled = bool((manifest.identity or {}).get("respelled"))
+    named = [] if respelled else sorted(set(KINDS) - set(manifest.config.get("ignored_ids", ())))
     for row in rows.to_pylist():
         where = f"{info.name} {row['key']}"
         image = by_name.pop(f"{row['key']}.{extension}", None)
@@ -226,7 +250,7 @@ def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest:
             report.add(f"{where}: the index gives byte {row['offset']} and {row['size']} bytes, the tar does not")
         if described is None:
             report.add(f"{where}: no JSON in the tar")
-        elif problem := _json_problem(content[described.offset : described.offset + described.size], row):
+        elif problem := _json_problem(content[described.offset : described.offset + described.size], row, named):
             report.add(f"{where}: {problem}")
     for name in by_name:
         report.add(f"{info.name} {name}: in the tar, but not in the index")
@@ -248,8 +272,8 @@ def _image_problem(encoded: bytes, config: dict[str, Any]) -> str | None:
     return None
 
 
-def _json_problem(content: bytes, row: dict[str, Any]) -> str | None:
-    """Where a sample's JSON differs from its row of the index."""
+def _json_problem(content: bytes, row: dict[str, Any], named: Iterable[str]) -> str | None:
+    """Where a sample's JSON differs from its row of the index; `named` are the identifiers that must agree."""
     try:
         described = json.loads(content)
         if described["key"] != row["key"]:
@@ -257,7 +281,7 @@ def _json_problem(content: bytes, row: dict[str, Any]) -> str | None:
         wanted: dict[str, Any] = {label: row[label] for label in LABELS}
         if described["labels"] != wanted:
             return f"labels in the JSON {described['labels']}, in the index {wanted}"
-        for name in ("patient", "study", "series"):
+        for name in named:
             if described[name] != row[name]:
                 return f"{name} differs between JSON and index"
     except (ValueError, KeyError, TypeError) as error:

@@ -19,6 +19,7 @@ from hemodist.dataset.digest import sha256
 from hemodist.dataset.index import INDEX_SCHEMA
 from hemodist.dataset.manifest import shard_name
 from hemodist.storage.store import Store, StoreError, shown
+from shards.packing import identity
 from shards.packing.source_files import File
 from shards.packing.tar import index_name
 
@@ -38,7 +39,8 @@ SCHEMA = pa.schema(
         pa.field("reason", pa.string()),  # null for a sample
         pa.field("detail", pa.string()),
         *[field.with_nullable(True) for field in INDEX_SCHEMA if field.name not in MADE_LATER],
-        pa.field("uid", pa.string()),  # pseudonym of the SOP Instance UID
+        # Of patient, study, series and SOP Instance UID: `identity.number`, by which groups are joined.
+        *[pa.field(f"{kind}_number", pa.int64()) for kind in (*identity.KINDS, "slice")],
     ]
 )
 """A row a source file, in the task's order."""

@@ -55,6 +55,15 @@ def key_style(files: Iterable[File]) -> KeyStyle:
     return "path" if len({_SUFFIX.sub("", path) for path in paths}) == len(paths) else "file"
 
 
+def name_of(path: str, style: KeyStyle) -> str:
+    """What a key is made of, before it is made safe: unique, as a person reads it.
+
+    >>> name_of("a b/1.2.3.dcm", "path"), name_of("a b/1.2.3.dcm", "stem"), name_of("a/x.dcm", "file")
+    ('a b/1.2.3', '1.2.3', 'a/x.dcm')
+    """
+    return stem(path) if style == "stem" else path if style == "file" else _SUFFIX.sub("", path)
+
+
 def key_of(path: str, style: KeyStyle) -> str:
     """The sample's key: unique, ASCII, without a dot (WebDataset parts key and extension at the first one).
 
@@ -66,7 +75,7 @@ def key_of(path: str, style: KeyStyle) -> str:
     >>> key_of("a/x.dcm", "file")
     'a/x=2Edcm'
     """
-    text = stem(path) if style == "stem" else path if style == "file" else _SUFFIX.sub("", path)
+    text = name_of(path, style)
     key = _UNSAFE.sub(lambda match: b"=%02X" % match[0][0], text.encode("utf-8", "surrogateescape")).decode("ascii")
     if len(key) <= MAX_KEY:
         return key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import zlib
@@ -22,13 +21,16 @@ from hemodist.storage import retries
 from hemodist.storage.store import Store, StoreError, shown
 from shards.dicom.read import Slice, read_slice
 from shards.dicom.reasons import Reason, Rejected
-from shards.packing import record, versions
+from shards.packing import identity, record, versions
 from shards.packing.source_files import NO_FILE, File, KeyStyle, key_of
 from shards.packing.tar import TarWriter, index_file, index_name
 from shards.picture import geometry
 from shards.picture.encode import EXTENSIONS, RenderConfig, encode, pixel_digest, render, with_square_pixels
 
 _to_json = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
+
+ARCHIVE_ENDINGS = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar", ".zst")
+"""Of files that are too large to be looked at."""
 
 MAX_FILE_BYTES = 256 * 2**20
 """A larger source file is rejected unread: 500 times an uncompressed 512 x 512 slice."""
@@ -104,13 +106,11 @@ class Sample:
         image: the encoded picture.
         json: of the sample, for the tar.
         row: of the record.
-        study: Study Instance UID as the file has it, which is never written into a data set.
     """
 
     image: bytes
     json: bytes
     row: dict[str, Any]
-    study: str | None
 
 
 def run_task(task: Task) -> TaskResult:
@@ -168,6 +168,8 @@ def read_source(source: Store, file: File) -> bytes | Rejected:
     """
     if file.size == NO_FILE:
         return Rejected(Reason.NOT_A_FILE, "no bytes")
+    if file.size > MAX_FILE_BYTES and file.path.lower().endswith(ARCHIVE_ENDINGS):
+        return Rejected(Reason.PACKED, f"by its name an archive, of {file.size} bytes; unpack it")
     if file.size > MAX_FILE_BYTES:
         return Rejected(Reason.ABSURD_SIZE, f"a file of {file.size} bytes, at most {MAX_FILE_BYTES} are read")
     for wait in (*retries.WAITS, None):
@@ -221,7 +223,8 @@ def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task
     image, box = render(shown, narrow if shown is found else None, config)
     key = key_of(path, config.key_style)
     label_values = {name: None if value == UNKNOWN else int(value) for name, value in zip(LABELS, labels, strict=True)}
-    names = {kind: pseudonym(getattr(found, kind), kind, task.pseudonym_key) for kind in ("patient", "study", "series")}
+    names = {kind: identity.pseudonym(getattr(found, kind), kind, task.pseudonym_key) for kind in identity.KINDS}
+    spelled = {kind: getattr(found, kind) for kind in identity.KINDS} | {"slice": found.uid}
     scale = box.side / config.size
     described = {
         "key": key,
@@ -242,14 +245,9 @@ def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task
         "position": found.position,
         "brain_fraction": fraction,
         "pixel_digest": digest,
-        "uid": None if found.uid is None else pseudonym(found.uid, "slice", task.pseudonym_key),
+        "rows": found.stored.shape[0],
+        "columns": found.stored.shape[1],
+        "spacing": None if found.spacing is None else found.spacing[0],
+        **{f"{kind}_number": identity.number(text, kind, task.pseudonym_key) for kind, text in spelled.items()},
     }
-    return Sample(encoded, _to_json(described).encode(), row, found.study)
-
-
-def pseudonym(identifier: str | None, kind: str, key: bytes) -> str | None:
-    """A keyed hash of an identifier, 32 hexadecimal digits, which tells nothing without the key; None stays None."""
-    if identifier is None:
-        return None
-    content = identifier.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(content, digest_size=16, key=key, person=kind.encode()).hexdigest()
+    return Sample(encoded, _to_json(described).encode(), row)

@@ -62,7 +62,8 @@ def write_records(folder: Path) -> None:
                 digests[16 * row : 16 * row + 16] if draw.random() > 0.01 else b"%016d" % draw.integers(5000)
                 for row in range(count)
             ],
-            "uid": [f"{row:032x}" for row in range(start, start + count)],
+            **{f"{kind}_number": patient for kind in ("patient", "study", "series")},
+            "slice_number": np.arange(start, start + count),
         }
         table = pa.table([pa.array(columns[name]) for name in record.SCHEMA.names], record.SCHEMA.names)
         made = record.ShardRecord(number, count, count * 60_000, "0" * 64, "0" * 64)

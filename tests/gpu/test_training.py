@@ -25,29 +25,12 @@ from hemodist.training import loop
 from hemodist.training.gradient import backward
 from hemodist.training.loop import Training
 from hemodist.world import World
-from tests.support.gpu_runs import run_of, silent, without_dropout
+from tests.support.gpu_runs import run_of, silent, trained, without_dropout
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.gpu
 
 STEPS = 6
-
-
-def trained(world: World, run: Run, stop: int, device: str) -> tuple[list[float], list[list[str]], dict[str, Any]]:
-    """Go on to step `stop` on `device`, save, and tell this rank's losses, keys by step, and the parameters."""
-    world = replace(world, device=torch.device(device))
-    training = Training(run, world, silent)
-    without_dropout(training.learner.network)
-    losses, keys = [], []
-    for batch in training.batches():
-        losses.append(float(training.update(batch)))
-        keys.append(list(batch.keys))
-        if training.step == stop:
-            break
-    training.save()
-    training.checkpoints.wait()
-    parameters = {name: value.detach().cpu().numpy() for name, value in training.learner.network.named_parameters()}
-    return losses, keys, parameters
 
 
 def mean_losses(results: list[tuple[list[float], Any, Any]], run: Run) -> np.ndarray:
@@ -205,7 +188,7 @@ def test_ddp_over_the_devices_own_group_gives_the_bare_networks_gradient(device:
             ),
         ):
             training.learner.optimizer.zero_grad(set_to_none=True)
-            backward(wrapped, batch, run, world, training.learner.optimizer)
+            backward(wrapped, batch, run, world, training.learner.optimizer, 1.0)
             gradients.append([p.grad.clone() for p in training.learner.network.parameters() if p.grad is not None])
         assert len(gradients[0]) == len(gradients[1]) > 10
         for bare, reduced in zip(*gradients, strict=True):

@@ -33,6 +33,13 @@ def test_the_image_can_compile_what_torch_compile_writes() -> None:
     assert {"gcc", "g++", "libc6-dev"} <= set(packages.split())
 
 
+def test_the_image_asks_for_the_jpeg_engine_and_finds_the_drivers_and_the_networks_libraries() -> None:
+    assert "ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility,video" in DOCKERFILE
+    assert re.search(r"^ +LD_LIBRARY_PATH=/usr/local/nvidia/lib64$", DOCKERFILE, re.MULTILINE)
+    (packages,) = re.findall(r"apt-get install ([^&]+)", DOCKERFILE.replace("\\\n", " "))
+    assert {"rdma-core", "ibverbs-providers"} <= set(packages.split())
+
+
 def test_ray_is_the_same_in_the_image_the_manifest_and_here() -> None:
     job = yaml.safe_load((K8S / "base" / "rayjob.yaml").read_text())
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == PINS["ray"] == metadata.version("ray")

@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from hemodist.cluster import prometheus
+from hemodist.cluster.worker_slots import worker_resources
+from hemodist.config.operation import ScalingConfig
 from tests.k8s.conftest import K8S, OVERLAYS, ROOT
 from tests.support.commands import parse
 
@@ -88,7 +90,8 @@ def test_every_command_is_one_that_the_job_accepts(
 def test_pods_are_confined(overlay: str, documents: Documents) -> None:
     for name, pod in pods(documents(overlay)):
         spec = pod["spec"]
-        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        pins_memory = (overlay, name) == ("rdma", "worker")  # for the network card; only root has capabilities
+        assert spec["securityContext"]["runAsNonRoot"] is not pins_memory, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert spec["automountServiceAccountToken"] is False, name
         assert spec["serviceAccountName"] == "hemodist", name
@@ -99,9 +102,23 @@ def test_pods_are_confined(overlay: str, documents: Documents) -> None:
             confined = container["securityContext"]
             assert confined["allowPrivilegeEscalation"] is False, name
             assert confined["readOnlyRootFilesystem"] is True, name
-            assert confined["capabilities"] == {"drop": ["ALL"]}, name
+            assert confined["capabilities"] == {"drop": ["ALL"]} | ({"add": ["IPC_LOCK"]} if pins_memory else {}), name
             assert container["resources"]["requests"], name
             assert container["resources"]["limits"]["memory"], name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_rdma_opens_the_namespace_and_nccl_then_takes_no_tcp(overlay: str, documents: Documents) -> None:
+    (namespace,) = (each for each in documents(overlay) if each["kind"] == "Namespace")
+    (settings,) = (each for each in documents(overlay) if each["metadata"]["name"] == "hemodist-settings")
+    level = namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    assert level == ("privileged" if overlay == "rdma" else "restricted")
+    assert (settings["data"].get("NCCL_NET"), settings["data"].get("NCCL_IB_HCA")) == (
+        ("IB", "mlx5") if overlay == "rdma" else (None, None)
+    )
+    for name, pod in pods(documents(overlay)):
+        asked = [key for key in pod["spec"]["containers"][0]["resources"].get("limits", {}) if key.startswith("rdma/")]
+        assert bool(asked) == ((overlay, name) == ("rdma", "worker"))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -148,16 +165,16 @@ def test_a_worker_has_the_time_to_leave_and_the_memory_to_share(overlay: str, do
 
 
 def test_the_full_overlay_asks_for_as_many_gpus_as_its_run_has_workers(documents: Documents) -> None:
-    for overlay in ("subset", "full", "kueue", "gcs-fault-tolerance"):
+    for overlay in ("subset", "full", "kueue", "gcs-fault-tolerance", "rdma"):
         spec = job_of(documents(overlay))["spec"]
         (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         flags = shlex.split(spec["entrypoint"])
         workers = int(flags[flags.index("--scaling.workers") + 1])
-        cpus = int(flags[flags.index("--scaling.cpus-per-worker") + 1])
         gpus = int(limits["nvidia.com/gpu"])
         assert group["replicas"] * gpus == workers, overlay
-        assert int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"]) >= gpus * cpus, overlay
+        cpus = float(group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])  # Ray's count of them
+        assert worker_resources(ScalingConfig(), [{"CPU": cpus, "GPU": gpus}], gpu=True)["CPU"] >= 8, overlay
 
 
 def test_the_overlay_of_ones_own_that_the_page_shows_can_be_built(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def losses_of(run: Run) -> list[float]:
     losses = []
     for batch in training.batches():
         wide = {name: getattr(batch, name).double() for name in ("images", "targets", "weights")}
-        losses.append(training.update(replace(batch, **wide)).item() / len(batch.rows))
+        losses.append(training.update(replace(batch, **wide)).sums[0].item() / len(batch.rows))
         if len(losses) == STEPS:
             break
     return losses

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.metrics import bootstrap, ranking
 from hemodist.metrics.calibration import calibration_estimate
-from hemodist.metrics.log_loss import weighted_log_loss
+from hemodist.metrics.log_loss import share_of_positives, weighted_log_loss
 from hemodist.metrics.probabilities import probabilities, repair_any
-from hemodist.metrics.scores import score, share_of_positives, threshold_auc
+from hemodist.metrics.scores import score, threshold_auc
 
 PREVALENCE = np.array([0.144, 0.004, 0.048, 0.035, 0.048, 0.063])
 

@@ -83,6 +83,16 @@ def test_any_number_of_ranks_and_micro_batches_gives_the_same_parameters(folder,
     assert np.allclose(results[0][1], logits, atol=2e-4)
 
 
+def test_gradients_that_travel_as_bf16_are_the_same_but_for_its_rounding(folder, alone):
+    run = run_of(folder, scaling=ScalingConfig(workers=2, gradients="bf16"))
+    results = run_ranks(twenty_steps, 2, run)
+    differences = []
+    for name, value in results[0][0].items():
+        assert np.array_equal(value, results[1][0][name]), name
+        differences.append(np.abs(value - alone[0][name]).max())
+    assert 5e-6 < max(differences) < 1e-3
+
+
 def trained_and_reloaded(world: World, run: Run) -> np.ndarray:
     """Validation logits of a network with batch norm and a moving average, after training on this many ranks."""
     training = Training(run, world, lambda event: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,13 @@ def make_dataset(
     encoding: str = "PNG",
     windows: int = 3,
     json: bool = False,
+    unknown: Sequence[str] = (),
+    nameless: int = 0,
 ) -> Path:
     """Write a data set whose `any` is visible, in a share `positive` of the slices; a patient has both kinds.
 
-    One window makes grey images; `json` gives each sample the second member that the sharder writes.
+    One window makes grey images; `json` gives each sample the second member that the sharder writes. Nobody knows the
+    labels `unknown`. The first `nameless` samples are of nobody knows whom, each a group of its own.
     """
     rng = np.random.default_rng(seed)
     store = Store.open(folder)
@@ -72,7 +76,7 @@ def make_dataset(
                 patient = int(rng.integers(patients))
                 labels = [int(bleeds), *(int(bleeds and rng.random() < 0.4) for _ in LABELS[1:])]
                 for label, value in zip(LABELS, labels, strict=True):
-                    rows[label].append(value)
+                    rows[label].append(None if label in unknown else value)
                 values = {
                     "key": key,
                     "shard": number,
@@ -86,7 +90,12 @@ def make_dataset(
                     "brain_fraction": 0.5,
                     "pixel_digest": rng.bytes(16),
                     "duplicate": False,
+                    "rows": size,
+                    "columns": size,
+                    "spacing": 0.5,
                 }
+                if len(rows["key"]) < nameless:
+                    values |= dict.fromkeys(("patient", "study", "series")) | {"group": patients + len(rows["key"])}
                 for name, value in values.items():
                     rows[name].append(value)
         content = buffer.getvalue()
@@ -98,9 +107,9 @@ def make_dataset(
     config = {
         "size": size,
         "windows": [{"name": "brain", "center": 40.0, "width": 80.0}] * windows,
-        "encoding": encoding,
+        "encoding": encoding.lower(),
     }
-    labels = np.array([rows[label] for label in LABELS])
+    counts = {label: [rows[label].count(value) for value in (1, 0, None)] for label in LABELS}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         config=config,
@@ -109,8 +118,8 @@ def make_dataset(
         samples=samples,
         duplicates=0,
         label_counts={
-            label: {"positive": int(labels[i].sum()), "negative": int((1 - labels[i]).sum()), "unknown": 0}
-            for i, label in enumerate(LABELS)
+            label: dict(zip(("positive", "negative", "unknown"), counted, strict=True))
+            for label, counted in counts.items()
         },
         rejected={},
         shards=tuple(shards),

@@ -27,6 +27,17 @@ def hu_image(side: int = 32, seed: int = 0) -> npt.NDArray[np.int16]:
     return np.where(down**2 + across**2 < (side / 3) ** 2, 40 + noise, -1000).astype(np.int16)
 
 
+def head_image(side: int = 128, seed: int = 0) -> npt.NDArray[np.int16]:
+    """A head in HU, int16 [side, side]: skull, noisy brain and air, a bleed in front on the left of the image."""
+    down, across = np.mgrid[:side, :side] * (2 / (side - 1)) - 1
+    noise = np.random.default_rng(seed).normal(0, 12, (side, side))
+    hu = np.full((side, side), -1000.0)
+    for high, wide, value in ((0.85, 0.7, 1100.0), (0.76, 0.61, 35.0), (0.2, 0.1, 6.0)):
+        hu[(down / high) ** 2 + (across / wide) ** 2 < 1] = value
+    hu[((down + 0.35) / 0.15) ** 2 + ((across + 0.3) / 0.12) ** 2 < 1] = 68.0
+    return np.rint(hu + noise).astype(np.int16)
+
+
 def dataset(stored: npt.NDArray[Any], **changes: Any) -> Dataset:
     """A CT slice of the stored values; `changes` replaces elements, None removes one."""
     with pydicom.config.disable_value_validation():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,14 +12,10 @@ from hemodist.config.data import AugmentConfig, BatchConfig, MixConfig
 from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig, OptimConfig
+from hemodist.doctor import decode
 from hemodist.loading.dali_pipeline import STD
-
-GREY_MAX, GREY_MEAN = 6.0, 0.75
-"""Largest and mean difference in grey levels of 255 between two decoders, contrast and resampling included.
-
-Both round the inverse cosine transform (at most a level a component, ITU-T T.83) and then the change of colours, whose
-largest factor is 1.77; a change of contrast multiplies by at most 1.2.
-"""
+from hemodist.training.loop import Training
+from hemodist.world import World
 
 
 def run_of(folder: Path, **changes: object) -> Run:
@@ -46,6 +43,23 @@ def without_dropout(network: torch.nn.Module) -> None:
             module.p = 0.0
 
 
+def trained(world: World, run: Run, stop: int, device: str) -> tuple[list[float], list[list[str]], dict[str, Any]]:
+    """Go on to step `stop` on `device`, save, and tell this rank's losses, keys by step, and the parameters."""
+    world = replace(world, device=torch.device(device))
+    training = Training(run, world, silent)
+    without_dropout(training.learner.network)
+    losses, keys = [], []
+    for batch in training.batches():
+        losses.append(float(training.update(batch).sums[0]))
+        keys.append(list(batch.keys))
+        if training.step == stop:
+            break
+    training.save()
+    training.checkpoints.wait()
+    parameters = {name: value.detach().cpu().numpy() for name, value in training.learner.network.named_parameters()}
+    return losses, keys, parameters
+
+
 def grey_levels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """The absolute difference of normalised images [b, 3, h, w] in grey levels, on the CPU."""
     std = torch.tensor(STD).reshape(1, 3, 1, 1)
@@ -55,9 +69,9 @@ def grey_levels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def assert_same_pictures(one: torch.Tensor, other: torch.Tensor) -> None:
     """The same but for what two decoders may differ by."""
     assert one.shape == other.shape
-    difference = grey_levels(one, other)
-    assert difference.max() <= GREY_MAX
-    assert difference.mean() <= GREY_MEAN
+    difference = grey_levels(one, other)  # a change of contrast multiplies it by at most 1.2
+    assert difference.max() <= decode.MOST
+    assert difference.mean() <= decode.MEAN
 
 
 def silent(event: object) -> None:

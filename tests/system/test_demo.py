@@ -43,6 +43,7 @@ def test_the_demo_leaves_a_sound_data_set(demo):
     manifest = DataSet.open(str(demo / "demo/dataset")).manifest
     assert manifest.samples + sum(manifest.rejected.values()) == manifest.source_files == SLICES
     assert manifest.config["synthetic"]
+    assert set(manifest.series) == {"series"}  # none of them odd
 
 
 def test_the_terminal_shows_the_studys_table_and_the_trivial_answers(demo):

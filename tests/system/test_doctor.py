@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from hemodist.bench.ray_nodes import ray_nodes
 from hemodist.dataset.digest import sha256
-from hemodist.doctor import all_reduce, cluster_checks, decode, node_checks
+from hemodist.doctor import all_reduce, cluster_checks, decode, jpeg_engine, node_checks
 from hemodist.doctor.cluster_checks import judge_clock
 from hemodist.doctor.finding import Finding, agree
 from tests.support.forks import fork
@@ -111,6 +112,7 @@ def test_storage_that_cannot_be_written_or_gives_back_other_bytes_is_something_t
 
 def test_a_decoder_with_other_pixels_is_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     real = decode.grey_values
+    monkeypatch.setattr(decode, "IMAGES", 200)
     monkeypatch.setattr(decode, "grey_values", lambda images: real(images) // 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     (finding,) = node_checks.decoding("n")
@@ -162,10 +164,9 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch: pyte
         raise RuntimeError("the driver is not what it was")
 
     monkeypatch.setattr(node_checks, "decoding", broken)
-    found = {
-        each.check: each
-        for each in node_checks.check_node(node_checks.Wanted(str(tmp_path), str(tmp_path), 1, None), "n")
-    }
+    wanted = node_checks.Wanted(str(tmp_path), str(tmp_path), 1, None)
+    made = [node_checks.check_node(wanted, "n", name) for name in node_checks.checks_of(works=True)]
+    found = {each.check: each for part in made for each in part}
     assert found["decoding"].verdict == "to do"
     assert "the driver is not what it was" in found["decoding"].found
     assert found["storage"].verdict == "pass"
@@ -175,7 +176,9 @@ def test_a_head_without_work_needs_no_gpus_and_no_cache_and_every_node_sees_the_
     (tmp_path / "file").write_text("where the cache should lie")
     wanted = node_checks.Wanted(str(tmp_path / "runs"), str(tmp_path / "file"), 1, gpus=8)
     with ray_nodes(1):
-        findings = cluster_checks.check_cluster(wanted, mebibytes=1)
+        told: list[Finding] = []
+        findings = cluster_checks.check_cluster(wanted, 1, told.append)
+    assert told == findings  # one after another, as each check ends
     of_head = {each.check: each for each in findings if each.node == "127.0.0.1"}
     of_worker = {each.check: each for each in findings if each.node == "127.0.0.2"}
     assert not {"GPUs", "cache", "decoding"} & of_head.keys()
@@ -225,8 +228,60 @@ def test_a_clock_is_wrong_only_beyond_what_asking_took(offset: float, within: fl
     assert judge_clock("n", offset, within).verdict == verdict
 
 
-def test_a_wrong_sum_and_a_slow_link_between_gpus_are_something_to_do() -> None:
-    assert all_reduce.finding(all_reduce.Ring("nccl", 8, 1e11, True)).verdict == "pass"
-    assert "NCCL_SOCKET_IFNAME" in all_reduce.finding(all_reduce.Ring("nccl", 8, 1e8, True)).remedy
-    assert all_reduce.finding(all_reduce.Ring("gloo", 2, 1e8, True)).verdict == "pass"
-    assert all_reduce.finding(all_reduce.Ring("gloo", 2, 1e8, False)).verdict == "to do"
+def test_a_wrong_sum_is_something_to_do_on_whichever_rank_it_is() -> None:
+    right = all_reduce.Ring("gloo", 2, 1e8, True)
+    assert all_reduce.finding([right, right], "all", 1).verdict == "pass"
+    assert "the sum is wrong" in all_reduce.finding([right, replace(right, exact=False)], "all", 1).found
+
+
+@pytest.mark.parametrize(
+    ("rate", "nodes", "nvlink", "way", "remedy"),
+    [
+        (320e9, 1, True, "P2P", ""),
+        (18e9, 1, True, "SHM", "nvidia-fabricmanager"),  # NVLink is there, and not used
+        (18e9, 1, False, "P2P", ""),  # as fast as PCIe is
+        (2e9, 1, False, "SHM", "nvidia-smi topo -m"),
+        (340e9, 2, True, "NET/IB", ""),
+        (1.1e9, 2, True, "NET/Socket", "k8s/components/rdma"),  # 10 Gbit/s
+        (6e9, 2, True, "NET/IB", "GPUDirect"),
+    ],
+)
+def test_bandwidth_is_held_against_what_the_hardware_should_give(
+    rate: float, nodes: int, nvlink: bool, way: str, remedy: str
+) -> None:
+    one = all_reduce.Ring("nccl", 8, rate, True, nvlink, (way,))
+    found = all_reduce.finding([replace(one, bytes_per_s=500e9), one], "n", nodes)  # the slowest rank counts
+    assert found.verdict == ("to do" if remedy else "pass")
+    assert remedy in found.remedy
+    assert f"over {way}: {rate / 1e9:.2f} GB/s" in found.found
+
+
+def test_nccls_log_tells_which_way_it_takes() -> None:
+    log = """
+n:7:7 [0] NCCL INFO Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM/read
+n:7:7 [0] NCCL INFO Channel 00/0 : 9[1] -> 0[0] [receive] via NET/IB/3/GDRDMA
+n:7:7 [0] NCCL INFO NET/Socket : Using [0]eth0
+"""
+    assert all_reduce.transports(log) == ("NET/IB", "P2P")
+
+
+@pytest.mark.parametrize(
+    ("library", "percent", "verdict", "said"),
+    [
+        (True, (0.0, 43.0, 61.0), "pass", "busy 35 %"),
+        (True, (0.0, 0.0), "to do", "DALI_NVIMGCODEC_LOG_LEVEL"),
+        (True, (), "not there", "no JPEG engine"),
+        (False, (), "to do", "compute,utility,video"),
+    ],
+)
+def test_the_jpeg_engine_is_proved_by_its_work(library: bool, percent: tuple, verdict: str, said: str) -> None:
+    found = jpeg_engine.finding("n", "cuda:0", library=library, percent=percent)
+    assert found.verdict == verdict
+    assert said in found.found + found.remedy
+
+
+def test_decoders_may_differ_as_the_gpu_tests_allow_and_no_further() -> None:
+    made = decode.Decoded(5000, most=6, mean=0.75)
+    assert made.right
+    assert not replace(made, most=7).right
+    assert not replace(made, mean=0.76).right

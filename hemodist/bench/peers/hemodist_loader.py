@@ -51,7 +51,9 @@ def _training(spec: Spec, dataset: DataSet, reader: Reader) -> Iterable[Batch]:
     plan = Plan(rows, dataset.column("shard"), run.seed, spec.batch, mix_group=1, block_shards=run.batch.block_shards)
     split = Split(rows, rows[:0], rows[:0], digest="")
     steps = plan.steps(run.optim.epochs)
-    prepared = Prepared(dataset, dataset.labels(), split, plan, steps, np.zeros(len(LABELS)))
+    prepared = Prepared(
+        dataset, dataset.labels(), split, plan, steps, np.zeros(len(LABELS)), np.full(len(LABELS), 2, np.int8), 1.0
+    )
     return TrainingLoader(prepared, run, reader, device=spec.device)
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from hemodist.bench import lightning_loop
-from hemodist.bench.utilisation import Utilisation, watched
 from hemodist.config.operation import ScalingConfig
 from hemodist.config.run import Run
 from hemodist.config.training import OptimConfig
+from hemodist.doctor.utilisation import Utilisation, watched
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.world import World
 

@@ -19,6 +19,7 @@ from hemodist.events import Tell
 from hemodist.world import World
 
 import ray  # isort: skip - after what sets its variables
+from ray._private import services  # isort: skip
 from ray.cluster_utils import Cluster  # isort: skip
 
 
@@ -112,3 +113,26 @@ def test_a_node_whose_end_is_announced_counts_as_leaving(node):  # the last one,
     drain.drain(node, seconds=600)
     while node.node not in ray_internals.leaving_nodes():
         time.sleep(0.1)
+
+
+def test_a_node_that_reports_late_is_waited_for_beyond_rays_own_limit(monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(ray_internals.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(ray_internals.time, "sleep", lambda seconds: None)
+    asked = []
+
+    def get_node(gcs, node):
+        asked.append(node)
+        if len(asked) < 4:
+            raise RuntimeError("not yet")
+        return {"labels": {}}
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    with ray_internals.patient_start(90):
+        assert services.get_node("gcs", "ab") == {"labels": {}}
+    assert services.get_node is get_node  # as it was
+    assert len(asked) == 4
+    asked.clear()
+    with ray_internals.patient_start(30), pytest.raises(RuntimeError, match="not yet"):
+        services.get_node("gcs", "ab")
+    assert len(asked) == 2

@@ -37,11 +37,11 @@ SAMPLES = {
     "mix.kind",
     "mix.probability",
     "mix.alpha",
+    "model.image_size",
 }
 RESULT = SAMPLES | {
     "model.name",
     "model.activation",
-    "model.image_size",
     "model.channels",
     "model.sync_batch_norm",
     "model.ema_decay",
@@ -62,7 +62,6 @@ BEST_LR = SAMPLES - {"seed", "batch.mix_group", "batch.block_shards"} | {
     "model.name",
     "model.activation",
     "model.weights",
-    "model.image_size",
     "model.channels",
     "optim.name",
     "optim.weight_decay",

@@ -94,6 +94,25 @@ def test_a_state_of_another_stream_is_refused_with_the_difference(folder):
         TrainingLoader.open(str(folder), batch_size=16, data=DataConfig(valid_fold=1), state=state)
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
         TrainingLoader.open(str(folder), batch_size=16, seed=1, state=state)
+    with pytest.raises(ConfigError, match=r"model.image_size was 32, is 64"):
+        TrainingLoader.open(str(folder), batch_size=16, image_size=64, state=state)
+    with pytest.raises(ConfigError, match="dataset was None, is"):
+        TrainingLoader.open(str(folder), batch_size=16, state={"step": 5})
+
+
+@pytest.mark.parametrize("step", [-1, 7, 2**63, None, "3", 1.5])
+def test_a_step_that_the_run_does_not_have_is_refused(folder, step):
+    loader = TrainingLoader.open(str(folder), batch_size=16)
+    assert loader.steps == 6
+    with pytest.raises(ConfigError, match="this run has the steps 0 to 6"):
+        TrainingLoader.open(str(folder), batch_size=16, state=loader.state(6) | {"step": step})
+    assert list(TrainingLoader.open(str(folder), batch_size=16, state=loader.state(6))) == []
+
+
+def test_a_state_of_version_0_1_0_goes_on(folder):
+    state = TrainingLoader.open(str(folder), batch_size=16).state(3)
+    del state["model.image_size"]
+    assert next(iter(TrainingLoader.open(str(folder), batch_size=16, state=state))).number == 3
 
 
 def test_a_state_goes_through_json_and_ignores_what_changes_no_batch(folder):

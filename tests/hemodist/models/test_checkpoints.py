@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from hemodist.models.checkpoints import CheckpointError, Checkpoints, open_checkpoint
+from hemodist.models.checkpoint_file import CheckpointError
+from hemodist.models.checkpoint_record import CheckpointRecord
+from hemodist.models.checkpoints import Checkpoints, open_checkpoint
 from hemodist.storage.store import Store, StoreError
+
+STATE = {"dataset": "d", "split": "s", "seed": 0, "history": []}
 
 
 def state_of(step: int) -> dict:
     weights = {"w": torch.full((50,), float(step))}
-    return {"model": weights, "scored": weights, "run": {"name": "x"}, "state": {"step": step}}
+    return {"model": weights, "scored": weights, "run": {"name": "x"}, "state": STATE | {"step": step}}
 
 
 @pytest.fixture
@@ -22,7 +28,7 @@ def test_what_was_saved_comes_back(store):
     checkpoints.save(state_of(5), 5, 0.3)
     back = checkpoints.newest(pytest.fail)
     assert torch.equal(back["model"]["w"], state_of(5)["model"]["w"])
-    assert back["state"] == {"step": 5}
+    assert back["state"] == STATE | {"step": 5}
 
 
 def test_the_newest_and_the_best_are_kept(store):
@@ -186,7 +192,107 @@ def test_the_record_says_what_run_it_is_of_without_the_large_file(store):
     assert checkpoints.newest_origin() is None
     assert checkpoints.best_step() is None
     checkpoints.save(state_of(1), 1, 0.2)
-    checkpoints.save(state_of(2) | {"state": {"step": 2, "dataset": "d", "split": "s"}}, 2, 0.3)
+    checkpoints.save(state_of(2), 2, 0.3)
     store.delete("checkpoints/step-00000002.pt")
     assert checkpoints.newest_origin() == {"run": {"name": "x"}, "state": {"dataset": "d", "split": "s"}}
     assert checkpoints.best_step() == 1
+
+
+RECORD = "checkpoints/step-00000002.json"
+
+
+def two(store: Store) -> Checkpoints:
+    checkpoints = Checkpoints(store, keep=3)
+    checkpoints.save(state_of(1), 1, 0.3)
+    checkpoints.save(state_of(2), 2, 0.2)
+    return checkpoints
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def test_a_flipped_bit_anywhere_in_a_record_is_named_and_its_whole_checkpoint_is_used_with_its_score(store):
+    checkpoints = two(store)
+    whole = store.read(RECORD)
+    for at in range(len(whole) - 1):  # the last byte ends the line
+        store.write(RECORD, flipped(whole, at))
+        said: list[str] = []
+        checkpoints.mend_records(said.append)
+        assert len(said) == 1, whole[at : at + 20]
+        assert f"{RECORD} of a checkpoint is damaged" in said[0]
+        assert "has a new record" in said[0]
+        assert store.read(RECORD) == whole
+    assert checkpoints.newest(pytest.fail)["state"]["step"] == 2
+    assert checkpoints.best_step() == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'"step"',
+        b"\xff\xfe",
+        b'{"step": 2}',
+        b'{"step": "2", "sha256": "", "bytes": 3, "score": null}',
+        b'{"step": 2, "sha256": "", "bytes": 3, "score": NaN}',
+        b'{"step": 2, "sha256": "", "bytes": 3, "score": null, "origin": {"run": 3}}',
+        b'{"step": 2, "sha256": "", "bytes": 3, "score": null, "origin": [1]}',
+        b'{"step": 7, "sha256": "", "bytes": 3, "score": null}',
+        b'{"step": 2, "sha256": "", "bytes": 3, "score": null, "more": 1}',
+    ],
+)
+def test_a_record_of_wrong_values_is_named_and_mended(store, content):
+    checkpoints = two(store)
+    store.write(RECORD, content)
+    said: list[str] = []
+    assert checkpoints.best(said.append)["state"]["step"] == 1
+    assert RECORD in said[0]
+    checkpoints.mend_records(said.append)
+    assert RECORD in said[1]
+    assert checkpoints.best(pytest.fail)["state"]["step"] == 2
+
+
+def test_where_record_and_checkpoint_are_damaged_both_are_named_and_the_one_before_is_used(store):
+    checkpoints = two(store)
+    store.write(RECORD, b"{")
+    file = store.local("checkpoints/step-00000002.pt")
+    content = file.read_bytes()
+    file.write_bytes(flipped(content, len(content) // 2))
+    said: list[str] = []
+    checkpoints.mend_records(said.append)
+    assert RECORD in said[0]
+    assert "step-00000002.pt is damaged in" in said[0]
+    assert checkpoints.newest(pytest.fail)["state"]["step"] == 1
+    checkpoints.delete_leftovers(1)
+    assert names(store) == ["step-00000001.json", "step-00000001.pt"]
+
+
+def test_a_record_of_version_0_1_0_without_a_sum_of_its_own_counts(store):
+    checkpoints = two(store)
+    values = json.loads(store.read(RECORD))
+    del values["record_sha256"], values["origin"]
+    store.write(RECORD, json.dumps(values).encode())
+    assert [record.step for record in checkpoints.records(pytest.fail)] == [1, 2]
+    assert checkpoints.newest(pytest.fail)["state"]["step"] == 2
+
+
+def test_a_file_beside_a_damaged_record_opens_and_the_record_is_named(store):
+    two(store)
+    store.write(RECORD, flipped(store.read(RECORD), 0))
+    said: list[str] = []
+    assert open_checkpoint(f"{store.uri}/checkpoints/step-00000002.pt", said.append)["state"]["step"] == 2
+    assert "step-00000002.json" in said[0]
+
+
+@pytest.mark.parametrize("wrong", [{"state": []}, {"state": {"step": "x"}}, {"run": 3}, {"model": None}])
+def test_a_checkpoint_whose_parts_are_of_another_type_is_none(tmp_path, wrong):
+    torch.save(state_of(1) | wrong, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"is no checkpoint of hemodist|is not what hemodist writes"):
+        open_checkpoint(str(tmp_path / "x.pt"))
+
+
+def test_a_record_says_what_was_written():
+    record = CheckpointRecord(3, "ab", 5, 0.1, {"run": {"a": 1}, "state": {}})
+    assert CheckpointRecord.read(record.to_bytes(), "checkpoints/step-00000003.json") == record

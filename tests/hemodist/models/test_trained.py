@@ -9,7 +9,7 @@ from hemodist.config.data import AugmentConfig
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
-from hemodist.models.checkpoints import CheckpointError
+from hemodist.models.checkpoint_file import CheckpointError
 from hemodist.models.trained import check_fits, mean_logits, open_trained, views
 from tests.support.checkpoints import SHARDING, make_checkpoint, network_of, run_of
 from tests.support.dataset import make_dataset
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 )
 def test_a_data_set_of_other_pictures_is_refused(tmp_path, change, message):
     dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=10)))
-    sharding = SHARDING | dataset.manifest.config | {"crop_head": None} | change
+    sharding = SHARDING | dataset.manifest.config | {"crop_head": False} | change
     trained = open_trained(str(make_checkpoint(tmp_path / "run", sharding=sharding)))
     with pytest.raises(ConfigError, match=message):
         check_fits(trained, dataset)

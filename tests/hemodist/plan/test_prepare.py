@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hemodist.config.data import BatchConfig, DataConfig
 from hemodist.config.fields import fields_of
 from hemodist.config.operation import ScalingConfig
 from hemodist.config.run import Run, check
-from hemodist.config.training import OptimConfig
+from hemodist.config.training import OptimConfig, StopConfig
 from hemodist.dataset.dataset import DataSet
-from hemodist.dataset.labels import UNKNOWN
+from hemodist.dataset.digest import sha256
+from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.errors import ConfigError
 from hemodist.metrics.log_loss import weighted_log_loss
-from hemodist.plan.prepare import check_resume, fold_runs, prepare, prevalence, selected
+from hemodist.plan.prepare import check_choice, check_resume, fold_runs, prepare, prevalence, selected
+from hemodist.plan.split import fold_of
 from tests.support.dataset import make_dataset
 
 
@@ -152,8 +157,79 @@ def test_a_checkpoint_goes_on_with_other_fields_that_decide_nothing_and_names_th
     state = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
     saved = {"run": run.to_dict(), "state": state}
     free = replace(run.batch, eval_batch_size=7, accumulate=2)
-    check_resume(saved, prepared, replace(run, batch=free, model=replace(run.model, weights="x", compile=True)), "here")
+    other = replace(run, batch=free, model=replace(run.model, weights="x", compile=True))
+    check_resume(saved, prepared, other, "here", batch_norm=False)
     with pytest.raises(ConfigError, match=r"optim.epochs was 3, is 4; seed was 0, is 5; use another name"):
-        check_resume(saved, prepared, replace(run, seed=5, optim=replace(run.optim, epochs=4)), "here")
+        check_resume(
+            saved, prepared, replace(run, seed=5, optim=replace(run.optim, epochs=4)), "here", batch_norm=False
+        )
     with pytest.raises(ConfigError, match="split was other, is"):
-        check_resume(saved | {"state": state | {"split": "other"}}, prepared, run, "here")
+        check_resume(saved | {"state": state | {"split": "other"}}, prepared, run, "here", batch_norm=False)
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "scaling", "refused"),
+    [
+        (1, ScalingConfig(workers=4), ""),
+        (2, ScalingConfig(workers=4), "batch.accumulate was 1, is 2, which with batch norm is another training"),
+        (1, ScalingConfig(workers=2), "scaling.workers was 4, is 2, which with batch norm is another training"),
+        (1, ScalingConfig(workers=0), "scaling.workers was 4, is 0"),
+        (1, ScalingConfig(workers=8, min_workers=2), ""),  # the run may shrink to what it had
+        (1, ScalingConfig(workers=8, min_workers=5), "scaling.workers was 4, is 8"),
+    ],
+)
+def test_where_there_is_batch_norm_other_micro_batches_are_another_training(folder, accumulate, scaling, refused):
+    run = replace(run_of(folder), scaling=ScalingConfig(workers=4))
+    prepared = prepare(run)
+    state = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
+    saved = {"run": run.to_dict(), "state": state}
+    now = replace(run, batch=replace(run.batch, accumulate=accumulate), scaling=scaling)
+    check_resume(saved, prepared, now, "here", batch_norm=False)
+    if refused:
+        with pytest.raises(ConfigError, match=refused):
+            check_resume(saved, prepared, now, "here", batch_norm=True)
+    else:
+        check_resume(saved, prepared, now, "here", batch_norm=True)
+
+
+def test_one_worker_and_none_are_the_same_rank(folder):
+    run = replace(run_of(folder), scaling=ScalingConfig(workers=1))
+    prepared = prepare(run)
+    saved = {
+        "run": run.to_dict(),
+        "state": {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest},
+    }
+    check_resume(saved, prepared, replace(run, scaling=ScalingConfig(workers=0)), "here", batch_norm=True)
+
+
+def test_a_fold_with_one_kind_of_any_is_told_with_the_folds_that_have_both_and_auc_cannot_choose_on_it(tmp_path):
+    make_dataset(tmp_path / "data", samples=60, patients=12)
+    index, labels = tmp_path / "data/index.parquet", {}
+    table = pq.read_table(index)
+    fold = fold_of(np.array(table["group"]), 3, 0)
+    for label in LABELS:  # only fold 2 keeps its positives
+        values = np.where(fold == 2, np.array(table[label]), 0).astype(np.int8)
+        labels[label] = pa.array(values, table.schema.field(label).type)
+    for label, column in labels.items():
+        table = table.set_column(table.schema.get_field_index(label), table.schema.field(label), column)
+    pq.write_table(table, index)
+    manifest = json.loads((tmp_path / "data/manifest.json").read_text())
+    manifest["index_sha256"] = sha256(index.read_bytes())
+    (tmp_path / "data/manifest.json").write_text(json.dumps(manifest))
+    run = run_of(tmp_path / "data", folds=3)
+    prepared = prepare(run)
+    (note,) = prepared.gaps(run)
+    assert f"validation fold 0 has no positive of {', '.join(LABELS)}" in note
+    assert "any 2; epidural 2" in note
+    check_choice(prepared, run)
+    by_auc = replace(run, stop=StopConfig(score="auc_any"))
+    with pytest.raises(
+        ConfigError,
+        match=r"auc_any cannot choose a checkpoint: validation fold 0 has no positive of any.*"
+        r"any 2.*use another data.valid_fold",
+    ):
+        check_choice(prepared, by_auc)
+    told = replace(by_auc, data=replace(run.data, valid_fold=2))
+    (training,) = prepare(told).gaps(told)  # now the training split lacks them
+    assert training.startswith("the training split has no positive of any")
+    check_choice(prepare(told), told)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
+import socket
+import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -206,6 +210,94 @@ def test_a_tracker_that_cannot_start_never_stops_the_run(tmp_path, monkeypatch):
     tracker.log(1, {"loss": 1.0})
     tracker.finish({})
     assert said == ["W&B could not start (no network); the run goes on without it"]
+
+
+@pytest.fixture
+def server():
+    """Answers as W&B's server does: to one key with a user, to others with none; `refuse` with a status instead."""
+    known = base64.b64encode(f"api:{SECRET}".encode()).decode()
+
+    class Answers(BaseHTTPRequestHandler):
+        refuse = 0
+
+        def do_POST(self):
+            viewer = '{"id": "u"}' if self.headers["Authorization"] == f"Basic {known}" else "null"
+            self.send_response(Answers.refuse or 200)
+            self.end_headers()
+            self.wfile.write(f'{{"data": {{"viewer": {viewer}}}}}'.encode())
+
+        def log_message(self, *arguments):
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", Answers
+        running.shutdown()
+
+
+def modes_of(tmp_path, monkeypatch, said, fails=()) -> list[str]:
+    """In which modes a run that is wanted online was begun."""
+    begun = []
+
+    def init(**options):
+        begun.append(options["mode"])
+        if options["mode"] in fails:
+            raise RuntimeError("run is in use\nand more")
+        return fake_run(lambda *a, **k: None)
+
+    monkeypatch.setattr(wandb_run.wandb, "init", init)
+    tracker = Tracker.start(
+        TrackingConfig(mode="online"), name="x", local=tmp_path, where="here", facts={}, warn=said.append
+    )
+    tracker.log(1, {"loss": 1.0})
+    tracker.finish({})
+    return begun
+
+
+def test_a_key_that_works_is_online(tmp_path, monkeypatch, server):
+    monkeypatch.setenv("WANDB_BASE_URL", server[0])
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    said: list[str] = []
+    assert modes_of(tmp_path, monkeypatch, said) == ["online"]
+    assert said == []
+
+
+@pytest.mark.parametrize("status", [200, 401, 403])
+def test_a_key_that_does_not_work_is_said_and_the_run_is_logged_offline(tmp_path, monkeypatch, server, status):
+    monkeypatch.setenv("WANDB_BASE_URL", server[0])
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    server[1].refuse = status
+    said: list[str] = []
+    assert modes_of(tmp_path, monkeypatch, said) == ["offline"]
+    (line,) = said
+    assert f"{server[0]} does not accept the key" in line
+    assert "`wandb sync`" in line
+    assert "0" * 40 not in line
+
+
+def test_what_wandb_itself_refuses_online_is_logged_offline(tmp_path, monkeypatch, server):
+    monkeypatch.setenv("WANDB_BASE_URL", server[0])
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    said: list[str] = []
+    assert modes_of(tmp_path, monkeypatch, said, fails=("online",)) == ["online", "offline"]
+    assert said == ["W&B is not online: run is in use. The run is logged offline; `wandb sync` uploads it later"]
+
+
+def test_without_a_network_the_run_is_logged_offline_and_that_is_said_at_once(tmp_path, monkeypatch):
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "no key at all")
+        said: list[str] = []
+        tracker = Tracker.start(
+            TrackingConfig(mode="auto"), name="x", local=tmp_path, where="here", facts={}, warn=said.append
+        )
+        tracker.log(1, {"loss": 0.5})
+        tracker.finish({})
+    assert "cannot be reached (" in said[0]
+    assert len(said) == 1
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert [row["loss"] for row in read(folder)[1]] == [0.5]
 
 
 def test_a_tracker_that_hangs_slows_nothing_and_the_end_does_not_wait_for_it(tmp_path, monkeypatch):

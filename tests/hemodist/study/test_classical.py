@@ -12,8 +12,7 @@ from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import UserError
 from hemodist.loading.dali_pipeline import MEAN, STD
-from hemodist.metrics.log_loss import weighted_log_loss
-from hemodist.metrics.scores import share_of_positives
+from hemodist.metrics.log_loss import share_of_positives, weighted_log_loss
 from hemodist.plan.prepare import divide
 from hemodist.study import classical
 from tests.support.dataset import make_dataset

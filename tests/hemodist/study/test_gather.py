@@ -11,7 +11,7 @@ import pytest
 from hemodist.config.data import DataConfig
 from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.predictions import Predictions
-from hemodist.metrics.probabilities import probabilities
+from hemodist.metrics.probabilities import probabilities, with_prevalence
 from hemodist.plan.prepare import prepare
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
@@ -87,3 +87,19 @@ def test_where_a_fold_is_held_out_systems_are_compared_on_it_alone(study):
     systems, labels = gather(runs, prepared, classical=True, replicates=100)
     np.testing.assert_array_equal(labels, prepared.labels[test])
     assert systems[-1].resampled.value["weighted_log_loss"][0] == pytest.approx(np.log(2))
+
+
+def test_a_label_that_a_run_left_blank_is_answered_with_its_share_in_the_training(study):
+    (run,) = study.runs()[:1]
+    prepared = prepare(run)
+    valid = prepared.split.valid
+    probability = probabilities(np.random.default_rng(0).normal(size=(len(valid), 6)))
+    probability[:, [0, 3]] = np.nan
+    given = Predictions(valid, np.zeros((len(valid), 6), np.float32), np.zeros(len(valid)))
+    store = Store.open(join(run.output, run.name))
+    store.write(PREDICTIONS, given.to_parquet(prepared.dataset, probability))
+    store.write(HISTORY, json.dumps([ROW]).encode())
+    systems, labels = gather([run], prepared, classical=False, replicates=100)
+    assert len(labels) == len(valid)
+    expected = weighted_log_loss(with_prevalence(probability, prepared.train_prevalence), labels)
+    assert systems[1].resampled.value["weighted_log_loss"][0] == pytest.approx(expected)

@@ -129,6 +129,30 @@ def test_the_best_is_worth_its_time_where_all_others_are_worse_or_slower():
     assert "there is no choice" in answer(the_findings(a_system("resnet18", 1)), "Which system")
 
 
+def test_no_network_is_worth_anything_where_none_beats_the_answers_without_one():
+    found = the_findings(a_system("resnet18", -0.2, seconds=60), a_system("alexnet", -0.25, seconds=10))
+    said = answer(found, "Which system")
+    assert said.startswith("These slices cannot tell: resnet18 has the least weighted log loss of the networks")
+    assert "is not shown to beat constant prevalence" in said
+    assert "worth its time" not in said
+    beaten_by_a_method = the_findings(a_system("resnet18", 0.5, seconds=60), floor=0.9)
+    assert "is not shown to beat k-means" in answer(beaten_by_a_method, "Which system")
+
+
+def test_five_patients_cannot_tell_which_system_is_worth_its_time():
+    split = a_split(patients=5)
+    found = the_findings(a_system("resnet18", 2, split=split), a_system("alexnet", 1, split=split), split=split)
+    assert answer(found, "Which system") == (
+        "These slices cannot tell: 5 patients are too few for any difference to be shown."
+    )
+
+
+def test_the_quickest_is_not_recommended_where_it_is_not_shown_to_beat_the_answers_without_a_network():
+    found = the_findings(a_system("resnet18", 1.2, seconds=60), a_system("alexnet", 0.301, seconds=10), floor=0.3)
+    said = answer(found, "Which system")
+    assert said.endswith("resnet18 is worth its time.")
+
+
 def test_times_of_runs_that_were_made_unlike_are_not_compared():
     sentence = "Not all runs were made alike (workers was 1, 8), so their times are not compared."
     found = the_findings(

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import read_manifest
+from hemodist.errors import ConfigError
 from hemodist.storage.store import Store
 from shards.building import build
 from shards.inspect.verify import verify
@@ -33,6 +36,10 @@ def test_samples_and_rejected_are_all_source_files(source: Path, tmp_path: Path)
     assert manifest.source_files == 25
     assert manifest.samples == 23
     assert manifest.rejected == {"wrong_modality": 2}
+    assert manifest.series == {
+        "series": 6,
+        "doubled_positions": {"series": 6, "slices": 23, "first": manifest.series["doubled_positions"]["first"]},
+    }
     assert [shard.samples for shard in manifest.shards] == [manifest.shards[n].samples for n in range(4)]
     assert manifest.label_counts["any"] == {"positive": 8, "negative": 15, "unknown": 0}
     assert manifest.label_counts["epidural"] == {"positive": 0, "negative": 23, "unknown": 0}
@@ -40,7 +47,6 @@ def test_samples_and_rejected_are_all_source_files(source: Path, tmp_path: Path)
     paths = set(pq.read_table(tmp_path / "out" / "rejected.parquet").column("path").to_pylist())
     assert paths == {f"stage_2_train/broken_{number}.dcm" for number in range(2)}
     assert set(opened.index.column("key").to_pylist()) == {f"ID_{number:09x}" for number in range(23)}
-    assert build.faulty_fraction(manifest) == 2 / 25
 
 
 def test_labels_stay_with_their_slices(source: Path, tmp_path: Path) -> None:
@@ -138,3 +144,51 @@ def test_files_that_differ_in_their_suffix_alone_have_keys_of_their_own(tmp_path
     assert sorted(keys) == sorted(f"a/{name.replace('.', '=2E')}" for name in names)
     assert read_manifest(Store.open(tmp_path / "out")).config["key_style"] == "file"
     assert not verify(Store.open(tmp_path / "out")).problems
+
+
+def two_series(folder: Path) -> Path:
+    """Five files of three patients; `1-01` and `1-02` are names in two folders."""
+    for number, path in enumerate(("first/1-01", "first/1-02", "second/1-01", "second/1-02", "third/2-07")):
+        target = folder / f"{path}.dcm"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        patient = {"PatientID": path[:3], "StudyInstanceUID": path[:3], "SeriesInstanceUID": path[:3]}
+        target.write_bytes(dicom_file(hu_image(seed=number), SOPInstanceUID=f"2.25.{number}", **patient))
+    return folder
+
+
+def test_a_row_never_labels_two_files(tmp_path: Path) -> None:
+    csv = tmp_path / "labels.csv"
+    csv.write_text("ID,Label\n" + "".join(f"{name}_{label},1\n" for name in ("1-01", "2-07") for label in LABELS))
+    todo = build.plan(config(two_series(tmp_path / "data"), tmp_path / "out", labels=str(csv)))
+    assert isinstance(todo, build.BuildPlan)
+    assert todo.facts["labels of a name that several files have"] == 1
+    manifest, _ = build.run(todo)
+    assert manifest.label_counts["any"] == {"positive": 1, "negative": 0, "unknown": 4}
+
+
+def test_a_label_file_of_other_images_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    source = two_series(tmp_path / "data")
+    (tmp_path / "stage_2_train.csv").write_text("ID,Label\nID_1_any,1\n")
+    with pytest.raises(ConfigError, match=r"stage_2_train.csv labels none of the 5 files"):
+        build.plan(config(source, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert make(source, tmp_path / "out", labels="no").label_counts["any"]["unknown"] == 5
+
+
+def test_labels_of_nothing_but_rejected_files_make_no_data_set(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "data", 3, broken=1)
+    (source / "stage_2_train.csv").write_text("ID,Label\nbroken_0_any,1\n")
+    with pytest.raises(ConfigError, match="none of the 3 samples has a label"):
+        make(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_zipped_label_file_in_the_source_labels_it_and_is_no_source_file(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "data", 5)
+    csv = source / "stage_2_train.csv"
+    with zipfile.ZipFile(source / "stage_2_train.csv.zip", "w") as archive:
+        archive.write(csv, csv.name)
+    csv.unlink()
+    manifest = make(source, tmp_path / "out")
+    assert (manifest.source_files, manifest.rejected) == (5, {})
+    assert manifest.label_counts["any"] == {"positive": 2, "negative": 3, "unknown": 0}

@@ -1,23 +1,20 @@
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hemodist.dataset.dataset import DataSet
-from hemodist.dataset.labels import LABELS
 from hemodist.plan.prepare import usable
 from hemodist.storage.store import Store
 from shards.building import build
-from shards.building.index import MAX_VERSIONS, SharedImages, make_index
+from shards.building.groups import MAX_VERSIONS
+from shards.building.index import SharedImages, make_index
 from shards.inspect.verify import verify
-from shards.packing import record
-from tests.support.builds import config, make
+from tests.support.builds import config, make, record_of
 from tests.support.dicom_files import dicom_file, hu_image, write_source
 
 
@@ -53,6 +50,7 @@ def test_different_images_of_one_identifier_are_all_used_and_counted(tmp_path: P
     source.mkdir()
     for number in range(9):
         changes = {"PatientID": f"p{number}", "StudyInstanceUID": f"2.25.{number}", "SOPInstanceUID": "2.25.7"}
+        changes["SeriesInstanceUID"] = f"2.25.1.{number}"
         (source / f"{number}.dcm").write_bytes(dicom_file(hu_image(seed=number), **changes))
     todo = build.plan(config(source, tmp_path / "out"))
     assert isinstance(todo, build.BuildPlan)
@@ -69,20 +67,13 @@ def rows(
     entries: list[tuple[str | None, str | None, bytes, int | None]], uids: Sequence[str | None] | None = None
 ) -> pa.Table:
     """Samples with (patient, study, image, `any`), each with a UID of its own by default."""
-    made = []
-    for number, (patient, study, image, label) in enumerate(entries):
-        row: dict[str, Any] = dict.fromkeys(record.SCHEMA.names, 0)
-        row |= {
-            "key": str(number),
-            "uid": str(number) if uids is None else uids[number],
-            "patient": patient,
-            "study": study,
-            "series": None,
-        }
-        row |= {"pixel_digest": image.ljust(16, b"\0"), "path": "", "reason": None, "detail": None}
-        row |= dict.fromkeys(LABELS, label)
-        made.append(row)
-    return pa.Table.from_pylist(made, record.SCHEMA)
+    names = [str(number) for number in range(len(entries))] if uids is None else uids
+    return record_of(
+        [
+            {"patient": patient, "study": study, "slice": name, "image": image, "label": label}
+            for (patient, study, image, label), name in zip(entries, names, strict=True)
+        ]
+    )
 
 
 def test_of_copies_the_one_with_most_labels_is_used_and_else_the_first() -> None:
@@ -92,7 +83,8 @@ def test_of_copies_the_one_with_most_labels_is_used_and_else_the_first() -> None
         ("p", "s", b"d", 0), ("p", "s", b"d", 0), ("p", "s", b"e", 0),
     ]  # fmt: skip
     uids = ["a", "a", "a", "b", "b", "c", "c", None, None, "c"]
-    index, shared = make_index(rows(entries, uids))
+    made = make_index(rows(entries, uids))
+    index, shared = made.index, made.shared
     used = [not duplicate for duplicate in index.column("duplicate").to_pylist()]
     assert used == [False, True, False, True, False, True, False, True, True, True]
     assert (shared.conflicting_duplicates, shared.shared_identifiers) == (1, 1)
@@ -102,7 +94,8 @@ def test_of_copies_the_one_with_most_labels_is_used_and_else_the_first() -> None
 def test_groups_join_patients_who_share_an_identifier_of_few_images() -> None:
     entries = [(f"p{number}", None, b"%d" % number, 0) for number in range(3 + MAX_VERSIONS + 1)]
     uids = ["x", "x", "y"] + ["z"] * (MAX_VERSIONS + 1)
-    index, shared = make_index(rows(entries, uids))
+    made = make_index(rows(entries, uids))
+    index, shared = made.index, made.shared
     assert index.column("group").to_pylist() == [0, 0, *range(1, 2 + MAX_VERSIONS + 1)]
     assert shared.shared_identifiers == 2
     assert not any(index.column("duplicate").to_pylist())
@@ -113,27 +106,13 @@ def test_groups_join_patients_that_share_an_image() -> None:
         ("p1", "s1", b"a", 0), ("p2", "s2", b"b", 0), ("p2", "s2", b"c", 1),
         ("p3", "s3", b"c", 0), ("p3", "s3", b"d", 0), ("p4", "s4", b"d", 0), ("p1", "s1", b"e", 0),
     ]  # fmt: skip
-    index, shared = make_index(rows(entries))
+    made = make_index(rows(entries))
+    index, shared = made.index, made.shared
     assert index.column("group").to_pylist() == [0, 1, 1, 1, 1, 1, 0]
-    assert shared == SharedImages(images=2, samples=4, patients_joined=3, conflicting=1)
+    assert shared == SharedImages(images=2, samples=4, conflicting=1)
 
 
 def test_without_a_patient_the_study_and_then_the_slice_is_the_group() -> None:
     entries = [(None, "s1", b"a", 0), (None, "s1", b"b", 0), (None, None, b"c", 0), (None, None, b"d", 0)]
-    index, _ = make_index(rows([*entries, ("s1", None, b"e", 0)]))
+    index = make_index(rows([*entries, ("s1", None, b"e", 0)])).index
     assert index.column("group").to_pylist() == [0, 0, 1, 2, 3]
-
-
-def test_groups_are_the_components_of_any_random_graph() -> None:
-    draw = random.Random(3)
-    entries = [(f"p{draw.randrange(60)}", None, b"%d" % draw.randrange(90), 0) for _ in range(120)]
-    index, _ = make_index(rows(entries))
-    group = list(range(len(entries)))
-    for _ in entries:  # The plain way: hand the smallest number on until nothing changes.
-        for part in (0, 2):
-            least: dict[Any, int] = {}
-            for entry, number in zip(entries, group, strict=True):
-                least[entry[part]] = min(number, least.get(entry[part], number))
-            group = [least[entry[part]] for entry in entries]
-    dense = {number: rank for rank, number in enumerate(dict.fromkeys(group))}
-    assert index.column("group").to_pylist() == [dense[number] for number in group]

@@ -18,7 +18,7 @@ LATIN = os.fsdecode(b"M\xfcller")
 
 
 def paths(source: Path, without: str | None = None) -> list[str]:
-    return [file.path for file in list_files(Store.open(source), without)]
+    return [file.path for file in list_files(Store.open(source), without).files]
 
 
 def test_names_that_are_not_utf_8_are_read_labelled_and_rejected_like_others(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_label_file_in_the_source_is_no_slice_however_it_is_named(
 
 
 def test_names_and_sizes_are_those_of_the_store(source: Path) -> None:
-    listed = [(file.path, file.size) for file in list_files(Store.open(source))]
+    listed = [(file.path, file.size) for file in list_files(Store.open(source)).files]
     assert listed == Store.open(source).list()
     assert shown("ü") == "ü"
     assert content_of(source).keys() == {path for path, _ in listed}

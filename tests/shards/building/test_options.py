@@ -16,7 +16,7 @@ from tests.support.dicom_files import content_of
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": "missing"}, "is not a folder"),
+        ({"source": "missing"}, "does not exist"),
         ({"size": 0}, "size is 0"),
         ({"windows": ("brain", "bone")}, "2 windows"),
         ({"quality": 101}, "quality is 101"),

@@ -110,13 +110,6 @@ def test_the_head_crop_is_recorded() -> None:
     assert described["spacing_mm"][0] == pytest.approx(0.5 * side / 32)
 
 
-def test_pseudonyms_need_the_key_and_differ_by_kind() -> None:
-    names = {task.pseudonym("ID_1", kind, key) for kind in ("patient", "study") for key in (b"a" * 16, b"b" * 16)}
-    assert len(names) == 4
-    assert task.pseudonym("ID_1", "patient", b"a" * 16) in names
-    assert task.pseudonym(None, "patient", b"a" * 16) is None
-
-
 def test_keys_are_unique_and_hold_no_dot() -> None:
     paths = ["a/x.dcm", "a=2Fx.dcm", "a/x.1.dcm", "a/x=2E1", "ü/x", "a b", "a/x.DCM.dcm", "d" * 200, "d" * 201]
     keys = [key_of(path, "path") for path in paths]

@@ -16,9 +16,13 @@ import pytest
 
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
+from shards.building.series import MIN_BRAIN
+from shards.dicom.read import Slice, read_slice
 from shards.phantom.anatomy import SUBTYPES, draw_subject, masks_of, render
 from shards.phantom.generate import ROW_ORDER, generate, plan_of
 from shards.phantom.lesions import MIN_AREA
+from shards.phantom.scanner import SCANNERS, encode
+from shards.picture.geometry import brain_fraction
 
 SLICES, SEED, SIZE = 60, 3, 96
 
@@ -200,3 +204,16 @@ def test_ctrl_c_ends_every_process_and_leaves_no_half_written_file(tmp_path: Pat
 
 def test_rows_name_the_labels_of_the_contract() -> None:
     assert sorted(ROW_ORDER) == sorted(LABELS)
+
+
+def test_no_series_of_the_demo_s_data_set_is_without_brain() -> None:
+    patients, names = plan_of(0, 1500)
+    assert {p.monochrome1 for p in patients} == {False, True}
+    for patient, of_patient in zip(patients, names, strict=True):
+        subject = draw_subject(patient, 0, 96)
+        scanner, k = SCANNERS[patient.scanner], patient.count // 2
+        hu, _ = render(subject, k)
+        found = read_slice(encode(hu, scanner, subject.scan, k, of_patient[k], monochrome1=patient.monochrome1))
+        assert isinstance(found, Slice)
+        brain = brain_fraction(found.stored, found.slope, found.intercept)
+        assert brain > 5 * MIN_BRAIN, (patient.number, scanner.name, patient.monochrome1)

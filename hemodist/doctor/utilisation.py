@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import statistics
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import torch
 
 _FIELDS = ("utilization.gpu", "utilization.memory", "utilization.jpeg")
 _MILLISECONDS = 100
@@ -40,12 +43,16 @@ class Utilisation:
 
 @contextlib.contextmanager
 def watched(device: str) -> Iterator[Utilisation]:
-    """Watch the first GPU during a block; nothing where the device is no GPU."""
+    """Watch a GPU, such as `cuda:1`, or the first, during a block; nothing where the device is no GPU."""
     found = Utilisation()
     if not device.startswith("cuda"):
         yield found
         return
-    command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
+    if shutil.which("nvidia-smi") is None:
+        yield found
+        return
+    uuid = torch.cuda.get_device_properties(torch.device(device)).uuid  # the number here is not the driver's
+    command = ["nvidia-smi", f"--id=GPU-{uuid}", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     with subprocess.Popen([*command, f"-lms={_MILLISECONDS}"], stdout=subprocess.PIPE, text=True) as process:
         try:
             yield found
