@@ -7,16 +7,17 @@ kernel is asked for the pages first, which gives an error instead.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import mmap
 import os
 import time
-import zlib
 from functools import cached_property
 from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 from PIL import Image
 
 from hemodist.dataset.dataset import DataSet
@@ -28,6 +29,9 @@ Bytes = npt.NDArray[np.uint8]
 
 _POPULATE_READ = 22
 """MADV_POPULATE_READ of Linux 5.14 and newer, which Python does not name: read these pages, or say that it fails."""
+
+_LIBC = ctypes.CDLL(None)
+"""The C library. While one of its calls waits for a disk, other Python threads run; `mmap.madvise` stops them all."""
 
 _WAITS = (0.1, 1.0)
 """Seconds before a sample is read again that could not be read, as over a network file system."""
@@ -54,7 +58,7 @@ class Reader:
         self.cache = cache
         self._on_corrupt = on_corrupt
         # Both hold a descriptor of the file, and with it the lock that keeps a cached shard from being deleted.
-        self._open: dict[int, tuple[BinaryIO, mmap.mmap]] = {}
+        self._open: dict[int, tuple[BinaryIO, Bytes]] = {}
         self._needed: NeededShards | None = None
         self._shard = dataset.column("shard")
         self._offset = dataset.column("offset")
@@ -123,7 +127,8 @@ class Reader:
             try:
                 if shard not in self._open:
                     file = self.cache.open(shard)
-                    self._open[shard] = file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self._open[shard] = file, np.frombuffer(mapped, np.uint8)
                 encoded = _in_place(*self._open[shard], offset, size)
             except OSError as error:
                 fault = f"cannot be read: {error}"
@@ -131,7 +136,7 @@ class Reader:
                 if wait is not None:
                     time.sleep(wait)
                 continue
-            right = len(encoded) == size and zlib.crc32(encoded.data) == self._crc32[row]
+            right = len(encoded) == size and isal_zlib.crc32(encoded.data) == self._crc32[row]
             return encoded, "" if right else "does not match its checksum"
         return np.empty(0, np.uint8), fault
 
@@ -143,18 +148,17 @@ class Reader:
         return f"sample {key} in {self._dataset.store.uri}/{name} (bytes {start} to {end})"
 
 
-def _in_place(file: BinaryIO, mapped: mmap.mmap, offset: int, size: int) -> Bytes:
+def _in_place(file: BinaryIO, mapped: Bytes, offset: int, size: int) -> Bytes:
     """Bytes of a map; where the kernel does not promise them, those that can be read from the file, perhaps fewer.
 
     Raises:
         OSError: they cannot be read.
     """
-    begin = offset - offset % mmap.PAGESIZE
-    try:
-        mapped.madvise(_POPULATE_READ, begin, offset + size - begin)
-    except OSError:  # cut off, unreadable, or an older kernel
+    before = offset % mmap.PAGESIZE
+    begin, length = ctypes.c_void_p(mapped.ctypes.data + offset - before), ctypes.c_size_t(size + before)
+    if _LIBC.madvise(begin, length, _POPULATE_READ) != 0:  # cut off, unreadable, or an older kernel
         return np.frombuffer(os.pread(file.fileno(), size, offset), np.uint8)
-    return np.frombuffer(mapped, np.uint8, size, offset)
+    return mapped[offset : offset + size]
 
 
 def _black_image(size: int) -> Bytes:
