@@ -71,7 +71,7 @@ class Study:
     classical: bool = True
     """Whether thresholding, naive Bayes and k-means are in the table."""
 
-    replicates: Annotated[int, Range(0, 100_000)] = 2000
+    replicates: Annotated[int, Range(100, 100_000)] = 2000
     """Resamples of the patients for the intervals."""
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -89,7 +89,6 @@ class Study:
         Raises:
             ConfigError: naming the field, its value and what works.
         """
-        check_ranges(self)
         for run in self.runs():
             check(run)
 
@@ -108,10 +107,7 @@ class Study:
         for name, values in (("recipes", self.recipes), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name} {' '.join(map(str, values))}: give each one once")
-        if self.at_once is not None and self.at_once < 1:
-            raise ConfigError(f"at_once {self.at_once} would never start a run; use 1 or more")
-        if not 100 <= self.replicates <= 100_000:
-            raise ConfigError(f"replicates {self.replicates} is out of range; use 100 to 100000")
+        check_ranges(self)
         return [self._run(offered[name](), name, seed) for seed in self.seeds for name in self.recipes]
 
     def _run(self, run: Run, recipe: str, seed: int) -> Run:
