@@ -17,14 +17,14 @@ from tests.support.dicom_files import content_of
     ("changes", "message"),
     [
         ({"source": "missing"}, "does not exist"),
-        ({"size": 0}, "size is 0"),
+        ({"size": 0}, "size 0 is out of range"),
         ({"windows": ("brain", "bone")}, "2 windows"),
-        ({"quality": 101}, "quality is 101"),
+        ({"quality": 101}, "quality 101 is out of range"),
         ({"selection": "list"}, "belong together"),
         ({"labels": "missing.csv"}, "does not exist"),
         ({"key_file": "missing"}, "does not exist"),
-        ({"max_rejected_fraction": 2.0}, "share from 0 to 1"),
-        ({"workers": -1}, "workers is -1"),
+        ({"max_rejected_fraction": 2.0}, "is out of range; use 0 to 1"),
+        ({"workers": -1}, "workers -1 is out of range"),
     ],
 )
 def test_what_cannot_be_used_is_told_before_anything_is_written(
