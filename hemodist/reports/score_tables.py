@@ -11,6 +11,7 @@ from rich.table import Table
 
 from hemodist.dataset.labels import LABELS
 from hemodist.metrics.bootstrap import Estimate
+from hemodist.metrics.paired import can_tell
 from hemodist.metrics.pooling import PooledScores
 from hemodist.metrics.scores import Scores
 from hemodist.reports.as_text import interval_text, number, percent, percent_interval
@@ -78,31 +79,33 @@ def comparisons(scores: Scores, extra_baselines: Mapping[str, float]) -> list[Co
     rows = [
         Comparison("weighted log loss (lower is better)", number(loss.value), interval_text(loss),
                    "constant prevalence", number(base.constant_prevalence), f"{paired} (paired)"),
-        compare("AUC of any", scores.auc_any, "any constant", base.constant_auc),
     ]  # fmt: skip
-    for name, value in extra_baselines.items():
-        rows.append(compare("AUC of any", scores.auc_any, name, value))
-    rows.append(compare("accuracy_multi", scores.accuracy_multi, "predict none", base.predict_none))
-    rows.append(compare("accuracy_multi", scores.accuracy_multi, "majority", base.majority))
+    asked = [("AUC of any", scores.auc_any, name, value) for name, value in extra_baselines.items()]
+    for score, ours, name, other in (
+        ("AUC of any", scores.auc_any, "any constant", base.constant_auc), *asked,
+        ("accuracy_multi", scores.accuracy_multi, "predict none", base.predict_none),
+        ("accuracy_multi", scores.accuracy_multi, "majority", base.majority),
+    ):  # fmt: skip
+        rows.append(compare(score, ours, name, other, scores.groups))
     return rows
 
 
-def compare(score: str, ours: Estimate, name: str, other: float) -> Comparison:
-    """Our score beside a trivial answer's; it counts as better only where its interval leaves the other one out.
+def compare(score: str, ours: Estimate, name: str, other: float, groups: int) -> Comparison:
+    """Our score beside a trivial answer's: better or worse only where its interval over enough groups leaves it out.
 
     Args:
         score: its name.
         ours: the network's.
         name: of the trivial answer.
         other: what that one scores; more is better.
+        groups: that were scored.
     """
-    better = ours.value > other
     if math.isnan(ours.value) or math.isnan(other):
         answer = "not defined"
-    elif math.isnan(ours.low):
-        answer = "yes" if better else "no"
+    elif not can_tell(groups) or not (other < ours.low or other > ours.high):
+        answer = "cannot tell"
     else:
-        answer = ("yes" if other < ours.low else "yes, within the interval") if better else "no"
+        answer = "yes" if other < ours.low else "no"
     return Comparison(score, number(ours.value), interval_text(ours), name, number(other), answer)
 
 

@@ -212,14 +212,16 @@ def test_terminal_tables_show_each_label_and_every_baseline():
 
 
 @pytest.mark.parametrize(
-    ("ours", "baseline", "answer"),
+    ("ours", "baseline", "groups", "answer"),
     [
-        (Estimate(0.8, 0.7, 0.9, 9), 0.5, "yes"),
-        (Estimate(0.8, 0.7, 0.9, 9), 0.75, "yes, within the interval"),
-        (Estimate(0.8, 0.7, 0.9, 9), 0.85, "no"),
-        (Estimate(0.3), 0.25, "yes"),
-        (Estimate(float("nan")), 0.25, "not defined"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.5, 40, "yes"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.5, 5, "cannot tell"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.75, 40, "cannot tell"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.85, 40, "cannot tell"),
+        (Estimate(0.8, 0.7, 0.9, 9), 0.95, 40, "no"),
+        (Estimate(0.3), 0.25, 40, "cannot tell"),
+        (Estimate(float("nan")), 0.25, 40, "not defined"),
     ],
 )
-def test_better_is_said_only_as_far_as_the_interval_allows(ours, baseline, answer):
-    assert compare("s", ours, "b", baseline).better == answer
+def test_better_is_said_only_as_far_as_the_interval_allows(ours, baseline, groups, answer):
+    assert compare("s", ours, "b", baseline, groups).better == answer
