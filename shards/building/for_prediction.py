@@ -105,8 +105,8 @@ def pictures_of(folder: str, files: Sequence[File], style: KeyStyle, sharding: M
         size=int(sharding["size"]),
         windows=tuple(entry["name"] for entry in sharding["windows"]),
         encoding=sharding["encoding"],
-        quality=int(sharding["quality"] or 0),  # PNG has none
-        crop_head=bool(sharding["crop_head"]),
+        quality=int(sharding.get("quality") or 95),  # PNG has none
+        crop_head=bool(sharding.get("crop_head")),
         min_brain_fraction=0.0,
         key_style=style,
     )
