@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, assert_never
 
@@ -22,6 +23,7 @@ from hemodist.events import (
     Saved,
     Started,
     StepDone,
+    Tell,
     WorkersLost,
 )
 from hemodist.reports.epoch_table import format_history_row, history_header
@@ -57,19 +59,25 @@ def _shown(value: Any) -> str:
 
 
 class TrainingView:
-    """A `Tell` that shows a progress bar and a line an epoch, or plain lines where there is no terminal.
+    """A `Tell` that shows a bar and a line an epoch, or plain lines where there is no terminal; of one run or of many.
 
     Attributes:
         step: the last optimizer step that was heard of.
     """
 
-    def __init__(self) -> None:
-        """Nothing is shown before the `with` block."""
+    def __init__(self, runs: Sequence[str] = ()) -> None:
+        """Nothing is shown before the `with` block.
+
+        Args:
+            runs: names of the runs that tell, each through its `of`; none where one run tells, through the view itself.
+        """
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(
             *columns, TextColumn("{task.fields[info]}"), console=console, disable=not console.is_terminal
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._width, self._runs, self._ended = max(map(len, runs), default=0), len(runs), 0
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._at: dict[str, str] = {}  # by run
         self._header_shown = False
         self.step = 0
         self._last_plain = time.monotonic()
@@ -86,36 +94,54 @@ class TrainingView:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event of the only run."""
+        self._show("", event)
+
+    def of(self, run: str) -> Tell:
+        """A `Tell` for one of several runs."""
+        return partial(self._show, run)
+
+    def ended(self, run: str, failure: str) -> None:
+        """Say how one of several runs has ended; an empty `failure` is a good end."""
+        self._ended += 1
+        self._at.pop(run, None)
+        for key in [key for key in self._tasks if key[0] == run]:
+            self._progress.remove_task(self._tasks.pop(key))
+        text = f"failed: {failure}" if failure else "finished"
+        console.print(f"{self._column(run)}{text} ({self._ended} of {self._runs})", soft_wrap=True)
+
+    def _column(self, run: str) -> str:
+        return f"{run:<{self._width}}  " if self._runs else ""
+
+    def _show(self, run: str, event: Event) -> None:
         match event:
             case EpochDone():
                 self.step = int(event.row["step"])
                 if not self._header_shown:
-                    console.print(history_header(), style="bold", soft_wrap=True)
+                    console.print(self._column("run") + history_header(), style="bold", soft_wrap=True)
                     self._header_shown = True
-                console.print(format_history_row(event.row), soft_wrap=True)
-                self._hide("evaluating")
+                console.print(self._column(run) + format_history_row(event.row), soft_wrap=True)
+                if (run, "evaluating") in self._tasks:
+                    self._progress.update(self._tasks[run, "evaluating"], visible=False)
             case StepDone():
                 self.step = event.step
                 info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s"
-                self._advance("training", event.step, event.total, info)
+                self._advance(run, "training", event.step, event.total, info)
             case EvaluationProgress():
-                self._advance("evaluating", event.done, event.total, "")
+                self._advance(run, "evaluating", event.done, event.total, "")
             case Note():
-                console.print(f"note: {event.text}", soft_wrap=True)
+                console.print(f"{run or 'note'}: {event.text}", soft_wrap=True)
             case AttemptStarted() | WorkersLost() | Started() | Saved() | Failed():
                 pass  # what matters of them is said as a note, or raised
             case _:
                 assert_never(event)
 
-    def _advance(self, name: str, done: int, total: int, info: str) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, info=info)
-        self._progress.update(self._tasks[name], completed=done, total=total, info=info, visible=True)
+    def _advance(self, run: str, what: str, done: int, total: int, info: str) -> None:
+        title = f"{run} {what}".lstrip()
+        if (run, what) not in self._tasks:
+            self._tasks[run, what] = self._progress.add_task(title, total=total, info=info)
+        self._progress.update(self._tasks[run, what], completed=done, total=total, info=info, visible=True)
+        self._at[run] = f"{title} {done}/{total} {info}".rstrip()
         if not console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            console.print(f"{name} {done}/{total} {info}".rstrip(), soft_wrap=True)
-
-    def _hide(self, name: str) -> None:
-        if name in self._tasks:
-            self._progress.update(self._tasks[name], visible=False)
+            console.print(", ".join(self._at.values()), soft_wrap=True)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, assert_never
+from typing import Any
 
 import ray
 import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hemodist.cluster.fit import uses_gpu
 from hemodist.cluster.mailbox import Mailbox
@@ -24,23 +22,10 @@ from hemodist.config.operation import ScalingConfig
 from hemodist.config.range_test import RangeTest
 from hemodist.config.run import Run
 from hemodist.errors import UserError
-from hemodist.events import (
-    AttemptStarted,
-    EpochDone,
-    EvaluationProgress,
-    Event,
-    Failed,
-    Note,
-    Saved,
-    Started,
-    StepDone,
-    Tell,
-    WorkersLost,
-)
+from hemodist.events import Event, Tell
 from hemodist.launch.ranks import wait_for_slots
 from hemodist.plan.prepare import prepare
-from hemodist.reports.epoch_table import format_history_row, history_header
-from hemodist.reports.terminal import console
+from hemodist.reports.terminal import TrainingView, console
 from hemodist.storage.store import Store, join
 from hemodist.training.found_lr import FOLDER as FIND_LR
 from hemodist.training.found_lr import RESULT as FOUND_LR
@@ -49,7 +34,6 @@ from hemodist.training.loop import train
 from hemodist.training.lr_range_test import run_range_test
 
 _POLL_SECONDS = 0.3
-_PLAIN_SECONDS = 30.0  # between two progress lines where the output is no terminal
 _RETRIES = 3  # of the process that looks after a run; the run goes on from its checkpoint
 
 
@@ -72,7 +56,7 @@ def train_all(
     """
     if not runs:
         return {}
-    view = StudyView(max(len(run.name) for run in runs), len(runs))
+    view = TrainingView([run.name for run in runs])
     if scaling.workers == 0:
         gpu = uses_gpu(scaling, torch.cuda.device_count())
         failed = {}
@@ -101,7 +85,7 @@ def runs_at_a_time(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> i
 
 
 def _train_on_cluster(
-    runs: Sequence[Run], at_a_time: int, finished: Callable[[Run], None], view: StudyView, *, gpu: bool
+    runs: Sequence[Run], at_a_time: int, finished: Callable[[Run], None], view: TrainingView, *, gpu: bool
 ) -> dict[str, str]:
     # On the driver's node, so that they live as long as the driver.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -169,70 +153,7 @@ def _named(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def _ended(run: Run, failure: str, finished: Callable[[Run], None], view: StudyView) -> None:
+def _ended(run: Run, failure: str, finished: Callable[[Run], None], view: TrainingView) -> None:
     if not failure:
         finished(run)
     view.ended(run.name, failure)
-
-
-class StudyView:
-    """Shows what several runs tell: a line an epoch with the run's name, and a bar each where there is a terminal."""
-
-    def __init__(self, width: int, runs: int) -> None:
-        """Nothing is shown before the `with` block.
-
-        Args:
-            width: of the longest name.
-            runs: how many there are.
-        """
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._width, self._runs, self._done = width, runs, 0
-        self._tasks: dict[str, TaskID] = {}
-        self._at: dict[str, str] = {}
-        self._last_plain = time.monotonic()
-        self._header_shown = False
-
-    def __enter__(self) -> StudyView:
-        """Start the display."""
-        self._bars.start()
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        """Stop the display, leaving the lines."""
-        self._bars.stop()
-
-    def of(self, name: str) -> Tell:
-        """A `Tell` for one run."""
-        return lambda event: self._show(name, event)
-
-    def ended(self, name: str, failure: str) -> None:
-        """Say how a run has ended."""
-        self._done += 1
-        self._at.pop(name, None)
-        if name in self._tasks:
-            self._bars.remove_task(self._tasks.pop(name))
-        text = f"failed: {failure}" if failure else "finished"
-        console.print(f"{name:<{self._width}}  {text} ({self._done} of {self._runs})", soft_wrap=True)
-
-    def _show(self, name: str, event: Event) -> None:
-        match event:
-            case EpochDone():
-                if not self._header_shown:
-                    console.print(f"{'run':<{self._width}}  {history_header()}", style="bold", soft_wrap=True)
-                    self._header_shown = True
-                console.print(f"{name:<{self._width}}  {format_history_row(event.row)}", soft_wrap=True)
-            case Note():
-                console.print(f"{name}: {event.text}", soft_wrap=True)
-            case StepDone():
-                if name not in self._tasks:
-                    self._tasks[name] = self._bars.add_task(name, total=event.total)
-                self._bars.update(self._tasks[name], completed=event.step)
-                self._at[name] = f"{name} {event.step}/{event.total}"
-            case AttemptStarted() | WorkersLost() | Started() | Saved() | Failed() | EvaluationProgress():
-                pass  # what matters of them is said as a note, or raised
-            case _:
-                assert_never(event)
-        if self._at and not console.is_terminal and time.monotonic() - self._last_plain > _PLAIN_SECONDS:
-            self._last_plain = time.monotonic()
-            console.print("steps: " + ", ".join(self._at.values()), soft_wrap=True)

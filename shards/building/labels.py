@@ -152,7 +152,7 @@ def _collect(content: bytes, uri: str, digest: str) -> LabelTable:
         for batch in pacsv.open_csv(pa.BufferReader(content), reading, convert_options=converting):
             parts = pc.extract_regex(batch.column("id"), r"(?s)^(?P<slice>.+)_(?P<label>[^_]+)$")
             name, label = (pc.utf8_trim_whitespace(pc.struct_field(parts, part)) for part in ("slice", "label"))
-            code = pc.index_in(label, value_set=pa.array(LABELS))
+            code = pc.index_in(pc.utf8_lower(label), value_set=pa.array(LABELS))
             texts = batch.column("label").dictionary_encode()
             value = np.array([_value(text) for text in texts.dictionary.to_pylist()], np.int8)[texts.indices]
             known = pc.is_valid(code).to_numpy(zero_copy_only=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from hemodist.metrics.probabilities import repair_any
 from hemodist.models.trained import open_trained
 from hemodist.predict.new_slices import PredictedSlices
 from hemodist.predict.page import SLICES_EACH, STUDIES_PICTURED, about_lines, page, pictured, ranked, trained_on
 from hemodist.predict.pictures import SlicePicture
+from hemodist.reports.verdict import SYNTHETIC
 from tests.support.checkpoints import SHARDING, make_checkpoint
 
 ROW = {
@@ -96,3 +98,13 @@ def test_hostile_names_never_become_tags(tmp_path):
     html = page(found, {key: a_picture() for key in pictured(found)}, about(tmp_path, found, synthetic=False))
     assert "<img src=x>" not in html
     assert "<script>" not in html
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_terminal_and_page_say_of_a_network_trained_on_phantoms_and_of_no_other_that_it_was(tmp_path, synthetic):
+    found = predictions()
+    said = about(tmp_path, found, synthetic=synthetic)
+    lines = about_lines(said)
+    assert (lines[0] == SYNTHETIC) is synthetic
+    assert ("(synthetic phantoms)" in " ".join(lines)) is synthetic
+    assert (SYNTHETIC in page(found, {}, said)) is synthetic

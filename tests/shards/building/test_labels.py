@@ -166,3 +166,9 @@ def test_a_file_larger_than_one_block_is_read_whole(tmp_path: Path) -> None:
     assert found.report.rows == 120_000
     np.testing.assert_array_equal(values[:, 0], np.minimum(np.arange(20_000) % 3, 1))
     np.testing.assert_array_equal(values[:, 1], np.arange(20_000) % 3 == 2)
+
+
+def test_a_labels_name_is_read_in_any_case(tmp_path: Path) -> None:
+    found = table(tmp_path, ["ID_a_Any,1", "ID_a_EPIDURAL,0", "ID_b_any,0"])
+    assert found.of(["ID_a", "ID_b"])[:, :2].tolist() == [[1, 0], [0, UNKNOWN]]
+    assert found.report.unknown_subtypes == 0
