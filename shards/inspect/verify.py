@@ -167,10 +167,8 @@ def _check_index(index: pa.Table, manifest: Manifest, report: Report) -> None:
             report.add(f"{INDEX}: {int(samples[number])} rows of {info.name}, the manifest says {info.samples}")
     if len(samples) > len(manifest.shards):
         report.add(f"{INDEX}: rows of shard {len(samples) - 1}, there are {len(manifest.shards)}")
-    if (
-        manifest.identity is not None
-        and (groups := len(pc.unique(index.column("group")))) != manifest.identity["groups"]
-    ):
+    groups = len(pc.unique(index.column("group")))
+    if manifest.identity is not None and groups != manifest.identity["groups"]:
         report.add(f"{INDEX}: {groups} groups, the manifest says {manifest.identity['groups']}")
     for name in (*KINDS, "pixel_digest"):
         known = index.filter(pc.is_valid(index.column(name)))
