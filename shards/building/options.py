@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hemodist.config.fields import Range, check_ranges
 from hemodist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,19 +46,19 @@ class ShardConfig:
     source: str
     output: str
     labels: str | None = None
-    workers: Annotated[int | None, Range(0, 65_536)] = None
-    samples_per_shard: Annotated[int, Range(1, 2**20)] = 1024
-    size: Annotated[int, Range(16, 4096)] = 256
+    workers: int | None = None
+    samples_per_shard: int = 1024
+    size: int = 256
     windows: tuple[str, ...] = ("brain", "subdural", "soft_tissue")
     encoding: Literal["jpeg", "png"] = "jpeg"
-    quality: Annotated[int, Range(1, 100)] = 95
+    quality: int = 95
     crop_head: bool = False
-    min_brain_fraction: Annotated[float, Range(0, 1)] = 0.0
+    min_brain_fraction: float = 0.0
     selection: Literal["all", "balanced", "list"] = "all"
     ids: str | None = None
     key_file: str | None = None
     ignore_ids: tuple[Literal["patient", "study", "series"], ...] = ()
-    max_rejected_fraction: Annotated[float, Range(0, 1)] = 0.01
+    max_rejected_fraction: float = 0.01
     order_key: str = "hemodist"
     synthetic: bool = False
     track: bool = False
@@ -72,7 +71,13 @@ def check(config: ShardConfig) -> tuple[Window, ...]:
     Raises:
         ConfigError: one is out of range, or two contradict each other.
     """
-    check_ranges(config)
+    bounds = {
+        "workers": (0, 65_536), "samples_per_shard": (1, 2**20), "size": (16, 4096), "quality": (1, 100),
+        "min_brain_fraction": (0, 1), "max_rejected_fraction": (0, 1),
+    }  # fmt: skip
+    for name, (low, high) in bounds.items():
+        if (value := getattr(config, name)) is not None and not low <= value <= high:
+            raise ConfigError(f"{name} {value} is out of range; use {low} to {high}")
     if (config.selection == "list") != (config.ids is not None):
         raise ConfigError("--selection list and --ids FILE belong together; give both or neither")
 

@@ -167,10 +167,8 @@ def _check_index(index: pa.Table, manifest: Manifest, report: Report) -> None:
             report.add(f"{INDEX}: {int(samples[number])} rows of {info.name}, the manifest says {info.samples}")
     if len(samples) > len(manifest.shards):
         report.add(f"{INDEX}: rows of shard {len(samples) - 1}, there are {len(manifest.shards)}")
-    if (
-        manifest.identity is not None
-        and (groups := len(pc.unique(index.column("group")))) != manifest.identity["groups"]
-    ):
+    groups = len(pc.unique(index.column("group")))
+    if manifest.identity is not None and groups != manifest.identity["groups"]:
         report.add(f"{INDEX}: {groups} groups, the manifest says {manifest.identity['groups']}")
     for name in (*KINDS, "pixel_digest"):
         known = index.filter(pc.is_valid(index.column(name)))
@@ -199,10 +197,8 @@ def _check_files(store: Store, manifest: Manifest, report: Report) -> None:
     for name in sorted(index_name(tar) for tar in tars if index_name(tar) not in found):
         report.add(f"{name}: missing")
     for name in sorted(found - wanted):
-        if name.startswith((f"{SHARD_FOLDER}/", f"{record.FOLDER}/")) or name in (
-            unfinished.BUILD,
-            unfinished.KEY_FILE,
-        ):
+        of_a_build = name in (unfinished.BUILD, unfinished.KEY_FILE)
+        if of_a_build or name.startswith((f"{SHARD_FOLDER}/", f"{record.FOLDER}/")):
             report.add(f"{name}: {_FOREIGN}")
     if store.is_local:
         root = store.local()
@@ -233,6 +229,7 @@ def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest:
     if rows is None:
         return
     extension = EXTENSIONS[manifest.config["encoding"]]
+    by_webdataset = _read_by_webdataset(content, extension) if whole else {}
     by_name = {member.name: member for member in members}
     # Of several spellings the index has the pseudonym of the first, and none of an identifier that is ignored.
     respelled = bool((manifest.identity or {}).get("respelled"))
@@ -248,12 +245,22 @@ def _check_shard(store: Store, info: ShardInfo, rows: pa.Table | None, manifest:
             report.add(f"{where}: {problem}")
         if whole and (image is None or (image.offset, image.size) != (row["offset"], row["size"])):
             report.add(f"{where}: the index gives byte {row['offset']} and {row['size']} bytes, the tar does not")
+        if whole and by_webdataset.get(row["key"]) != encoded:
+            report.add(f"{where}: webdataset reads another image, or none")
         if described is None:
             report.add(f"{where}: no JSON in the tar")
         elif problem := _json_problem(content[described.offset : described.offset + described.size], row, named):
             report.add(f"{where}: {problem}")
     for name in by_name:
         report.add(f"{info.name} {name}: in the tar, but not in the index")
+
+
+def _read_by_webdataset(content: bytes, extension: str) -> dict[str, bytes]:
+    """Images by key as other people's programs read them."""
+    from webdataset import tariterators
+
+    members = tariterators.tar_file_expander([{"url": "", "stream": io.BytesIO(content)}])
+    return {sample["__key__"]: sample.get(extension) for sample in tariterators.group_by_keys(members)}
 
 
 def _image_problem(encoded: bytes, config: dict[str, Any]) -> str | None:

@@ -25,7 +25,8 @@ from hemodist.metrics.scores import score
 from hemodist.models.trained import open_trained
 from hemodist.plan.prepare import prepare
 from hemodist.predict import submission
-from hemodist.predict.new_slices import check_settings, predict_dataset
+from hemodist.predict.networks import check_settings
+from hemodist.predict.new_slices import predict_dataset
 from hemodist.predict.options import Settings
 from hemodist.reports.run_log import curves
 from hemodist.scoring.options import Options, ScoringRequest
@@ -156,7 +157,7 @@ def test_predictions_are_blank_and_rsnas_rows_hold_the_share_in_the_training(fol
     (member,) = check_settings(settings)
     predicted = predict_dataset(settings, DataSet.open(str(folder / "data")), silent)
     assert np.isnan(predicted.probability[:, 1:]).all()
-    submission.write(str(tmp_path / "s.csv"), predicted, member.prevalence)
+    submission.write(str(tmp_path / "s.csv"), predicted, member.prevalence, "", {})
     rows = {row["ID"]: float(row["Label"]) for row in csv.DictReader((tmp_path / "s.csv").open())}
     for key, p in zip(predicted.keys, predicted.probability, strict=True):
         assert rows[f"{key}_any"] == pytest.approx(p[0])
