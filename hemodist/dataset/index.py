@@ -34,11 +34,12 @@ INDEX_SCHEMA = pa.schema(
         ),  # of the source image; null in data sets that were made before there was this column
         pa.field("columns", pa.int32()),
         pa.field("spacing", pa.float32()),  # mm between rows of the source image; null where unknown
+        pa.field("inverted", pa.bool_()),  # whether a MONOCHROME1 image had inverted values; null for others
     ]
 )
 """A row a sample, in shard order."""
 
-ADDED = ("rows", "columns", "spacing")
+ADDED = ("rows", "columns", "spacing", "inverted")
 """Columns that older data sets do not have."""
 
 REJECTED_SCHEMA = pa.schema(

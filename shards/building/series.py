@@ -1,4 +1,4 @@
-"""What is odd about a series as a whole: no brain anywhere, gaps, two slices at one place, several sizes.
+"""What is odd about a series as a whole: no brain anywhere, inverted in part, gaps, doubled positions, several sizes.
 
 None of it makes a file unusable, so nothing is rejected. Summary, manifest, `verify` and contact sheet say it.
 """
@@ -30,8 +30,8 @@ REGULAR = 3
 """So many equal steps in a row are no gaps: many heads are scanned in thin slices below and thick ones above."""
 
 FAULTS = {
-    "no_brain": "without brain", "gaps": "with gaps", "doubled_positions": "with doubled positions",
-    "mixed_sizes": "with mixed sizes",
+    "no_brain": "without brain", "mixed_inversion": "inverted in part", "gaps": "with gaps",
+    "doubled_positions": "with doubled positions", "mixed_sizes": "with mixed sizes",
 }  # fmt: skip
 """What can be odd, as the manifest calls it, and in words; the worst comes first."""
 
@@ -67,25 +67,30 @@ def all_series(index: pa.Table, *, whole: bool = True) -> list[Series]:
     place, brain, real = (index.column(name).to_numpy() for name in ("position", "brain_fraction", "spacing"))
     height, width = (index.column(name).fill_null(0).to_numpy().astype(np.int64) for name in ("rows", "columns"))
     size = height << 32 | width
+    turned = index.column("inverted").cast(pa.int8()).fill_null(-1).to_numpy()
     given = index.column("series").is_valid().to_numpy()
     used = np.flatnonzero(~index.column("duplicate").to_numpy())
     used = used[np.lexsort((place[used], code[used]))]  # NaN, an unknown position, comes last
     parts = np.split(used, np.flatnonzero(np.diff(code[used])) + 1) if len(used) else []
     return [
         Series(
-            names[code[rows[0]]], rows, _faults(place[rows], brain[rows], size[rows], real[rows], given[rows], whole)
+            names[code[rows[0]]],
+            rows,
+            _faults(place[rows], brain[rows], turned[rows], size[rows], real[rows], given[rows], whole),
         )
         for rows in parts
     ]
 
 
-def _faults(place: Any, brain: Any, size: Any, spacing: Any, given: Any, whole: bool) -> dict[str, str]:
+def _faults(place: Any, brain: Any, turned: Any, size: Any, spacing: Any, given: Any, whole: bool) -> dict[str, str]:
     """What is odd about the slices of one series, all arrays by position."""
     found = {}
     if brain.max() < MIN_BRAIN:
         found["no_brain"] = f"no brain in any of {len(brain)} slices"
     elif brain.max() > MAX_BRAIN:
         found["no_brain"] = f"no brain in {len(brain)} slices, but air of 0 to 80 HU"
+    if given.all() and 0 < (inverted := np.count_nonzero(turned == 1)) < (asked := np.count_nonzero(turned >= 0)):
+        found["mixed_inversion"] = f"{inverted} of {asked} MONOCHROME1 slices had inverted values, the others not"
     steps = np.diff(place[np.isfinite(place)]) if given.all() else np.empty(0)
     if whole and (gaps := _gaps(steps[steps > SAME_PLACE])):
         found["gaps"] = f"{gaps} {'gap' if gaps == 1 else 'gaps'} between {len(brain)} slices"

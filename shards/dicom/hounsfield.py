@@ -35,8 +35,8 @@ and does hold air of -1001 to -1024 HU, since noise puts half of all air below -
 For all other raw values both shifts are the same.
 """
 
-_SPARSE = 5  # of rows and of columns, every so manyth
-_DOUBT = 0.05  # share of the pixels
+_LOOKS = ((16, 0.25), (5, 0.05), (1, 0.0))
+"""Of rows and of columns every so manyth is looked at, and a lead of so large a share of these pixels decides."""
 
 RSNA_INTERCEPT = -100
 """HU. A file with an intercept above this holds HU already. Unsigned values cannot be negative HU, so they wrapped."""
@@ -44,7 +44,7 @@ RSNA_INTERCEPT = -100
 
 def repaired(
     cells: npt.NDArray[np.integer], form: PixelFormat, header: ImageHeader
-) -> tuple[Stored, float, float, tuple[int, int]]:
+) -> tuple[Stored, float, float, tuple[int, int], bool | None]:
     """Undo the known faults of an image's values.
 
     Args:
@@ -53,7 +53,7 @@ def repaired(
         header: what the file says of the image.
 
     Returns:
-        The first four fields of `shards.dicom.read.Slice`: stored values, slope, intercept and bounds.
+        The first five fields of `shards.dicom.read.Slice`: stored values, slope, intercept, bounds and inverted.
 
     Raises:
         Fault: the image is constant, or no image of HU.
@@ -63,10 +63,10 @@ def repaired(
     mask = None if header.padding is None else padding.mask(header.padding, cells, given, form, bounds)
     # The software that made the faults used BitsStored, however many bits the codestream has.
     written = form if form is header.form else dataclasses.replace(form, stored=header.form.stored)
-    stored = undo_inversion(given, written, slope, intercept, mask) if header.inverted else given
-    if stored is not given:
-        bounds = stored_values.extremes(stored)
-    wrapped = stored
+    wrapped, inverted = given, None
+    if header.inverted:
+        wrapped, bounds = undo_inversion(given, written, slope, intercept, mask, bounds)
+        inverted = wrapped is not given
     stored, slope, intercept = undo_rsna_fault(wrapped, written, slope, intercept)
     if stored is not wrapped and bounds[1] >= RSNA_MODULUS - RSNA_SHIFT:
         bounds = -RSNA_SHIFT, RSNA_MODULUS - RSNA_SHIFT - 1
@@ -79,38 +79,41 @@ def repaired(
     if stored[form.rows // 2, form.columns // 2] == first and not (stored != first).any():
         raise Fault(Reason.CONSTANT, f"{form.rows} x {form.columns} pixels of {first * slope + intercept:g} HU")
     plausible.check(stored, slope, intercept, bounds, written)
-    return stored, slope, intercept, bounds
+    return stored, slope, intercept, bounds, inverted
 
 
-def undo_inversion(stored: Stored, form: PixelFormat, slope: float, intercept: float, mask: Mask | None) -> Stored:
-    """The values of a MONOCHROME1 image, turned round where they were stored inverted; else `stored` itself.
+def undo_inversion(
+    stored: Stored, form: PixelFormat, slope: float, intercept: float, mask: Mask | None, bounds: tuple[int, int]
+) -> tuple[Stored, tuple[int, int]]:
+    """A MONOCHROME1 image and its bounds, turned round where its values were stored inverted; else `stored` itself.
 
     By PS3.3 C.7.6.3.1.2 MONOCHROME1 concerns the display only, and the rescale gives HU all the same. But in some files
     the values themselves are inverted, within BitsStored. That is decided by what makes sense of the pixels that are
     not padding (`_sense`). One slice is enough: where there is no brain, air and bone still tell, whatever sign and
-    intercept are. A series is not asked, since its slices lie in many shards that know nothing of each other.
+    intercept are. A series is not asked, since its slices lie in many shards that know nothing of each other; what was
+    decided stands in the index, and `shards.building.series` tells a series whose slices disagree.
 
     A codestream may hold values beyond BitsStored; such values cannot have been inverted within it, so they stay.
     """
     low, high = (
         (-(1 << (form.stored - 1)), (1 << (form.stored - 1)) - 1) if form.signed else (0, (1 << form.stored) - 1)
     )
-    bounds = stored_values.extremes(stored)
     if bounds[0] < low or bounds[1] > high:
-        return stored
-    for step in (_SPARSE, 1):  # Where some of the pixels leave no doubt, the others are not asked.
+        return stored, bounds
+    for step, lead in _LOOKS:  # Where some of the pixels leave no doubt, the others are not asked.
         shown = stored[::step, ::step]
         if mask is not None and not mask.all():
             shown = shown[~mask[::step, ::step]]
         hu = shown * np.float64(slope) + np.float64(intercept)
         gained = _sense((low + high) * slope + 2 * intercept - hu) - _sense(hu)
-        if abs(gained) > _DOUBT * hu.size:
+        if abs(gained) > lead * hu.size:
             break
     if gained <= 0:
-        return stored
+        return stored, bounds
     # A codestream of few bits gives values that may be turned beyond them.
-    wide: Stored = low + high - stored.astype(np.int32)
-    return wide.astype(np.int16 if form.signed else np.uint16)
+    kind = np.int16 if form.signed else np.uint16
+    turned: Stored = kind(low + high) - stored.astype(kind, copy=False)
+    return turned, (low + high - bounds[1], low + high - bounds[0])
 
 
 def _sense(hu: npt.NDArray[np.float64]) -> int:

@@ -128,10 +128,13 @@ def _check_steps(stored: Stored, slope: float, intercept: float) -> None:
     for side in (_SAMPLED, 4 * _SAMPLED):  # The finer grid is for small heads.
         down, across = max(1, stored.shape[0] * 2 // side), max(1, stored.shape[1] // side)
         sample = stored[down // 2 :: down, across // 2 :: across].ravel().tolist()
-        values = [value for value in sample if low < value < high]
-        step = math.gcd(*[value - values[0] for value in values]) * abs(slope)
-        if 0 < step <= MAX_STEP:
-            return
+        first, step = None, 0
+        for value in sample:  # More values never make a coarser step, so the first fine one decides.
+            if low < value < high:
+                first = value if first is None else first
+                step = math.gcd(step, value - first)
+                if 0 < step * abs(slope) <= MAX_STEP:
+                    return
     if step == 0:  # One value at most: nothing to judge.
         return
     every = np.unique(stored)

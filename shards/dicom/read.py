@@ -34,6 +34,7 @@ class Slice:
         slope: HU a stored unit.
         intercept: HU of stored value 0.
         bounds: no stored value is below the first or above the second.
+        inverted: of MONOCHROME1, whether the file has its values inverted; None of all others.
         spacing: mm between rows and between columns, 0.001 to 100; None where the file says none or an absurd one.
         position: mm along the slice's normal, which points to the patient's head, 100,000 at most; None where the file
             says none or an absurd one.
@@ -47,6 +48,7 @@ class Slice:
     slope: float
     intercept: float
     bounds: tuple[int, int]
+    inverted: bool | None
     spacing: tuple[float, float] | None
     position: float | None
     patient: str | None
@@ -107,12 +109,13 @@ def _read_full(content: bytes) -> Slice:
         cells = stored_values.native(stored, form, little=little)
     else:
         cells, form = stored_values.decompress(stored, header.decoder, form)
-    values, slope, intercept, bounds = hounsfield.repaired(cells, form, header)
+    values, slope, intercept, bounds, inverted = hounsfield.repaired(cells, form, header)
     return Slice(
         placement.turned(values),
         slope,
         intercept,
         bounds,
+        inverted,
         placement.spacing,
         placement.position,
         patient=elements.text(dataset, "PatientID"),
@@ -139,12 +142,13 @@ def _read_fast(content: bytes) -> Slice | None:
         return None
     placement = orientation.place(lengths, origin, axes)
     cells = stored_values.native(content, header.form, start=found.start)
-    values, slope, intercept, bounds = hounsfield.repaired(cells, header.form, header)
+    values, slope, intercept, bounds, inverted = hounsfield.repaired(cells, header.form, header)
     return Slice(
         placement.turned(values),
         slope,
         intercept,
         bounds,
+        inverted,
         placement.spacing,
         placement.position,
         patient,

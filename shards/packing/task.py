@@ -248,6 +248,7 @@ def _sample_of(found: Slice, path: str, labels: npt.NDArray[np.int8], task: Task
         "rows": found.stored.shape[0],
         "columns": found.stored.shape[1],
         "spacing": None if found.spacing is None else found.spacing[0],
+        "inverted": found.inverted,
         **{f"{kind}_number": identity.number(text, kind, task.pseudonym_key) for kind, text in spelled.items()},
     }
     return Sample(encoded, _to_json(described).encode(), row)

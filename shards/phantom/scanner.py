@@ -5,7 +5,7 @@ inverted with them, so that the picture is right when shown by PS3.3 C.7.6.3.1.2
 Hounsfield units back by inverting within BitsStored first and rescaling then.
 
 The 12-bit fault is RSNA's: the stored value is HU modulo 4096 in 12 unsigned bits with RescaleIntercept 0, and
-`HU = ((stored + 1000) mod 4096) - 1000` is right. Such files are never MONOCHROME1.
+`HU = ((stored + 1024) mod 4096) - 1024` is right. Such files are never MONOCHROME1.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def store(hu: Reals, scanner: Scanner, *, monochrome1: bool) -> npt.NDArray[np.i
     """
     low, high = scanner.limits
     if scanner.wrapped:
-        values = np.rint(np.clip(hu, -1000.0, 3095.0)).astype(np.int32) % 4096
+        values = np.rint(np.clip(hu, -1000.0, 3071.0)).astype(np.int32) % 4096
     else:
         floor = low if scanner.padding is None else max(low, scanner.padding + 1)
         values = np.rint((hu - scanner.intercept) / scanner.slope).clip(floor, high).astype(np.int32)

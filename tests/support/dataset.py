@@ -93,6 +93,7 @@ def make_dataset(
                     "rows": size,
                     "columns": size,
                     "spacing": 0.5,
+                    "inverted": None,
                 }
                 if len(rows["key"]) < nameless:
                     values |= dict.fromkeys(("patient", "study", "series")) | {"group": patients + len(rows["key"])}

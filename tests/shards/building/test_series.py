@@ -24,7 +24,7 @@ def index_of(positions: list[float | None], **columns: Any) -> pa.Table:
     """An index of one series; `columns` replaces columns, or gives all rows one value."""
     count = len(positions)
     wanted = {"position": positions, "series": "s", "brain_fraction": 0.3, "duplicate": False}
-    wanted |= {"rows": 512, "columns": 512, "spacing": 0.5} | columns
+    wanted |= {"rows": 512, "columns": 512, "spacing": 0.5, "inverted": None} | columns
     fields = [field for field in INDEX_SCHEMA if field.name in (*wanted, "study", "patient")]
     values = [wanted.get(field.name) for field in fields]
     arrays = [value if isinstance(value, list) else [value] * count for value in values]
@@ -87,6 +87,16 @@ def test_images_of_several_sizes_are_told(columns: dict[str, Any], text: str | N
     assert faults(placed([5.0] * 3), **columns).get("mixed_sizes") == text
 
 
+@pytest.mark.parametrize(("inverted", "text"), [
+    ([True, True, False, None], "2 of 3 MONOCHROME1 slices had inverted values, the others not"),
+    ([True, True, True, None], None),
+    ([False, False, False, False], None),
+    (None, None),  # MONOCHROME2, or of a data set that is older than this column
+])  # fmt: skip
+def test_slices_that_disagree_whether_they_are_inverted_are_told(inverted: Any, text: str | None) -> None:
+    assert faults(placed([5.0] * 3), inverted=inverted).get("mixed_inversion") == text
+
+
 @pytest.mark.parametrize(("brain", "given", "named"), [
     ([0.0, 0.01, 0.019], {}, "s"),
     ([0.0, 0.01, 0.021], {}, None),  # the first and the last slices of every head show little brain
@@ -125,3 +135,23 @@ def test_a_series_whose_hounsfield_units_are_wrong_is_told_by_everything(tmp_pat
     assert build.summary(manifest)["series without brain"] == f"1 of 2 (12 slices): {name[:12]}"
     report = verify(Store.open(tmp_path / "out"), quick=True)
     assert (report.problems, report.remarks) == ([], [f"series {name}: no brain in any of 12 slices"])
+
+
+def test_a_series_that_is_inverted_in_part_is_told_by_everything(tmp_path: Path) -> None:
+    source = tmp_path / "data"
+    source.mkdir()
+    for number in range(12):
+        stored = (np.clip(hu_image(seed=number), -1024, 3071).astype(np.int64) + 1024).astype(np.uint16)
+        content = dicom_file(
+            4095 - stored if number < 4 else stored, SOPInstanceUID=f"2.25.1{number}", SeriesInstanceUID="2.25.2",
+            ImagePositionPatient=["0", "0", str(5 * number)], RescaleIntercept="-1024", BitsStored=12, HighBit=11,
+            PhotometricInterpretation="MONOCHROME1",
+        )  # fmt: skip
+        (source / f"{number}.dcm").write_bytes(content)
+    manifest = make(source, tmp_path / "out")
+    assert manifest.series is not None
+    (name,) = manifest.series["mixed_inversion"]["first"]
+    assert build.summary(manifest)["series inverted in part"] == f"1 of 1 (12 slices): {name[:12]}"
+    report = verify(Store.open(tmp_path / "out"), quick=True)
+    told = f"series {name}: 4 of 12 MONOCHROME1 slices had inverted values, the others not"
+    assert (report.problems, report.remarks) == ([], [told])

@@ -456,7 +456,9 @@ def test_repairs_of_a_codestream_of_8_bits_have_room_for_12() -> None:
     stored = (hu_image().astype(np.int64) // 8 + 130).astype(np.uint8)
     form = PixelFormat(*stored.shape, 16, 12, 11, signed=False)
     np.testing.assert_array_equal(hounsfield.undo_rsna_fault(stored, form, 1.0, 0.0)[0], stored)
-    turned = hounsfield.undo_inversion(stored, form, -8.0, 8.0 * 4095 - 1040, None)
+    bounds = int(stored.min()), int(stored.max())
+    turned, turned_bounds = hounsfield.undo_inversion(stored, form, -8.0, 8.0 * 4095 - 1040, None, bounds)
+    assert turned_bounds == (turned.min(), turned.max())
     np.testing.assert_array_equal(turned, 4095 - stored.astype(int))
 
 

@@ -26,7 +26,7 @@ def decode(content: bytes) -> tuple[np.ndarray, np.ndarray]:
         if ds.PhotometricInterpretation == "MONOCHROME1":
             values = -1 - values if ds.PixelRepresentation else 2**bits - 1 - values
         if bits == 12 and ds.PixelRepresentation == 0 and float(ds.RescaleIntercept) > -100:
-            return ((values + 1000) % 4096 - 1000).astype(float), padded
+            return ((values + 1024) % 4096 - 1024).astype(float), padded
         return values * float(ds.RescaleSlope) + float(ds.RescaleIntercept), padded
 
 

@@ -64,7 +64,7 @@ def test_sixteen_bits_give_what_floating_point_gives_for_any_range_of_values(
     values, new_slope, new_intercept, new_bounds = hounsfield.in_hounsfield(stored, slope, intercept, whole)
     np.testing.assert_array_equal(values * np.float64(new_slope) + np.float64(new_intercept), given_hu)
     assert (int(values.min()), int(values.max())) == new_bounds
-    found = Slice(values, new_slope, new_intercept, new_bounds, None, None, None, None, None, None)
+    found = Slice(values, new_slope, new_intercept, new_bounds, None, None, None, None, None, None, None)
     narrow, wanted = geometry.narrow(found.stored, found.bounds), config(8)
     fits = geometry.NARROW[0] <= values.min() and values.max() <= geometry.NARROW[1]
     assert (narrow is not None) == fits
