@@ -101,7 +101,8 @@ def trained_and_reloaded(world: World, run: Run) -> np.ndarray:
         if training.step == 6:
             break
     logits = validated(training)
-    training.history.append({"step": 6, "weighted_log_loss": 0.5})
+    figures = dict.fromkeys(("train_loss", "valid_loss", "accuracy_multi", "weighted_log_loss", "auc_any"), 0.5)
+    training.history.append({"epoch": 1, "step": 6, "seconds": 1.0} | figures)
     training.save()
     training.checkpoints.wait()
     return logits
