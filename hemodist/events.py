@@ -77,6 +77,8 @@ class StepDone:
         corrupt_samples: training samples masked out so far, over all ranks.
         images_per_s: over all ranks, since the last logged step.
         data_wait_share: of that time, how much this rank has waited for data, 0 to 1.
+        device_share: of that time, how much this rank has waited until its device had computed, 0 to 1; the rest is
+            the host's. A CPU computes while the host waits, a GPU beside it: there it is what the host is too early.
         gpu_memory_gib: the most that tensors have taken of this rank's GPU, in GiB; None on a CPU.
         mfu: share of the GPUs' peak arithmetic that the network uses, 0 to 1; None where the peak is not known.
     """
@@ -87,6 +89,7 @@ class StepDone:
     corrupt_samples: int
     images_per_s: float
     data_wait_share: float
+    device_share: float = 0.0
     gpu_memory_gib: float | None = None
     mfu: float | None = None
 

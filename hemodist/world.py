@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+Tensors = dict[Any, torch.Tensor]
+
 
 class LeavingError(Exception):
     """The ranks stop here with a checkpoint of this step: a node is about to be taken away, or others have come.
@@ -85,11 +87,53 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    @torch.no_grad()
     def share_buffers(self, module: torch.nn.Module) -> None:
-        """Give every rank rank 0's buffers of `module`, as DDP does before each forward pass.
+        """Give every rank rank 0's buffers of `module`, in one message for each dtype.
 
-        Since the last one each rank has moved its batch statistics by its own share.
+        No step does: each rank moves its batch statistics by its own share, and only evaluation reads them.
         """
-        if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, src=0)
+        buffers = list(module.buffers()) if self.size > 1 else []
+        for dtype in dict.fromkeys(buffer.dtype for buffer in buffers):
+            own = [buffer for buffer in buffers if buffer.dtype == dtype]
+            flat = torch.cat([buffer.flatten() for buffer in own])
+            dist.broadcast(flat, src=0)
+            shared = torch.split(flat, [buffer.numel() for buffer in own])
+            torch._foreach_copy_(own, [part.view_as(buffer) for part, buffer in zip(shared, own, strict=True)])
+
+
+class HostCopy:
+    """A copy of tensors in this process's memory. From a GPU it travels without the host waiting, until it is read."""
+
+    def __init__(self, value: Any) -> None:
+        """Send the tensors as they will be after the work that the device has been given so far.
+
+        Args:
+            value: a tensor, or dictionaries, lists and tuples of tensors and plain values.
+        """
+        known: Tensors = {}
+        self._value = _sent(value, known)
+        device = next((key[-1] for key in known if key[-1].type == "cuda"), None)
+        self._arrived = torch.cuda.Event(blocking=True) if device is not None else None  # type: ignore[no-untyped-call]
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(device))
+
+    def read(self) -> Any:
+        """The same as the value with every tensor on the CPU; waits until all of them are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._value
+
+
+def _sent(value: Any, known: Tensors) -> Any:
+    """The value with every tensor copied, through pinned memory; tensors that share memory share the copy too."""
+    if isinstance(value, torch.Tensor):
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
+        if key not in known or not value.numel():
+            known[key] = value.detach().to("cpu", copy=True, non_blocking=True)
+        return known[key]
+    if isinstance(value, dict):
+        return {name: _sent(item, known) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_sent(item, known) for item in value)
+    return value

@@ -1,4 +1,4 @@
-"""The `.pt` file of a checkpoint: read, checked, and copied before it is written behind the training."""
+"""The `.pt` file of a checkpoint: read and checked."""
 
 from __future__ import annotations
 
@@ -102,17 +102,3 @@ def load_by_own_sums(content: bytes, where: str) -> dict[str, Any]:
     except (zipfile.BadZipFile, CheckpointError, EOFError, ValueError, zlib.error) as error:
         raise DamagedError(f"{where} cannot be read: {error}") from error
     raise DamagedError(f"{where} is damaged in {broken}")
-
-
-def copied(value: Any, known: dict[Any, torch.Tensor]) -> Any:
-    """The same with every tensor copied into this process's memory; tensors that share memory share the copy too."""
-    if isinstance(value, torch.Tensor):
-        key = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
-        if key not in known or not value.numel():
-            known[key] = value.detach().to("cpu", copy=True)
-        return known[key]
-    if isinstance(value, dict):
-        return {name: copied(item, known) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(copied(item, known) for item in value)
-    return value

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from hemodist.dataset.digest import sha256
-from hemodist.models.checkpoint_file import CheckpointError, DamagedError, copied, load, load_by_own_sums
+from hemodist.models.checkpoint_file import CheckpointError, DamagedError, load, load_by_own_sums
 from hemodist.models.checkpoint_record import FOLDER, CheckpointRecord
 from hemodist.storage.store import Store, StoreError
+from hemodist.world import HostCopy
 
 _LOG = logging.getLogger(__name__)
 
@@ -108,16 +109,30 @@ class Checkpoints:
         return self._save(state, step, score)
 
     def save_in_background(
-        self, state: dict[str, Any], step: int, score: float | None, then: Callable[[], object] = lambda: None
+        self,
+        state: dict[str, Any],
+        step: int,
+        score: float | None,
+        then: Callable[[], object] = lambda: None,
+        first: Callable[[], object] = lambda: None,
     ) -> None:
-        """As `save`, but written by a thread; it returns once the tensors are copied to this process's memory.
+        """As `save`, but written by a thread; it returns once the tensors' copies are on their way to this process.
 
         It first waits for an earlier checkpoint that is still being written, and raises the error that this one failed
-        with. The thread calls `then` once the checkpoint is there.
+        with. The thread calls `first` before it writes anything, and `then` once the checkpoint is there.
         """
         self.wait()
-        content = copied(state, {})
-        self._writing = threading.Thread(target=self._save_and_keep_failure, args=(content, step, score, then))
+        content = HostCopy(state)
+
+        def write() -> None:
+            try:
+                first()
+                self._save(content.read(), step, score)
+                then()
+            except BaseException as failure:  # raised where somebody waits
+                self._failure = failure
+
+        self._writing = threading.Thread(target=write)
         self._writing.start()
 
     def wait(self) -> None:
@@ -132,15 +147,6 @@ class Checkpoints:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-
-    def _save_and_keep_failure(
-        self, state: dict[str, Any], step: int, score: float | None, then: Callable[[], object]
-    ) -> None:
-        try:
-            self._save(state, step, score)
-            then()
-        except BaseException as failure:  # raised where somebody waits
-            self._failure = failure
 
     def _save(self, state: dict[str, Any], step: int, score: float | None) -> CheckpointRecord:
         buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,7 +21,10 @@ from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import View, mean_logits
-from hemodist.world import World
+from hemodist.world import HostCopy, World
+
+BEHIND = 2
+"""Batches that the host may be ahead of the device, whose memory holds as many more."""
 
 BLOOD_HU = (50.0, 80.0)
 """Attenuation of acute hemorrhage in HU: in a brain window it is bright, but not white."""
@@ -35,12 +39,27 @@ def run_over_split(
     tell: Tell,
     views: Sequence[View] = ((),),
 ) -> Predictions:
-    """Run the network over `rows`. Every rank computes its part and gets the predictions of all.
+    """As `run_each_over_split`, of one network."""
+    return run_each_over_split([model], dataset, rows, run, world, tell, views)[0]
 
-    Ranks take whole batches of the split, so that each batch holds the same slices on any number of ranks.
+
+def run_each_over_split(
+    models: Sequence[nn.Module],
+    dataset: DataSet,
+    rows: npt.NDArray[np.int64],
+    run: Run,
+    world: World,
+    tell: Tell,
+    views: Sequence[View] = ((),),
+) -> list[Predictions]:
+    """Run networks over `rows`. Every rank computes its part and gets the predictions of all, in the networks' order.
+
+    Ranks take whole batches of the split, so that each batch holds the same slices on any number of ranks. Each is read
+    once, for all networks.
 
     Args:
-        model: maps float [b, 3, h, w] to logits [b, 6]; not DDP-wrapped, since ranks may take unequal numbers of steps.
+        models: each maps float [b, 3, h, w] to logits [b, 6]; not DDP-wrapped, since ranks may take unequal numbers of
+            steps.
         dataset: the data set.
         rows: int64 [n], rows of the index.
         run: batch size, image size, cache and corrupt-sample policy.
@@ -52,25 +71,37 @@ def run_over_split(
     start, stop = eval_bounds(-(-len(rows) // size), world.rank, world.size)
     own = rows[start * size : stop * size]
     blood_of = blood_fraction(dataset.manifest.config["windows"])
-    was_training = model.training
-    model.eval()
-    world.share_buffers(model)
-    kept, logits, blood = [own[:0]], [np.empty((0, len(LABELS)), np.float32)], [np.empty(0)]
+    was_training = [model.training for model in models]
+    for model in models:
+        model.eval()
+        world.share_buffers(model)
+    found = [(own[:0], np.empty((0, 1 + len(LABELS) * len(models))))]
+    late = deque[tuple[npt.NDArray[np.int64], HostCopy]]()
+
+    def look(behind: int) -> None:
+        while len(late) > behind:
+            of_batch, copy = late.popleft()
+            values = copy.read().numpy()
+            whole = values[:, 0] > 0
+            found.append((of_batch[whole], values[whole, 1:]))
+
     with torch.inference_mode():
         for batch in stored_batches(dataset, own, run, world.device):
-            output = logits_of(model, batch.images, run, world.device, views)
-            whole = batch.weights.cpu().numpy() > 0
-            kept.append(batch.rows[whole])
-            logits.append(output.float().cpu().numpy()[whole])
-            blood.append(blood_of(batch.images)[whole])
+            columns = [batch.weights[:, None], blood_of(batch.images)[:, None]]  # float64, which holds float32 exactly
+            columns += [logits_of(model, batch.images, run, world.device, views) for model in models]
+            late.append((batch.rows, HostCopy(torch.cat([column.double() for column in columns], dim=1))))
+            look(BEHIND)
             tell(EvaluationProgress(done=min((batch.number + 1) * size, len(own)), total=len(own)))
-    model.train(was_training)
-    parts = world.gather((np.concatenate(kept), np.concatenate(logits), np.concatenate(blood)))
-    predictions = Predictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    missing = len(rows) - len(predictions.rows)
+        look(0)
+    for model, training in zip(models, was_training, strict=True):
+        model.train(training)
+    parts = world.gather(tuple(np.concatenate(part) for part in zip(*found, strict=True)))
+    kept, outputs = (np.concatenate(part) for part in zip(*parts, strict=True))
+    missing = len(rows) - len(kept)
     if missing:
         tell(Note(f"{missing} of {len(rows)} samples are corrupt and are not scored"))
-    return predictions
+    blood, *columns_of = np.split(outputs, np.arange(len(models)) * len(LABELS) + 1, axis=1)
+    return [Predictions(kept, columns.astype(np.float32, order="C"), blood[:, 0].copy()) for columns in columns_of]
 
 
 def logits_of(
@@ -95,8 +126,8 @@ def autocast_on(run: Run, device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
-def blood_fraction(windows: list[dict[str, float]]) -> Callable[[torch.Tensor], npt.NDArray[np.float64]]:
-    """A function from normalised images [b, 3, h, w] to the share of pixels in `BLOOD_HU`, float64 [b].
+def blood_fraction(windows: list[dict[str, float]]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from normalised images [b, 3, h, w] to the share of pixels in `BLOOD_HU`, float64 [b] on their device.
 
     Args:
         windows: the data set's, each with `center` and `width` in HU. The narrowest that resolves the range is used;
@@ -109,7 +140,7 @@ def blood_fraction(windows: list[dict[str, float]]) -> Callable[[torch.Tensor], 
         if window["center"] - window["width"] / 2 < low and window["center"] + window["width"] / 2 >= high
     ]
     if not fitting:
-        return lambda images: np.full(len(images), np.nan)
+        return lambda images: images.new_full((len(images),), torch.nan, dtype=torch.float64)
     channel = min(fitting)[1]
     window = windows[channel]
     bottom = window["center"] - window["width"] / 2
@@ -117,9 +148,8 @@ def blood_fraction(windows: list[dict[str, float]]) -> Callable[[torch.Tensor], 
     bounds = [min((hu - bottom) / window["width"], 254 / 255) for hu in BLOOD_HU]
     lower, upper = ((bound - MEAN[channel]) / STD[channel] for bound in bounds)
 
-    def fraction(images: torch.Tensor) -> npt.NDArray[np.float64]:
+    def fraction(images: torch.Tensor) -> torch.Tensor:
         plane = images[:, channel]
-        share: npt.NDArray[np.float64] = ((plane >= lower) & (plane < upper)).double().mean(dim=(1, 2)).cpu().numpy()
-        return share
+        return ((plane >= lower) & (plane < upper)).double().mean(dim=(1, 2))
 
     return fraction

@@ -100,7 +100,7 @@ def statistics(dataset: DataSet, rows: Ints, data: DataConfig) -> Statistics:
         whole = batch.weights.numpy() > 0
         kept.append(batch.rows[whole])
         windows.append(window_statistics(batch.images)[whole])
-        blood.append(blood_of(batch.images)[whole])
+        blood.append(blood_of(batch.images).cpu().numpy()[whole])
     seconds = time.monotonic() - start
     return Statistics(np.concatenate(kept), np.concatenate(windows), np.concatenate(blood)[:, None], seconds)
 

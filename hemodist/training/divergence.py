@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from hemodist.config.run import Run
 from hemodist.errors import UserError
-from hemodist.loading.dali_pipeline import Batch
 from hemodist.plan.prepare import Prepared
 from hemodist.training.run_state import RunState
 from hemodist.world import World
@@ -40,34 +40,37 @@ class Divergence:
         self._run, self._prepared, self._world = run, prepared, world
         self.nonfinite, self.skipped = state.nonfinite, state.skipped
 
-    def updated(self) -> None:
-        """Count a step whose gradient was finite."""
-        self.nonfinite = 0
-
-    def skip(self, batch: Batch, network: nn.Module, warn: Callable[[str], None]) -> None:
-        """Count a step whose gradient is not finite. All ranks come here together, and leave by the same way.
+    def count(
+        self, step: int, rows: npt.NDArray[np.int64], network: nn.Module, warn: Callable[[str], None], *, skipped: bool
+    ) -> None:
+        """Count a step, once it is known how it went. All ranks come here together, and leave by the same way.
 
         Args:
-            batch: this rank's share of the step's samples.
-            network: whose batch statistics may have been spoiled.
+            step: its number.
+            rows: int64 [b], of the index; this rank's share of the step's samples.
+            network: whose batch statistics may have been spoiled, in that step or since.
             warn: told which samples they were.
+            skipped: whether no update was made, since the gradient was not finite.
 
         Raises:
             DivergedError: batch statistics are spoiled for good, or there were too many such steps in a row.
         """
+        if not skipped:
+            self.nonfinite = 0
+            return
         self.nonfinite, self.skipped = self.nonfinite + 1, self.skipped + 1
-        # Rank 0's statistics, which DDP gives to all at the next forward pass.
+        # Rank 0's statistics are those that are saved and scored.
         if not self._world.broadcast(all(bool(torch.isfinite(buffer).all()) for buffer in network.buffers())):
             raise DivergedError(
-                f"step {batch.number}: the forward pass has made batch statistics non-finite, which no later step "
+                f"step {step}: the forward pass has made batch statistics non-finite, which no later step "
                 f"mends; lower optim.lr (now {self._run.optim.peak:g}) or set optim.clip_norm, under another name"
             )
-        rows = np.concatenate(self._world.gather(batch.rows))
-        keys = self._prepared.dataset.index.column("key").take(rows).to_pylist()
+        of_all = np.concatenate(self._world.gather(rows))
+        keys = self._prepared.dataset.index.column("key").take(of_all).to_pylist()
         listed = ", ".join(keys[:8]) + (" ..." if len(keys) > 8 else "")
-        warn(f"step {batch.number}: the gradient is not finite, no update was made; samples {listed}")
+        warn(f"step {step}: the gradient is not finite, no update was made; samples {listed}")
         if self.nonfinite >= self._run.optim.max_nonfinite:
             raise DivergedError(
-                f"the gradient was not finite for {self.nonfinite} steps in a row, up to step {batch.number}; "
+                f"the gradient was not finite for {self.nonfinite} steps in a row, up to step {step}; "
                 f"lower optim.lr (now {self._run.optim.peak:g}) or set optim.clip_norm; the last samples were {listed}"
             )

@@ -17,24 +17,32 @@ class EMA(AveragedModel):
         """Copy the network; `decay` is 0 to 1."""
         self._decay = decay
         super().__init__(network, use_buffers=True)
+        self.n_averaged = self.n_averaged.to(next(network.parameters()).device)
 
     @torch.no_grad()
-    def follow(self, network: nn.Module, step: int) -> None:
+    def follow(self, network: nn.Module, step: int, skipped: torch.Tensor) -> None:
         """Take in the weights that the network has after the update of `step`, counted from 0.
 
-        In one call for all tensors: torch's own `update_parameters` asks for its count on the device for each of them.
+        In a few calls for all tensors: torch's own `update_parameters` asks for its count on the device for each one.
+
+        Args:
+            network: whose weights were updated.
+            step: of the update.
+            skipped: whether no update was made, so that the average stays too, but for what counts the forward passes;
+                bool scalar on the network's device.
         """
-        kept = min(self._decay, (1 + step) / (10 + step)) if self.n_averaged else 0.0
-        means, values = list[torch.Tensor](), list[torch.Tensor]()
-        pairs = zip(_tensors(self.module), _tensors(network), strict=True)
-        for mean, value in pairs:
-            if mean.is_floating_point():
-                means.append(mean)
-                values.append(value.to(mean.dtype))
-            else:
-                mean.copy_(value)
-        torch._foreach_lerp_(means, values, 1 - kept)
-        self.n_averaged += 1
+        pairs = list(zip(_tensors(self.module), _tensors(network), strict=True))
+        means = [mean for mean, _ in pairs if mean.is_floating_point()]
+        values = [value.to(mean.dtype) for mean, value in pairs if mean.is_floating_point()]
+        kept = min(self._decay, (1 + step) / (10 + step))
+        taken = torch.where(self.n_averaged == 0, 1.0, 1 - kept).masked_fill(skipped, 0.0)  # the first is taken whole
+        differences = torch._foreach_sub(values, means)
+        torch._foreach_mul_(differences, taken)
+        torch._foreach_add_(means, differences)
+        counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        if counts:
+            torch._foreach_copy_([mean for mean, _ in counts], [value for _, value in counts])
+        self.n_averaged += ~skipped
 
 
 def _tensors(network: nn.Module) -> Iterator[torch.Tensor]:

@@ -25,14 +25,24 @@ class EpochSums:
         self._sums = torch.tensor([loss, weight], dtype=torch.float64, device=world.device)
         self._seconds, self._clock = state.epoch_seconds, time.monotonic()
 
-    def add(self, sums: torch.Tensor) -> None:
-        """Add a step of this rank: the sums of its samples' losses and of their known weights, float [2]."""
-        self._sums += sums
+    def add(self, sums: torch.Tensor, skipped: torch.Tensor) -> None:
+        """Add a step of this rank.
+
+        Args:
+            sums: of its samples' losses and of their known weights, float [2].
+            skipped: whether the step counts for nothing; bool scalar.
+        """
+        self._sums += sums.masked_fill(skipped, 0.0)
 
     def totals(self) -> tuple[float, float]:
         """Loss and weight over all ranks, which call it together; waits for the device."""
         loss, weight = self._world.sum(self._sums.clone()).tolist()
         return loss, weight
+
+    def mean_loss(self) -> float:
+        """Over all ranks, which call it together; NaN where nothing is known of the epoch's labels."""
+        loss, weight = self.totals()
+        return loss / weight if weight else float("nan")
 
     def seconds(self) -> float:
         """Since the epoch began, without the time between a stop and the restart."""

@@ -72,6 +72,9 @@ def distributed(module: nn.Module, world: World, gradients: str = "fp32") -> nn.
         return module
     devices = [world.device] if world.device.type == "cuda" else None
     wrapped = DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+    # Rank 0's buffers, which construction has shared, are from here on shared where they are read. By the attribute:
+    # the argument has another name in each version of torch.
+    wrapped.broadcast_buffers = False
     if gradients == "bf16":
         wrapped.register_comm_hook(None, bf16_compress_hook)
     return wrapped

@@ -29,12 +29,13 @@ class Update:
         sums: of this rank's samples: their losses, and their known weights (`training.loss`); float32 [2].
         gradient_norm: of the mean gradient over the global batch, before clipping; scalar on the device, the same on
             every rank.
-        made: whether the weights were changed; they are not where the gradient is not finite.
+        skipped: whether nothing was changed, since the gradient is not finite; bool scalar on the device, the same on
+            every rank.
     """
 
     sums: torch.Tensor
     gradient_norm: torch.Tensor
-    made: bool
+    skipped: torch.Tensor
 
 
 class Learner:
@@ -75,6 +76,8 @@ class Learner:
         self.ema = EMA(network, run.model.ema_decay) if run.model.ema_decay else None
         if self.ema is not None and saved is not None:
             _restore(saved, ema=self.ema)
+        optimizer.begin_momentum(self.optimizer)
+        self.wrapped.train()  # walks over all modules; validation leaves it as it was
 
     @property
     def validated(self) -> nn.Module:
@@ -90,6 +93,8 @@ class Learner:
     def step(self, batch: Batch, lr: float) -> Update:
         """Make one optimizer step on the mean gradient over the global batch, unless that is not finite.
 
+        The device decides, so that the host need not wait for it.
+
         Args:
             batch: this rank's share.
             lr: the learning rate.
@@ -97,16 +102,15 @@ class Learner:
         if self._draws:  # keyed by seed, step and rank, so that a restart repeats it
             torch.manual_seed(int(words(self._run.seed, Purpose.NETWORK, batch.number, self._world.rank)[0, 0]))
         optimizer.set_lr(self.optimizer, lr)
-        self.wrapped.train()
         sums = backward(self.wrapped, batch, self._run, self._world, self.optimizer, self._known_share)
         norm = clip(self.network, self._run.optim.clip_norm)
         # The gradient is already averaged over the ranks, so they all see the same norm and decide alike.
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.follow(self.network, batch.number)
-        return Update(sums, norm, finite)
+        skipped = ~torch.isfinite(norm)
+        self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.follow(self.network, batch.number, skipped)
+        return Update(sums, norm, skipped)
 
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that holds tensors."""

@@ -22,6 +22,7 @@ from hemodist.storage.store import Store, join
 from hemodist.training.divergence import Divergence
 from hemodist.training.early_stopping import should_stop
 from hemodist.training.epoch_sums import EpochSums
+from hemodist.training.late_steps import BEHIND, LateStep, LateSteps
 from hemodist.training.learner import Learner, Update, seeded_network
 from hemodist.training.leave_poll import LeavePoll
 from hemodist.training.masked_samples import MaskedSamples
@@ -122,6 +123,7 @@ class Training:
         self._tell(Started(step=self.step, total=self.total, workers=world.size))
         self.epoch = EpochSums(world, state)
         self._throughput = Throughput(run, world, self.step)
+        self._late = LateSteps(self._throughput)
 
     def batches(self) -> Iterator[Batch]:
         """The rank's shares of the remaining global batches, augmented and mixed; counts the time spent waiting."""
@@ -133,35 +135,44 @@ class Training:
         )
         batches = iter(loader)
         while True:
-            with self._throughput.waiting():
+            with self._throughput.waiting("data"):
                 batch = next(batches, None)
             if batch is None:
                 return
             yield batch
 
     def update(self, batch: Batch, lr: float | None = None) -> Update:
-        """One optimizer step on the mean gradient over the global batch.
+        """One optimizer step on the mean gradient over the global batch; looks at the one made two steps before.
 
         Args:
             batch: this rank's share.
             lr: instead of the schedule's.
 
         Raises:
-            DivergedError: the gradient was not finite for too many steps in a row.
+            DivergedError: the gradient was not finite for too many steps in a row, up to two steps before.
         """
         lr = lr_at(batch.number, self.total, self.run.optim) if lr is None else lr
-        update = self.learner.step(batch, lr)
-        if update.made:
-            self.epoch.add(update.sums)
-            self.divergence.updated()
-        else:
-            self.divergence.skip(batch, self.learner.network, self._note)
+        with self._throughput.computing():
+            update = self.learner.step(batch, lr)
+            self.epoch.add(update.sums, update.skipped)
         self.step = batch.number + 1
         if self._ledger is not None:
             self._ledger.add(batch.rows)
-        if self.step % self.run.tracking.log_every == 0 or self.step == self.total:
-            self._log(update, lr)
+        logged = self.step % self.run.tracking.log_every == 0 or self.step == self.total
+        self._late.add(batch.number, batch.rows, lr, update, self._sums(update) if logged else update.sums[:0])
+        self.catch_up(behind=BEHIND)
         return update
+
+    def catch_up(self, behind: int = 0) -> None:
+        """Look at the steps that nobody has looked at, but the last `behind`; all ranks call it together.
+
+        Raises:
+            DivergedError: the gradient was not finite for too many steps in a row.
+        """
+        while (late := self._late.next(behind=behind)) is not None:
+            self.divergence.count(late.number, late.rows, self.learner.network, self._note, skipped=late.skipped)
+            if late.sums:
+                self._log(late)
 
     def epoch_ended(self) -> int | None:
         """The number of the epoch that the last step completed (from 0), or None."""
@@ -190,21 +201,17 @@ class Training:
         Args:
             epoch: that has just ended, from 0.
         """
-        learner, validation = self.learner, self.validation
+        self.catch_up()
         seconds_training = self.epoch.seconds()
-        self._validated = validation.predict(learner.validated, self.step)
-        scores = validation.scores(self._validated)
-        raw = validation.scores(validation.predict(learner.network, self.step)) if learner.ema is not None else {}
+        self._validated, scores = self.validation.of_learner(self.learner, self.step)
         images = (self.step - self.prepared.plan.steps(epoch)) * self.run.batch.global_batch_size
-        loss_sum, weight = self.epoch.totals()
         row = {
             "epoch": epoch + 1,
             "step": self.step,
-            "train_loss": loss_sum / weight if weight else float("nan"),
+            "train_loss": self.epoch.mean_loss(),
             "valid_loss": scores["weighted_log_loss"],
             **scores,
-            **{f"raw_{name}": value for name, value in raw.items()},
-            "lr": learner.lr,
+            "lr": self.learner.lr,
             "seconds": self.epoch.seconds(),
             "images_per_s": images / seconds_training,
         }
@@ -221,10 +228,9 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint of this step, beside the training that follows; all ranks call it together."""
+        self.catch_up()  # what is saved depends on no step that nobody has looked at
         epoch_loss, epoch_weight = self.epoch.totals()
-        self.world.check_still_owner()
-        if self._ledger is not None:
-            self._ledger.commit()
+        write_ledger = self._ledger.commit() if self._ledger is not None else lambda: None
         self.checkpoints.count_anew()
         if self.run_log is None:  # rank 0 has one, and writes
             return
@@ -239,22 +245,21 @@ class Training:
             skipped=self.divergence.skipped,
             logged=self.run_log.state(),
         )
-        saved = Saved(self.step)
-        self.checkpoints.write(self.learner, state, lambda: self._tell(saved))
+        self.checkpoints.write(self.learner, state, write_ledger, lambda: self._tell(Saved(state.step)))
 
     def finish(self) -> Results:
         """Score the best checkpoint, write scores, predictions and report, close the tracker."""
         self.checkpoints.wait()
-        network, validation, predictions = self.learner.validated, self.validation, self._validated
+        network, predictions = self.learner.validated, self._validated
         best = self.checkpoints.best_step()
         if predictions is None or best != self.step:
             chosen = self.checkpoints.best(self._note)
             best = chosen["state"]["step"]
             network.load_state_dict(chosen["scored"])
-            predictions = validation.predict(network, self.step)
+            predictions = self.validation.predict(network, self.step)
         # Shown to nobody before systems are compared: what is not chosen on them alone tells how good a system is.
         rows = self.prepared.split.test
-        test = validation.predict(network, self.step, rows) if len(rows) else None
+        test = self.validation.predict(network, self.step, rows) if len(rows) else None
         self.reader.cache.close()
         if self.run_log is None:
             return Results.elsewhere(self._store.uri)
@@ -263,34 +268,32 @@ class Training:
             self._store.write(TEST_PREDICTIONS, test.to_parquet(self.prepared.dataset, probability_of(test)))
         facts = self.prepared.facts(self.run) | {"corrupt training samples masked out": len(self._masked)}
         facts["steps without an update"] = self.divergence.skipped
-        description = Description(
-            title=self.run.name,
-            history=self.history,
-            config=self.run.to_dict(),
-            facts=facts,
-            notes=report_notes(self.history, best, self.step, self.total, stopped=self.stopped()),
-            scored={"checkpoint": self._store.uri, "step": best, "part": "valid"},
-        )
-        results = write_results(
-            self._store, self.prepared.dataset, predictions, description, self.prepared.train_prevalence
-        )
+        notes = report_notes(self.history, best, self.step, self.total, stopped=self.stopped())
+        scored = {"checkpoint": self._store.uri, "step": best, "part": "valid"}
+        description = Description(self.run.name, self.history, self.run.to_dict(), facts, notes, scored)
+        prevalence = self.prepared.train_prevalence
+        results = write_results(self._store, self.prepared.dataset, predictions, description, prevalence)
         self.run_log.finish(results.summary(), predictions, lambda: self.checkpoints.content(best))
         return results
 
-    def _log(self, update: Update, lr: float) -> None:
-        """Show the figures of the last step; all ranks come here together."""
+    def _sums(self, update: Update) -> torch.Tensor:
+        """Over all ranks, which call it together, what the log of the last step shows; float32 [4] on the device."""
+        # Rank 0's clock, and how many samples were masked out, travel with the loss: filled in, as a copy would wait.
+        here = (self.checkpoints.time_is_up(), self._masked.found_here())
+        return self.world.sum(torch.cat([update.sums, *(update.sums.new_full((1,), float(x)) for x in here)]))
+
+    def _log(self, late: LateStep) -> None:
+        """Show the figures of a step; all ranks come here together."""
         figures = self._throughput.read(self.step)
-        # Rank 0's clock travels with the loss, so that asking it costs nothing.
-        clock = update.sums.new_tensor([float(self.checkpoints.time_is_up())])
-        loss_sum, weight, clocks = self.world.sum(torch.cat([update.sums, clock])).tolist()
+        loss_sum, weight, clocks, masked = late.sums
         self.checkpoints.agree(clocks > 0)
         loss = loss_sum / weight if weight else float("nan")
-        self._masked.gather(self._note)
-        corrupt, norm = len(self._masked), update.gradient_norm.item()
+        self._masked.gather(int(masked), self._note)
+        corrupt, step = len(self._masked), late.number + 1
         if self.run_log is not None:
-            row = {"loss": loss, "lr": lr, "gradient_norm": norm, "skipped_steps": self.divergence.skipped}
-            self.run_log.log(self.step, row | figures | {"corrupt_samples": corrupt})
-        self._tell(StepDone(step=self.step, total=self.total, loss=loss, corrupt_samples=corrupt, **figures))
+            row = {"loss": loss, "lr": late.lr, "gradient_norm": late.gradient_norm, "corrupt_samples": corrupt}
+            self.run_log.log(step, row | figures | {"skipped_steps": self.divergence.skipped})
+        self._tell(StepDone(step=step, total=self.total, loss=loss, corrupt_samples=corrupt, **figures))
 
     def _note(self, text: str) -> None:
         self._tell(Note(text))

@@ -12,6 +12,8 @@ count the more, the less is known around it. Where every label is known both are
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -30,11 +32,19 @@ def per_sample(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
     known = ~torch.isnan(targets)
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(0.0), reduction="none")
-    weights = torch.tensor(LOSS_WEIGHTS, device=logits.device)
-    return (losses * weights * known).sum(dim=1) / weights.sum()
+    weights, total = weights_on(logits.device)
+    return (losses * weights * known).sum(dim=1) / total
 
 
 def known_weight(targets: torch.Tensor) -> torch.Tensor:
     """The share of all labels' weights that is known of each sample, float [b] in [0, 1], for targets [b, 6]."""
-    weights = torch.tensor(LOSS_WEIGHTS, device=targets.device)
-    return (~torch.isnan(targets) * weights).sum(dim=1) / weights.sum()
+    weights, total = weights_on(targets.device)
+    return (~torch.isnan(targets) * weights).sum(dim=1) / total
+
+
+@functools.cache
+def weights_on(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The labels' weights and their sum, made once for each device: the host waits for a copy to a GPU."""
+    with torch.inference_mode(False):
+        weights = torch.tensor(LOSS_WEIGHTS, device=device)
+        return weights, weights.sum()

@@ -59,6 +59,7 @@ def run_range_test(test: RangeTest, world: World, tell: Tell) -> FoundLr | None:
 
     def step_at(lr: float) -> float:
         loss_sum, weight = world.sum(training.update(next(batches), lr).sums.clone()).tolist()
+        training.catch_up()  # the loss of each step decides about the next one anyway
         return loss_sum / weight if weight else math.nan
 
     rates, losses = sweep(test, step_at)

@@ -23,16 +23,27 @@ class MaskedSamples:
         self._gathers = run.data.on_corrupt == "mask"
         self._world, self._reader = world, reader
         self._rows: set[int] = set()
+        self._found = 0
 
     def __len__(self) -> int:
         """How many there are, as of the last `gather`."""
         return len(self._rows)
 
-    def gather(self, warn: Callable[[str], None]) -> None:
-        """Ask all ranks, which call it together, and name the new ones to `warn`."""
-        if not self._gathers:
+    def found_here(self) -> int:
+        """How many this rank has found."""
+        return len(self._reader.corrupt)
+
+    def gather(self, found: int, warn: Callable[[str], None]) -> None:
+        """Ask all ranks where there are new ones, and name these to `warn`.
+
+        Args:
+            found: the sum of `found_here` over all ranks, so that they call this together and ask alike.
+            warn: told.
+        """
+        if not self._gathers or found == self._found:
             return
-        rows = set().union(*self._world.gather(self._reader.corrupt))
+        self._found = found
+        rows = set().union(*self._world.gather(self._reader.corrupt.copy()))
         for new in sorted(rows - self._rows):
             warn(f"{self._reader.describe(new)} does not match its checksum and is masked out")
         self._rows |= rows

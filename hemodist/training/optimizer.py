@@ -25,6 +25,18 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.peak, betas=(config.momentum, 0.999), fused=True)
 
 
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD the momentum 0 where it has none yet.
+
+    In its own first step torch takes unset memory for it, which stays where that step is skipped (`found_inf`).
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                if optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def warmup_steps(config: OptimConfig, total: int) -> int:
     """Steps until the peak; the default depends on the schedule."""
     if config.warmup_steps is not None:

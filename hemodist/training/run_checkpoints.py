@@ -79,16 +79,22 @@ class RunCheckpoints:
         """The minutes until the next checkpoint begin now; every rank calls it at every checkpoint."""
         self._saved_at, self._time_is_up = time.monotonic(), False
 
-    def write(self, learner: Learner, state: RunState, then: Callable[[], None]) -> None:
-        """Write a checkpoint beside the training that follows, and the history; on rank 0 only.
+    def write(
+        self, learner: Learner, state: RunState, write_ledger: Callable[[], None], then: Callable[[], None]
+    ) -> None:
+        """Write ledger, history and checkpoint on another thread, beside the training that follows; on rank 0 only.
+
+        The checkpoint comes last, so that what stands beside it is never older. Nothing is written into a folder that
+        another driver has taken over.
 
         Args:
             learner: whose weights are saved.
             state: where the run stands. Where an epoch has just ended, its score is that of the checkpoint.
-            then: called, on another thread, once the checkpoint is there.
+            write_ledger: writes the samples read since the last checkpoint.
+            then: called once the checkpoint is there.
 
         Raises:
-            StoreError: the history, or the checkpoint before, could not be written.
+            UserError: the checkpoint before could not be written, or the folder was no longer this run's.
         """
         content = learner.state() | {
             "run": self._run.to_dict(),
@@ -100,15 +106,20 @@ class RunCheckpoints:
         }
         row = state.history[-1] if state.history and state.history[-1]["step"] == state.step else None
         score = score_as_loss(row, self._run.stop.score) if row else None
-        self._files.save_in_background(content, state.step, score, then)
-        history = [plain_json(row) for row in state.history]
-        self._store.write(HISTORY, (json.dumps(history, indent=2) + "\n").encode())
+        history = (json.dumps([plain_json(row) for row in state.history], indent=2) + "\n").encode()
+
+        def write_beside() -> None:
+            self._world.check_still_owner()
+            write_ledger()
+            self._store.write(HISTORY, history)
+
+        self._files.save_in_background(content, state.step, score, then, first=write_beside)
 
     def wait(self) -> None:
         """Return when the last checkpoint is written.
 
         Raises:
-            StoreError: it could not be written.
+            UserError: it could not be written, or the folder was no longer this run's.
         """
         self._files.wait()
 

@@ -8,7 +8,7 @@ keys in the order of the global batch. What an attempt has read after its last c
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,18 @@ class SampleLedger:
         """Add the rows of the index that this rank has read at a step, int64 [b]; called once a step."""
         self._read.append(rows)
 
-    def commit(self) -> None:
-        """Write the steps added since the last call, just before their checkpoint; all ranks call it together."""
+    def commit(self) -> Callable[[], None]:
+        """Gather the steps added since the last call; all ranks call it together.
+
+        Returns:
+            Writes them, on rank 0; to be called just before their checkpoint is written, on any thread.
+        """
         parts = self._world.gather(self._read)
         steps, self._read = len(self._read), []
         first, self._first = self._first, self._first + steps
         if not self._world.is_rank_0 or not steps:
-            return
+            return lambda: None
+        name = f"{FOLDER}/{first:08d}-{self._first:08d}.jsonl"
         lines = []
         for number, shares in enumerate(zip(*parts, strict=True)):
             rows = np.concatenate(shares)
@@ -72,7 +77,7 @@ class SampleLedger:
             for epoch, row in zip(epochs, rows, strict=True):
                 by_epoch.setdefault(str(epoch), []).append(self._keys[row])
             lines.append(json.dumps({"step": first + number, "epochs": by_epoch}) + "\n")
-        self._store.write(f"{FOLDER}/{first:08d}-{self._first:08d}.jsonl", "".join(lines).encode())
+        return lambda: self._store.write(name, "".join(lines).encode())
 
 
 def read_ledger(store: Store, step: int) -> list[dict[str, Any]]:

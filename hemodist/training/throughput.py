@@ -1,10 +1,11 @@
-"""How fast a run goes, measured between two logged rows; asks the device for nothing that a step would wait for."""
+"""How fast a run goes, and what its time goes into, measured between two logged rows; makes no step wait."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 
@@ -14,7 +15,7 @@ from hemodist.world import World
 
 
 class Throughput:
-    """Counts steps, seconds, and the seconds spent waiting for data."""
+    """Counts steps, seconds, and the seconds spent waiting for data and for the device."""
 
     def __init__(self, run: Run, world: World, step: int = 0) -> None:
         """Work out what one image costs, where the device's peak is known, and start the clock.
@@ -35,25 +36,30 @@ class Throughput:
 
     def restart(self, step: int) -> None:
         """Count from `step` and from now."""
-        self._step, self._clock, self._waited = step, time.monotonic(), 0.0
+        self._step, self._clock, self._waited = step, time.monotonic(), {"data": 0.0, "device": 0.0}
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """What happens in the block is waiting for data."""
+    def waiting(self, source: Literal["data", "device"]) -> Iterator[None]:
+        """What happens in the block is waiting for data, or until the device has computed."""
         before = time.monotonic()
         yield
-        self._waited += time.monotonic() - before
+        self._waited[source] += time.monotonic() - before
+
+    def computing(self) -> contextlib.AbstractContextManager[None]:
+        """The block gives a step to the device. A CPU computes it there and then; a GPU's host only says what to do."""
+        return contextlib.nullcontext() if self._gpu else self.waiting("device")
 
     def read(self, step: int) -> dict[str, float]:
         """The figures since the last `restart`, then start again.
 
         Returns:
-            images_per_s over all ranks; data_wait_share, 0 to 1; on GPUs gpu_memory_gib, the most that tensors have
-            taken of rank 0's; mfu, 0 to 1, where the device's peak is known and the precision is bf16.
+            images_per_s over all ranks; data_wait_share and device_share, 0 to 1; on GPUs gpu_memory_gib, the most that
+            tensors have taken of rank 0's; mfu, 0 to 1, where the device's peak is known and the precision is bf16.
         """
         seconds = max(time.monotonic() - self._clock, 1e-9)
         rate = (step - self._step) * self._images_a_step / seconds
-        figures = {"images_per_s": rate, "data_wait_share": self._waited / seconds}
+        figures = {"images_per_s": rate, "data_wait_share": self._waited["data"] / seconds}
+        figures["device_share"] = self._waited["device"] / seconds
         if self._gpu:
             figures["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
         if self._share_of_peak is not None:

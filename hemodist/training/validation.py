@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,10 @@ from hemodist.loading.sample_reader import Reader
 from hemodist.metrics.predictions import Predictions
 from hemodist.plan.prepare import Prepared
 from hemodist.plan.split import Rows
-from hemodist.scoring.run_network import run_over_split
+from hemodist.scoring.run_network import run_each_over_split
 from hemodist.scoring.write_results import score_predictions
 from hemodist.training.divergence import DivergedError
+from hemodist.training.learner import Learner
 from hemodist.world import World
 
 
@@ -34,11 +36,30 @@ class Validation:
         """
         self._run, self._prepared, self._world, self._reader, self._tell = run, prepared, world, reader, tell
 
-    def predict(self, network: nn.Module, step: int, rows: Rows | None = None) -> Predictions:
-        """What the network says of the validation split, or of other rows; the same on every rank.
+    def of_learner(self, learner: Learner, step: int) -> tuple[Predictions, dict[str, float]]:
+        """What the learner's validated network says, and its scores; beside an average, the `raw_` ones too.
 
         Args:
-            network: not wrapped.
+            learner: what learns.
+            step: optimizer updates made, for the message.
+
+        Raises:
+            DivergedError: an output is not finite.
+        """
+        networks = [learner.validated] + [learner.network] * (learner.ema is not None)
+        found, *raw = self.predict_each(networks, step)
+        scores = self.scores(found)
+        return found, scores | {f"raw_{name}": value for part in raw for name, value in self.scores(part).items()}
+
+    def predict(self, network: nn.Module, step: int, rows: Rows | None = None) -> Predictions:
+        """As `predict_each`, of one network."""
+        return self.predict_each([network], step, rows)[0]
+
+    def predict_each(self, networks: Sequence[nn.Module], step: int, rows: Rows | None = None) -> list[Predictions]:
+        """What each network says of the validation split, or of other rows; the same on every rank.
+
+        Args:
+            networks: not wrapped; all see each batch, which is read once.
             step: optimizer updates made, for the message.
             rows: int64 [n], of the index; None for the validation split.
 
@@ -47,13 +68,13 @@ class Validation:
         """
         rows = self._prepared.split.valid if rows is None else rows
         self._reader.close()  # what validation reads may need the room
-        predictions = run_over_split(network, self._prepared.dataset, rows, self._run, self._world, self._tell)
-        if not np.isfinite(predictions.logits).all():
+        found = run_each_over_split(networks, self._prepared.dataset, rows, self._run, self._world, self._tell)
+        if not all(np.isfinite(predictions.logits).all() for predictions in found):
             raise DivergedError(
                 f"the network's outputs at step {step} are not finite; lower optim.lr "
                 f"(now {self._run.optim.peak:g}) or set optim.clip_norm, and start under another name"
             )
-        return replace(predictions, kinds=self._prepared.kinds)
+        return [replace(predictions, kinds=self._prepared.kinds) for predictions in found]
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
         """The main scores by name, without intervals."""

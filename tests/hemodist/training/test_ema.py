@@ -16,7 +16,7 @@ def test_the_average_follows_every_tensor_as_its_definition_says() -> None:
             network[0].weight += torch.randn(4, 3)
             network[0].bias += torch.randn(4)
         network(torch.randn(8, 3))  # which moves the batch statistics and counts
-        average.follow(network, step)
+        average.follow(network, step, torch.tensor(False))
         kept = min(0.7, (1 + step) / (10 + step)) if step else 0.0
         for name, value in network.state_dict().items():
             if value.is_floating_point():

@@ -271,11 +271,11 @@ def test_the_raw_scores_are_those_of_the_raw_weights(folder):
     assert row["raw_weighted_log_loss"] != row["weighted_log_loss"]
 
 
-def test_checkpoints_by_the_clock_fall_on_logged_steps(folder):
+def test_checkpoints_by_the_clock_are_made_where_the_figures_of_a_logged_step_are_there(folder):
     run = run_of(folder, name="clock", checkpoint=CheckpointConfig(every_minutes=1e-6, keep=100))
     loop.train(run, World.alone(), silent)
     steps = {record.step for record in Checkpoints(Store.open(f"{run.output}/{run.name}"), 1).records()}
-    assert {3, 6, 9} <= steps  # log_every 3, and each epoch's end
+    assert steps == {5, 6, 11}  # log_every 3, two steps later; 6 and 11 end an epoch
 
 
 def test_a_score_that_is_not_defined_is_null_in_the_history(tmp_path):
@@ -313,13 +313,53 @@ def test_steps_without_an_update_are_counted_and_after_some_in_a_row_the_samples
     training.update(replace(first, images=first.images * float("inf")))
     assert all(torch.equal(p, q) for p, q in zip(training.learner.network.parameters(), weights_before, strict=True))
     training.update(second)
+    training.catch_up()
     assert (training.divergence.skipped, training.divergence.nonfinite) == (1, 0)
     assert training.epoch.totals()[1] == len(second.rows)  # what was skipped does not dilute the mean loss
     training.update(replace(third, images=third.images * float("inf")))
     keys = training.prepared.dataset.index.column("key").take(third.rows).to_pylist()
+    training.update(replace(third, images=third.images * float("inf"), number=3))
     with pytest.raises(DivergedError, match=f"2 steps in a row.*{keys[0]}"):
-        training.update(replace(third, images=third.images * float("inf"), number=3))
+        training.save()  # which looks first at what nobody has looked at
     assert any(keys[0] in text for text in notes(said))
+
+
+@pytest.mark.parametrize("optim", ["adamw", "sgd"])
+def test_a_skipped_step_leaves_weights_momentum_and_average_as_if_it_had_not_been(folder, optim):
+    """The first step, for which an optimizer has no state yet, and a later one."""
+    run = run_of(folder, name=f"skips-{optim}", model=ModelConfig(name="squeezenet1_1", image_size=32, ema_decay=0.9))
+    run = replace(run, optim=OptimConfig(name=optim, lr=1e-3))
+    with_skips, without = (Training(run, World.alone(), silent).learner for _ in range(2))
+    for learner in (with_skips, without):
+        for module in learner.network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    batches = Training(run, World.alone(), silent).batches()
+    for number in range(4):
+        batch = next(batches)
+        if number in (0, 2):
+            with_skips.step(replace(batch, images=batch.images * float("nan")), lr=1e-3)
+        else:
+            with_skips.step(batch, lr=1e-3)
+            without.step(batch, lr=1e-3)
+    expected = without.state()
+    for part in ("model", "ema"):
+        for name, value in with_skips.state()[part].items():
+            assert torch.equal(value, expected[part][name]), name
+    for index, tensors in with_skips.optimizer.state_dict()["state"].items():
+        for name, value in tensors.items():
+            assert torch.equal(value, expected["optimizer"]["state"][index][name]), name
+
+
+def test_a_checkpoint_right_behind_a_skipped_step_holds_its_count(folder):
+    run = run_of(folder, name="skipped", model=ModelConfig(name="alexnet", image_size=64))
+    training = Training(run, World.alone(), silent)
+    batch = next(training.batches())
+    training.update(replace(batch, images=batch.images * float("inf")))
+    training.save()
+    training.checkpoints.wait()
+    again = Training(run, World.alone(), silent).divergence
+    assert (again.skipped, again.nonfinite) == (1, 1)
 
 
 def test_a_run_with_a_test_fold_leaves_the_best_checkpoints_answers_on_it_and_shows_none(folder):

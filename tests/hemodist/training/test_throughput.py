@@ -29,11 +29,15 @@ def test_rates_and_the_share_of_waiting_are_those_since_the_last_reading(monkeyp
     monkeypatch.setattr(throughput.time, "monotonic", lambda: now[0])
     meter = Throughput(demo(), World.alone())
     meter.restart(10)
-    with meter.waiting():
+    with meter.waiting("data"):
         now[0] += 0.5
-    now[0] += 1.5
+    with meter.computing():  # as a CPU does it
+        now[0] += 0.25
+    with meter.waiting("device"):
+        now[0] += 0.25
+    now[0] += 1.0
     figures = meter.read(14)
     assert figures["images_per_s"] == 4 * 32 / 2.0
-    assert figures["data_wait_share"] == 0.25
+    assert figures["data_wait_share"] == figures["device_share"] == 0.25
     assert "mfu" not in figures  # of a CPU nobody knows the peak
     assert meter.read(14)["images_per_s"] == 0
