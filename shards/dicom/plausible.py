@@ -139,5 +139,5 @@ def _check_steps(stored: Stored, slope: float, intercept: float) -> None:
         return
     every = np.unique(stored)
     every = every[(every > low) & (every < high)].astype(np.int64)
-    if every.size >= _MIN_LEVELS and (step := int(np.gcd.reduce(every - every[0])) * abs(slope)) > MAX_STEP:
-        raise Fault(Reason.COARSE_GREYS, f"all values are steps of {step:g} HU apart, at most {MAX_STEP:g} are read")
+    if every.size >= _MIN_LEVELS and (apart := int(np.gcd.reduce(every - every[0])) * abs(slope)) > MAX_STEP:
+        raise Fault(Reason.COARSE_GREYS, f"all values are steps of {apart:g} HU apart, at most {MAX_STEP:g} are read")
