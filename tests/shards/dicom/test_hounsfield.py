@@ -9,6 +9,7 @@ import pytest
 
 from shards.dicom import read
 from shards.dicom.read import Slice
+from shards.dicom.reasons import Reason, Rejected
 from tests.support.dicom_files import dataset, dicom_file, head_image, to_bytes
 
 SIDE = 128
@@ -60,6 +61,16 @@ def test_monochrome1_is_decided_by_what_makes_sense_of_pixels_that_are_no_paddin
 
 
 @pytest.mark.parametrize("image", [air, bone])
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize(
+    "turn", [lambda hu: hu.max() + hu.min() - hu, lambda hu: hu // 4 + 300], ids=["own range", "greys"]
+)
+def test_monochrome1_that_makes_no_sense_either_way_is_rejected(turn: Any) -> None:
+    found = read.read_slice(dicom_file(turn(head_image()), PhotometricInterpretation="MONOCHROME1"))
+    assert isinstance(found, Rejected)
+    assert found.reason is Reason.POLARITY
+
+
 @pytest.mark.parametrize("inverted", [True, False])
 def test_slices_without_brain_are_decided_as_the_other_ones_of_their_series(image: Any, inverted: bool) -> None:
     hu = np.maximum(image(), -1024)
