@@ -38,7 +38,7 @@ For all other raw values both shifts are the same.
 _LOOKS = ((16, 0.25), (5, 0.05), (1, 0.0))
 """Of rows and of columns every so manyth is looked at, and a lead of so large a share of these pixels decides."""
 
-_LEAST_SENSE = 0.05  # share of pixels; a quarter of a slice and more is air
+_LEAST_SENSE = 0.05  # share of the pixels
 
 RSNA_INTERCEPT = -100
 """HU. A file with an intercept above this holds HU already. Unsigned values cannot be negative HU, so they wrapped."""
@@ -108,15 +108,17 @@ def undo_inversion(
             shown = shown[~mask[::step, ::step]]
         hu = shown * np.float64(slope) + np.float64(intercept)
         as_stored, as_turned = _sense(hu), _sense((low + high) * slope + 2 * intercept - hu)
-        gained, makes_sense = as_turned - as_stored, max(as_stored, as_turned) >= _LEAST_SENSE * hu.size
-        if makes_sense and abs(gained) > lead * hu.size:
+        gained, best = as_turned - as_stored, max(as_stored, as_turned)
+        if best > 0.5 * hu.size and abs(gained) > lead * hu.size:
             break
-    if not makes_sense:
-        raise Fault(
-            Reason.POLARITY,
-            f"MONOCHROME1, and {max(as_stored, as_turned) / hu.size:.1%} of the pixels at most are brain or air, turned "
-            f"round or not; {_LEAST_SENSE:.0%} at least are in a slice",
-        )
+    else:
+        otherwise = _sense(hu.max() + hu.min() - hu)
+        if best < _LEAST_SENSE * hu.size or otherwise > best + _LEAST_SENSE * hu.size:
+            raise Fault(
+                Reason.POLARITY,
+                f"MONOCHROME1, and {max(0, best) / hu.size:.1%} of the pixels at most are brain or air, turned round "
+                f"within {form.stored} bits or not; turned round within their own range {otherwise / hu.size:.1%} would be",
+            )
     if gained <= 0:
         return stored, bounds
     # A codestream of few bits gives values that may be turned beyond them.
