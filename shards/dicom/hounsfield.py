@@ -117,7 +117,7 @@ def undo_inversion(
             raise Fault(
                 Reason.POLARITY,
                 f"MONOCHROME1, and {max(0, best) / hu.size:.1%} of the pixels at most are brain or air, turned round "
-                f"within {form.stored} bits or not; {otherwise / hu.size:.1%} would be, turned round in their own range",
+                f"within {form.stored} bits or not; {otherwise / hu.size:.1%} would be, turned in their own range",
             )
     if gained <= 0:
         return stored, bounds
