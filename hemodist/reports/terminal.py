@@ -97,7 +97,8 @@ class TrainingView:
                 self._hide("evaluating")
             case StepDone():
                 self.step = event.step
-                info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s"
+                shares = f"data {event.data_wait_share:.0%} device {event.device_share:.0%}"
+                info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s  {shares}"
                 self._advance("training", event.step, event.total, info)
             case EvaluationProgress():
                 self._advance("evaluating", event.done, event.total, "")
