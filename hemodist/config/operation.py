@@ -96,5 +96,9 @@ class TrackingConfig:
     artifacts: bool = False
     """Upload the best checkpoint at the end."""
 
+    profile: Annotated[int, Range(0, 1000)] = 0
+    """Steps that rank 0 traces with torch's profiler, after five others; below the run's folder `profile`.
+    On GPUs with a history of the memory. 0 for none."""
+
     ledger: bool = False
     """Write down which samples each committed step has read, below the run's folder `ledger`."""

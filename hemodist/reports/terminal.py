@@ -125,7 +125,8 @@ class TrainingView:
                     self._progress.update(self._tasks[run, "evaluating"], visible=False)
             case StepDone():
                 self.step = event.step
-                info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s"
+                shares = f"data {event.data_wait_share:.0%} device {event.device_share:.0%}"
+                info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s  {shares}"
                 self._advance(run, "training", event.step, event.total, info)
             case EvaluationProgress():
                 self._advance(run, "evaluating", event.done, event.total, "")

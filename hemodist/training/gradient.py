@@ -14,6 +14,7 @@ from hemodist.config.run import Run
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.scoring.run_network import autocast_for
 from hemodist.training import loss
+from hemodist.training.profile import named
 from hemodist.world import World
 
 
@@ -43,13 +44,14 @@ def backward(
     for number, part in enumerate(parts):
         chosen = slice(int(part[0]) * mix_group, (int(part[-1]) + 1) * mix_group)
         with _no_sync(wrapped, last=number == len(parts) - 1):
-            with autocast_for(run, world):
+            with autocast_for(run, world), named("forward"):
                 logits = wrapped(batch.images[chosen])
             targets, weights = batch.targets[chosen], batch.weights[chosen]
             losses = loss.per_sample(logits, targets) * weights
             if number == 0:
                 optimizer.zero_grad(set_to_none=True)
-            (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
+            with named("backward"):
+                (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
         sums += torch.stack([losses.detach().sum(), (loss.known_weight(targets) * weights).sum()])
     return sums
 

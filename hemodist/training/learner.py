@@ -18,6 +18,7 @@ from hemodist.plan.philox import Purpose, words
 from hemodist.training import optimizer
 from hemodist.training.ema import EMA
 from hemodist.training.gradient import backward, clip, distributed
+from hemodist.training.profile import named
 from hemodist.world import World
 
 
@@ -107,9 +108,10 @@ class Learner:
         # The gradient is already averaged over the ranks, so they all see the same norm and decide alike.
         skipped = ~torch.isfinite(norm)
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.follow(self.network, batch.number, skipped)
+        with named("optimizer"):
+            self.optimizer.step()
+            if self.ema is not None:
+                self.ema.follow(self.network, batch.number, skipped)
         return Update(sums, norm, skipped)
 
     def state(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from hemodist.training.learner import Learner, Update, seeded_network
 from hemodist.training.leave_poll import LeavePoll
 from hemodist.training.masked_samples import MaskedSamples
 from hemodist.training.optimizer import lr_at
+from hemodist.training.profile import Profile, named
 from hemodist.training.report_notes import report_notes
 from hemodist.training.run_checkpoints import RunCheckpoints
 from hemodist.training.run_state import RunState
@@ -124,6 +125,7 @@ class Training:
         self.epoch = EpochSums(world, state)
         self._throughput = Throughput(run, world, self.step)
         self._late = LateSteps(self._throughput)
+        self._profile = Profile(run.tracking.profile, world, self._store, self._note)
 
     def batches(self) -> Iterator[Batch]:
         """The rank's shares of the remaining global batches, augmented and mixed; counts the time spent waiting."""
@@ -135,7 +137,7 @@ class Training:
         )
         batches = iter(loader)
         while True:
-            with self._throughput.waiting("data"):
+            with self._throughput.waiting("data"), named("data"):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -161,14 +163,11 @@ class Training:
         logged = self.step % self.run.tracking.log_every == 0 or self.step == self.total
         self._late.add(batch.number, batch.rows, lr, update, self._sums(update) if logged else update.sums[:0])
         self.catch_up(behind=BEHIND)
+        self._profile.step_made()
         return update
 
     def catch_up(self, behind: int = 0) -> None:
-        """Look at the steps that nobody has looked at, but the last `behind`; all ranks call it together.
-
-        Raises:
-            DivergedError: the gradient was not finite for too many steps in a row.
-        """
+        """Look at the steps that nobody has, but the last `behind`; all ranks together. May raise DivergedError."""
         while (late := self._late.next(behind=behind)) is not None:
             self.divergence.count(late.number, late.rows, self.learner.network, self._note, skipped=late.skipped)
             if late.sums:
@@ -249,6 +248,7 @@ class Training:
 
     def finish(self) -> Results:
         """Score the best checkpoint, write scores, predictions and report, close the tracker."""
+        self._profile.end()
         self.checkpoints.wait()
         network, predictions = self.learner.validated, self._validated
         best = self.checkpoints.best_step()

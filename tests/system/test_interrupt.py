@@ -36,6 +36,9 @@ def test_ctrl_c_while_training_leaves_no_process(folder):
     log = folder / "log"
     process, mark = start(command(folder, "--optim.epochs", 400), folder, log)
     wait_for("train_loss  valid_loss", log, process)  # the table of epochs, shown with its first row
+    while not list(folder.rglob("step-*.json")):  # the epoch's checkpoint is written behind the row
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.2)
     assert len(alive(mark)) > 3
     assert interrupt(process) == EXIT_INTERRUPTED
     assert alive(mark) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -360,6 +361,20 @@ def test_a_checkpoint_right_behind_a_skipped_step_holds_its_count(folder):
     training.checkpoints.wait()
     again = Training(run, World.alone(), silent).divergence
     assert (again.skipped, again.nonfinite) == (1, 1)
+
+
+def test_a_profiled_run_leaves_a_trace_with_the_parts_of_a_step_and_the_same_weights(folder):
+    plain, profiled = run_of(folder, name="plain"), run_of(folder, name="profiled")
+    profiled = replace(profiled, tracking=replace(profiled.tracking, profile=3))
+    said = []
+    results = [loop.train(run, World.alone(), said.append).summary() for run in (plain, profiled)]
+    assert results[0] == results[1]
+    trace = gzip.decompress((folder / "runs/profiled/profile/trace.json.gz").read_bytes())
+    names = [event.get("name") for event in json.loads(trace)["traceEvents"]]
+    for part in ("data", "forward", "backward", "optimizer"):
+        assert names.count(part) == 3, part
+    assert any("profile/trace.json.gz" in text for text in notes(said))
+    assert not (folder / "runs/plain/profile").exists()
 
 
 def test_a_run_with_a_test_fold_leaves_the_best_checkpoints_answers_on_it_and_shows_none(folder):
