@@ -12,7 +12,14 @@ INTERNALS = CHECKOUT / "hemodist/cluster/ray_internals.py"
 
 ALLOWED = {
     "os._exit": "documented: ends a process without its clean-up",
-    "torch._foreach_lerp_": "all tensors in one call, as torch's own optimizers do; the tests of EMA call it",
+    **dict.fromkeys(
+        ("torch._foreach_add_", "torch._foreach_copy_", "torch._foreach_mul_", "torch._foreach_sub"),
+        "all tensors in one call, as torch's own optimizers do; the tests of EMA and of ranks call them",
+    ),
+    **dict.fromkeys(
+        ("torch.cuda.memory._record_memory_history", "torch.cuda.memory._dump_snapshot"),
+        "documented by torch (Understanding CUDA Memory Usage): the only way to a memory snapshot",
+    ),
     "_value_": "documented by enum: what a member's __new__ sets",
 }
 ON_WORKERS = {"map_tasks", "run_ranks", "run_on_workers", "run_in_process", "remote"}

@@ -41,8 +41,8 @@ def test_without_a_terminal_a_plain_line_says_where_each_run_is(monkeypatch: pyt
         view.ended("a", "")
         view.of("b")(EvaluationProgress(2, 2))
     assert captured.get().splitlines() == [
-        "a training 3/8 loss 0.5000  10 images/s",
-        "a training 3/8 loss 0.5000  10 images/s, b evaluating 1/2",
+        "a training 3/8 loss 0.5000  10 images/s  data 0% device 0%",
+        "a training 3/8 loss 0.5000  10 images/s  data 0% device 0%, b evaluating 1/2",
         "a  finished (1 of 2)",
         "b evaluating 2/2",
     ]
