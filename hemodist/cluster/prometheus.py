@@ -22,6 +22,7 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "loss": ("hemodist_loss", "Mean training loss of the last logged global batch."),
     "images_per_s": ("hemodist_images_per_s", "Images a second over all ranks, since the last logged step."),
     "data_wait_share": ("hemodist_data_wait_share", "Share of the time that this rank waited for data, 0 to 1."),
+    "device_share": ("hemodist_device_share", "Share of the time that this rank waited for its device, 0 to 1."),
     "corrupt_samples": ("hemodist_corrupt_samples", "Training samples masked out since they fail their checksum."),
     "gpu_memory_gib": ("hemodist_gpu_memory_gib", "Most GPU memory that tensors have taken, GiB."),
     "mfu": ("hemodist_mfu", "Share of the GPUs' peak arithmetic that the network uses, 0 to 1."),
