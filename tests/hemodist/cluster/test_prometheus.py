@@ -50,7 +50,7 @@ def test_every_event_is_passed_on_and_only_figures_are_shown(shown):
     assert shown["hemodist_checkpoint_time_s", labels] > 1.7e9
     assert {name for name, _ in shown} == {
         "hemodist_step", "hemodist_steps_total", "hemodist_loss", "hemodist_images_per_s", "hemodist_data_wait_share",
-        "hemodist_corrupt_samples", "hemodist_checkpoint_time_s",
+        "hemodist_device_share", "hemodist_corrupt_samples", "hemodist_checkpoint_time_s",
     }  # fmt: skip
 
 
