@@ -38,7 +38,7 @@ For all other raw values both shifts are the same.
 _LOOKS = ((16, 0.25), (5, 0.05), (1, 0.0))
 """Of rows and of columns every so manyth is looked at, and a lead of so large a share of these pixels decides."""
 
-_LEAST_SENSE = 0.05  # share of the pixels
+_LEAD_OF_ANOTHER = 0.05  # share of the pixels
 
 RSNA_INTERCEPT = -100
 """HU. A file with an intercept above this holds HU already. Unsigned values cannot be negative HU, so they wrapped."""
@@ -113,7 +113,7 @@ def undo_inversion(
             break
     else:
         otherwise = _sense(hu.max() + hu.min() - hu)
-        if best < _LEAST_SENSE * hu.size or otherwise > best + _LEAST_SENSE * hu.size:
+        if otherwise > best + _LEAD_OF_ANOTHER * hu.size:
             raise Fault(
                 Reason.POLARITY,
                 f"MONOCHROME1, and {max(0, best) / hu.size:.1%} of the pixels at most are brain or air, turned round "

@@ -63,7 +63,10 @@ class Reason(StrEnum):
     SIGN_LOST = "sign_lost", "PixelRepresentation says unsigned, but the pixels hold negative values (two's complement)"
     SCRAMBLED = "scrambled", "far more extreme values or jumps than any CT: damaged pixels, or a decoder that wraps"
     COARSE_GREYS = "coarse_greys", "one grey step is more than 10 HU: the brain window has a few levels only"
-    POLARITY = "polarity", "a MONOCHROME1 image of which neither the values nor the inverted ones show brain and air"
+    POLARITY = (
+        "polarity",
+        "a MONOCHROME1 image whose values show a head only where they are inverted in their own range",
+    )
 
 
 class Kind(StrEnum):

@@ -67,6 +67,7 @@ def write_records(folder: Path) -> None:
                 digests[16 * row : 16 * row + 16] if draw.random() > 0.01 else b"%016d" % draw.integers(5000)
                 for row in range(count)
             ],
+            "inverted": pa.nulls(count, pa.bool_()),
             "rows": np.full(count, 512, np.int32),
             "columns": np.full(count, 512, np.int32),
             "spacing": np.full(count, 0.5, np.float32),

@@ -31,7 +31,7 @@ def record_of(samples: Sequence[Mapping[str, Any]]) -> pa.Table:
     made = []
     for number, sample in enumerate(samples):
         row: dict[str, Any] = dict.fromkeys(record.SCHEMA.names, 0) | {"key": str(number), "path": ""}
-        row |= {"reason": None, "detail": None, "pixel_digest": sample["image"].ljust(16, b"\0")}
+        row |= {"reason": None, "detail": None, "inverted": None, "pixel_digest": sample["image"].ljust(16, b"\0")}
         row |= dict.fromkeys(LABELS, sample.get("label", 0))
         row |= {kind: identity.pseudonym(sample.get(kind), kind, b"key") for kind in identity.KINDS}
         for kind in (*identity.KINDS, "slice"):

@@ -159,9 +159,9 @@ def test_a_damaged_index_and_a_missing_data_set_are_named(folder, tmp_path):
 
 
 def test_flags_that_cannot_work_are_named(folder, tmp_path):
-    refused(folder, "worst is -1", worst=-1)
+    refused(folder, "worst -1 is out of range", worst=-1)
     refused(folder, "holds no mask", masks=str(tmp_path))
-    refused(folder, "batch.eval_batch_size -1", eval_batch_size=-1)
+    refused(folder, "eval_batch_size -1 is out of range", eval_batch_size=-1)
 
 
 def test_flags_replace_what_the_run_had(folder):

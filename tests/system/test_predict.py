@@ -162,7 +162,7 @@ def test_tta_is_the_mean_over_flips_and_repairing_raises_any(checkpoint, tmp_pat
     ("flags", "message"),
     [
         (["--output", "x.txt"], r"must be a \.csv file"),
-        (["--workers", "-1"], "workers is -1"),
+        (["--workers", "-1"], "workers -1 is out of range"),
         (["--max-rejected-fraction", "2"], "max_rejected_fraction 2.0 is out of range"),
         (["--device", "cuda", "--workers", "2"], "device cuda needs a GPU"),
         (["--ensemble", "nothing"], "holds no whole checkpoint"),

@@ -55,10 +55,10 @@ def in_process(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "at", "error", "said"),
     [
-        ("early", 1, KeyboardInterrupt, "interrupted at step 1 or soon after, before the first checkpoint: the same "
+        ("early", 1, KeyboardInterrupt, "interrupted at step 0 or soon after, before the first checkpoint: the same "
                                         "command begins anew"),
-        ("late", 6, KeyboardInterrupt, "the newest checkpoint is of step 4: the same command goes on from there; at "
-                                       "least 2 steps are lost, and made again"),
+        ("late", 6, KeyboardInterrupt, "the newest checkpoint is of step 4: the same command goes on from there; "
+                                       "few steps or none are lost"),
         ("saved", 4, SystemExit, "the newest checkpoint is of step 4: the same command goes on from there; few steps"),
     ],
 )  # fmt: skip

@@ -103,7 +103,7 @@ def test_smoothing_keeps_a_constant_and_the_longest_fall_is_found():
     ("change", "message"),
     [
         ({"lowest": 0.0}, "0 < lowest"),
-        ({"steps": 5}, "20 steps or more"),
+        ({"steps": 5}, "use 20 to a million steps"),
         ({"smoothing": 50.0}, "a quarter of the steps"),
     ],
 )
