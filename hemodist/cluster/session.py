@@ -126,7 +126,7 @@ def _not_up(error: Exception, *, joined: bool) -> str:
         )
     return (
         f"Ray did not start on this machine, tried twice ({why}); wait until the machine is less busy, see that memory "
-        "and the disk of /tmp are not full (logs: /tmp/ray/session_latest/logs), or compute without Ray, with 0 workers"
+        "and the disk of temporary files are not full (Ray logs into session_latest/logs there), or use 0 workers"
     )
 
 
