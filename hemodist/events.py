@@ -79,6 +79,8 @@ class StepDone:
         data_wait_share: of that time, how much this rank has waited for data, 0 to 1.
         device_share: of that time, how much this rank has waited until its device had computed, 0 to 1; the rest is
             the host's. A CPU computes while the host waits, a GPU beside it: there it is what the host is too early.
+        communication_share: of that time, how long this rank's gradient was computed and that of all ranks not there
+            yet, 0 to 1; waiting for a slower rank is part of it. 0 on one rank.
         gpu_memory_gib: the most that tensors have taken of this rank's GPU, in GiB; None on a CPU.
         mfu: share of the GPUs' peak arithmetic that the network uses, 0 to 1; None where the peak is not known.
     """
@@ -90,6 +92,7 @@ class StepDone:
     images_per_s: float
     data_wait_share: float
     device_share: float = 0.0
+    communication_share: float = 0.0
     gpu_memory_gib: float | None = None
     mfu: float | None = None
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import ray
 from ray.util.metrics import Gauge
 
-from hemodist.events import AttemptStarted, Event, Saved, Started, StepDone, Tell
+from hemodist.events import AttemptStarted, EpochDone, Event, Saved, Started, StepDone, Tell
 
 GAUGES: Mapping[str, tuple[str, str]] = {
     "step": ("hemodist_step", "Optimizer updates made."),
@@ -23,12 +23,24 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "images_per_s": ("hemodist_images_per_s", "Images a second over all ranks, since the last logged step."),
     "data_wait_share": ("hemodist_data_wait_share", "Share of the time that this rank waited for data, 0 to 1."),
     "device_share": ("hemodist_device_share", "Share of the time that this rank waited for its device, 0 to 1."),
+    "communication_share": (
+        "hemodist_communication_share",
+        "Share of the time that this rank's device waited for the other ranks' gradients, 0 to 1.",
+    ),
     "corrupt_samples": ("hemodist_corrupt_samples", "Training samples masked out since they fail their checksum."),
     "gpu_memory_gib": ("hemodist_gpu_memory_gib", "Most GPU memory that tensors have taken, GiB."),
     "mfu": ("hemodist_mfu", "Share of the GPUs' peak arithmetic that the network uses, 0 to 1."),
     "workers": ("hemodist_workers", "Ranks of the run."),
 }
 """For each figure that an event may hold: the name of its gauge, and what it means."""
+
+EPOCH: Mapping[str, tuple[str, str]] = {
+    "epoch": ("hemodist_epoch", "Epochs that have ended, their validation too."),
+    "train_loss": ("hemodist_train_loss", "Mean training loss over the last epoch."),
+    "valid_loss": ("hemodist_valid_loss", "Weighted log loss over the validation split after the last epoch."),
+    "auc_any": ("hemodist_auc_any", "AUC of any hemorrhage over the validation split after the last epoch."),
+}
+"""For each figure of an epoch's row that is shown: the name of its gauge, and what it means."""
 
 CHECKPOINT = ("hemodist_checkpoint_time_s", "When the newest checkpoint was made, seconds since 1970.")
 """The time, since an age would stand still when the process hangs. In Prometheus, `time() - ...` gives the age."""
@@ -64,6 +76,9 @@ class Observed:
             for name, value in asdict(event).items():
                 if value is not None:
                     self._gauges.set(*GAUGES[name], value)
+        elif isinstance(event, EpochDone):
+            for name, gauge in EPOCH.items():
+                self._gauges.set(*gauge, event.row[name])
         elif isinstance(event, Saved):
             self._gauges.set(*CHECKPOINT, time.time())
         self._tell(event)

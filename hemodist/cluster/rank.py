@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from hemodist.cluster.mailbox import Posted
 from hemodist.cluster.prometheus import Observed
 from hemodist.config.shares import uneven
 from hemodist.errors import UserError
-from hemodist.events import AttemptStarted, Event, Failed, Note, Tell
+from hemodist.events import AttemptStarted, EpochDone, Event, Failed, Note, Tell
 from hemodist.world import LeavingError, World
 
 RankFunction = Callable[[Any, World, Tell], Any]
@@ -83,6 +84,8 @@ def run_rank(config: dict[str, Any]) -> Any:
         heard: Tell = tell if world.is_rank_0 else _tell_nobody
         if ray.is_initialized():  # Prometheus hears every rank
             heard = Observed(heard, context.get_experiment_name(), world.rank)
+        if grouped:
+            heard = Reported(heard)
         return config["function"](config["argument"], world, heard)
     except LeavingError as leaving:
         return Left(leaving.step, notice.reason if notice else "")
@@ -98,6 +101,27 @@ def run_rank(config: dict[str, Any]) -> Any:
         if grouped and not known.transient:
             tell(Failed(known))
         raise known from error
+
+
+class Reported:
+    """A `Tell` that also reports each epoch's row to Ray Train: its dashboard has it in every worker's log.
+
+    A barrier, so that every rank is told of each epoch; after validation they wait for each other anyway. No checkpoint
+    goes with it: those are ours.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        """Wrap a `Tell`, which is told first."""
+        self._tell = tell
+        for handler in logging.getLogger("ray.train").handlers:
+            if type(handler) is logging.StreamHandler:  # the log's file has each row; the job's terminal its own line
+                handler.setLevel(logging.WARNING)
+
+    def __call__(self, event: Event) -> None:
+        """Pass on, and report."""
+        self._tell(event)
+        if isinstance(event, EpochDone):
+            ray.train.report(dict(event.row))
 
 
 class LeavingNotice:

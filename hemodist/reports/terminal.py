@@ -126,6 +126,7 @@ class TrainingView:
             case StepDone():
                 self.step = event.step
                 shares = f"data {event.data_wait_share:.0%} device {event.device_share:.0%}"
+                shares += f" ranks {event.communication_share:.0%}" if event.communication_share else ""
                 info = f"loss {event.loss:.4f}  {event.images_per_s:.0f} images/s  {shares}"
                 self._advance(run, "training", event.step, event.total, info)
             case EvaluationProgress():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -80,6 +82,60 @@ def distributed(module: nn.Module, world: World, gradients: str = "fp32") -> nn.
     if gradients == "bf16":
         wrapped.register_comm_hook(None, bf16_compress_hook)
     return wrapped
+
+
+class ExchangeTimer:
+    """Times how long a step waits for the other ranks once this rank's own gradient is computed.
+
+    Sums that travel beside the computing cost a step nothing and are not counted; waiting for a slower rank is. The
+    mark is the gradient of the network's first parameter, which is computed last.
+    """
+
+    def __init__(self, network: nn.Module, world: World) -> None:
+        """Mark each gradient from now on, where there are several ranks."""
+        self._gpu = world.device.type == "cuda"
+        self._computed: float | torch.cuda.Event | None = None
+        first = next((parameter for parameter in network.parameters() if parameter.requires_grad), None)
+        if world.size > 1 and first is not None:
+            first.register_post_accumulate_grad_hook(lambda _: self._mark())  # type: ignore[no-untyped-call]
+
+    def ended(self) -> Exchange:
+        """Right after the backward pass: the wait of this step, which the device may not have come to yet."""
+        computed, self._computed = self._computed, None
+        return Exchange(computed, None if computed is None else self._now())
+
+    def _mark(self) -> None:
+        self._computed = self._now()
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._gpu:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A step's wait for the other ranks.
+
+    Attributes:
+        computed: when this rank's gradient was computed, in seconds, or as an event on the device; None on one rank.
+        ended: when that of all ranks was there.
+    """
+
+    computed: float | torch.cuda.Event | None = None
+    ended: float | torch.cuda.Event | None = None
+
+    def seconds(self) -> float:
+        """How long it was; on a GPU to be asked only once the step's figures are here, and then without a wait."""
+        if self.computed is None or self.ended is None:
+            return 0.0
+        if isinstance(self.computed, torch.cuda.Event):
+            assert isinstance(self.ended, torch.cuda.Event)
+            return float(self.computed.elapsed_time(self.ended)) / 1000
+        assert not isinstance(self.ended, torch.cuda.Event)
+        return self.ended - self.computed
 
 
 def _no_sync(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:

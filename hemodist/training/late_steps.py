@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hemodist.training.gradient import Exchange
 from hemodist.training.learner import Update
 from hemodist.training.throughput import Throughput
 from hemodist.world import HostCopy
@@ -48,10 +49,10 @@ class LateSteps:
         """None yet.
 
         Args:
-            throughput: measures how long the host waits for the device.
+            throughput: measures how long the host waits for the device, and the device for the other ranks.
         """
         self._throughput = throughput
-        self._made = deque[tuple[int, npt.NDArray[np.int64], float, HostCopy]]()
+        self._made = deque[tuple[int, npt.NDArray[np.int64], float, HostCopy, Exchange]]()
 
     def add(self, number: int, rows: npt.NDArray[np.int64], lr: float, update: Update, sums: torch.Tensor) -> None:
         """Add a step.
@@ -64,13 +65,14 @@ class LateSteps:
             sums: of all ranks, for the log; float [any] on the device.
         """
         figures = torch.cat([torch.stack([update.skipped.to(sums.dtype), update.gradient_norm.to(sums.dtype)]), sums])
-        self._made.append((number, rows, lr, HostCopy(figures)))
+        self._made.append((number, rows, lr, HostCopy(figures), update.exchange))
 
     def next(self, *, behind: int = BEHIND) -> LateStep | None:
         """The oldest step, taken out; None where no more than `behind` are left. Waits until its figures are here."""
         if len(self._made) <= behind:
             return None
-        number, rows, lr, figures = self._made.popleft()
+        number, rows, lr, figures, exchange = self._made.popleft()
         with self._throughput.waiting("device"):
             skipped, norm, *sums = figures.read().tolist()
+        self._throughput.exchanged(exchange.seconds())
         return LateStep(number, rows, lr, bool(skipped), norm, tuple(sums))

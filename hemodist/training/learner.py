@@ -17,7 +17,7 @@ from hemodist.models.network import build_network, has_dropout, load_pretrained,
 from hemodist.plan.philox import Purpose, words
 from hemodist.training import optimizer
 from hemodist.training.ema import EMA
-from hemodist.training.gradient import backward, clip, distributed
+from hemodist.training.gradient import Exchange, ExchangeTimer, backward, clip, distributed
 from hemodist.training.profile import named
 from hemodist.world import World
 
@@ -32,11 +32,13 @@ class Update:
             every rank.
         skipped: whether nothing was changed, since the gradient is not finite; bool scalar on the device, the same on
             every rank.
+        exchange: how long it has waited for the other ranks' gradients.
     """
 
     sums: torch.Tensor
     gradient_norm: torch.Tensor
     skipped: torch.Tensor
+    exchange: Exchange
 
 
 class Learner:
@@ -74,6 +76,7 @@ class Learner:
             load_pretrained(network, run.model)
         module: nn.Module = torch.compile(network, mode=run.model.compile_mode) if run.model.compile else network  # type: ignore[assignment]
         self.wrapped = distributed(module, world, run.scaling.gradients)  # which gives all ranks rank 0's weights
+        self._exchange = ExchangeTimer(network, world)
         self.ema = EMA(network, run.model.ema_decay) if run.model.ema_decay else None
         if self.ema is not None and saved is not None:
             _restore(saved, ema=self.ema)
@@ -104,6 +107,7 @@ class Learner:
             torch.manual_seed(int(words(self._run.seed, Purpose.NETWORK, batch.number, self._world.rank)[0, 0]))
         optimizer.set_lr(self.optimizer, lr)
         sums = backward(self.wrapped, batch, self._run, self._world, self.optimizer, self._known_share)
+        exchange = self._exchange.ended()
         norm = clip(self.network, self._run.optim.clip_norm)
         # The gradient is already averaged over the ranks, so they all see the same norm and decide alike.
         skipped = ~torch.isfinite(norm)
@@ -112,7 +116,7 @@ class Learner:
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.follow(self.network, batch.number, skipped)
-        return Update(sums, norm, skipped)
+        return Update(sums, norm, skipped, exchange)
 
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that holds tensors."""

@@ -267,7 +267,7 @@ class Training:
         if test is not None:
             self._store.write(TEST_PREDICTIONS, test.to_parquet(self.prepared.dataset, probability_of(test)))
         facts = self.prepared.facts(self.run) | {"corrupt training samples masked out": len(self._masked)}
-        facts["steps without an update"] = self.divergence.skipped
+        facts |= {"steps without an update": self.divergence.skipped, "where time went": self._throughput.in_words()}
         notes = report_notes(self.history, best, self.step, self.total, stopped=self.stopped())
         scored = {"checkpoint": self._store.uri, "step": best, "part": "valid"}
         description = Description(self.run.name, self.history, self.run.to_dict(), facts, notes, scored)

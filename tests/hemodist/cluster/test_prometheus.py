@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from hemodist.cluster import prometheus
-from hemodist.events import Note, Saved, StepDone
+from hemodist.events import EpochDone, Note, Saved, StepDone
 
 
 class Shown:
@@ -40,17 +40,21 @@ STEP = StepDone(step=7, total=9, loss=0.5, corrupt_samples=0, images_per_s=100.0
 def test_every_event_is_passed_on_and_only_figures_are_shown(shown):
     heard: list = []
     tell = prometheus.Observed(heard.append, "run", 3)
-    events = [STEP, Note("sample ID_1 is masked out"), Saved(7)]
+    row = {"epoch": 2, "step": 7, "train_loss": 0.4, "valid_loss": 0.6, "auc_any": 0.7, "seconds": 9.0}
+    events = [STEP, Note("sample ID_1 is masked out"), Saved(7), EpochDone(row)]
     for event in events:
         tell(event)
     assert heard == events
     labels = (("rank", "3"), ("run", "run"))
     assert shown["hemodist_loss", labels] == 0.5
+    assert shown["hemodist_valid_loss", labels] == 0.6
     assert shown["hemodist_data_wait_share", labels] == 0.25
     assert shown["hemodist_checkpoint_time_s", labels] > 1.7e9
     assert {name for name, _ in shown} == {
         "hemodist_step", "hemodist_steps_total", "hemodist_loss", "hemodist_images_per_s", "hemodist_data_wait_share",
-        "hemodist_device_share", "hemodist_corrupt_samples", "hemodist_checkpoint_time_s",
+        "hemodist_device_share", "hemodist_communication_share", "hemodist_corrupt_samples",
+        "hemodist_checkpoint_time_s", "hemodist_epoch", "hemodist_train_loss", "hemodist_valid_loss",
+        "hemodist_auc_any",
     }  # fmt: skip
 
 

@@ -39,5 +39,18 @@ def test_rates_and_the_share_of_waiting_are_those_since_the_last_reading(monkeyp
     figures = meter.read(14)
     assert figures["images_per_s"] == 4 * 32 / 2.0
     assert figures["data_wait_share"] == figures["device_share"] == 0.25
+    assert figures["communication_share"] == 0
     assert "mfu" not in figures  # of a CPU nobody knows the peak
     assert meter.read(14)["images_per_s"] == 0
+    with meter.computing():
+        now[0] += 3.0
+    meter.exchanged(1.0)  # of the three
+    now[0] += 3.0
+    figures = meter.read(20)
+    assert (figures["device_share"], figures["communication_share"]) == (2 / 6, 1 / 6)
+    # Of all eight seconds: half data; half, and two, of the device; one of communication; the rest is the host's.
+    assert meter.in_words() == "data 6%, host 50%, device 31%, communication 12%"
+
+
+def test_nothing_is_said_of_time_that_nobody_has_measured():
+    assert Throughput(demo(), World.alone()).in_words() == ""
