@@ -36,9 +36,12 @@ class EMA(AveragedModel):
         values = [value.to(mean.dtype) for mean, value in pairs if mean.is_floating_point()]
         kept = min(self._decay, (1 + step) / (10 + step))
         taken = torch.where(self.n_averaged == 0, 1.0, 1 - kept).masked_fill(skipped, 0.0)  # the first is taken whole
-        differences = torch._foreach_sub(values, means)
-        torch._foreach_mul_(differences, taken)
-        torch._foreach_add_(means, differences)
+        if taken.device.type == "cpu":  # one pass over the memory; on a GPU that would be a launch for each tensor
+            torch._foreach_lerp_(means, values, [taken] * len(means))
+        else:
+            differences = torch._foreach_sub(values, means)
+            torch._foreach_mul_(differences, taken)
+            torch._foreach_add_(means, differences)
         counts = [pair for pair in pairs if not pair[0].is_floating_point()]
         if counts:
             torch._foreach_copy_([mean for mean, _ in counts], [value for _, value in counts])
