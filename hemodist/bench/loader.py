@@ -5,27 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import psutil
-
+from hemodist.bench.peer_process import Peer, Process
 from hemodist.bench.peers.serve import Spec
-from hemodist.bench.rounds import Lap, Rate, measure, ratio
+from hemodist.bench.rounds import Lap, Rate, Ratio, measure
+from hemodist.config.recipes import resnet18
 from hemodist.dataset.dataset import DataSet
-from hemodist.doctor.utilisation import watched
-from hemodist.errors import UserError
 
-OURS = "hemodist"
+OURS, AUGMENTED = "hemodist", "hemodist, augmented"
 LIMIT = "bare decode"
 READER = "DALI's reader"
 
@@ -35,139 +29,40 @@ STREAMING = "mosaicml-streaming==0.13.0"
 _ITS_NEEDS = ("torchvision==0.29.2", "torch==2.15.0", "pillow==13.0.0")
 
 
-@dataclass(frozen=True)
-class Peer:
-    """One way of loading.
-
-    Attributes:
-        module: below `hemodist.bench.peers`, run as a process.
-        arguments: of its command line, after the spec.
-        package: that it needs, by its import name.
-        bound: the least that hemodist's rate must be, as a multiple of this one's; None where none is set.
-        settings: fields of its `Spec`.
-    """
-
-    module: str
-    arguments: tuple[str, ...] = ()
-    package: str = "nvidia.dali"
-    bound: float | None = None
-    settings: tuple[tuple[str, Any], ...] = ()
-
-
 _IN_MAIN = (("normalise", "main"),)
 _TORCHVISION = (*_IN_MAIN, ("decoder", "torchvision"))
+_AUGMENT = (("augment", dataclasses.asdict(resnet18().augment)),)
 PEERS: dict[str, Peer] = {
     OURS: Peer("hemodist_loader"),
-    "hemodist, augmented": Peer("hemodist_loader", ("augmented",)),
-    LIMIT: Peer("dali", ("resident",), bound=0.95),
-    READER: Peer("dali", bound=0.95),
+    LIMIT: Peer("dali", ("resident",), bound=0.99),
+    READER: Peer("dali", bound=0.97),
     "webdataset, PIL": Peer("web", package="webdataset", bound=2.0, settings=_IN_MAIN),
     "folder, torchvision": Peer("folder", package="torchvision", settings=_TORCHVISION),
     "litdata": Peer("lit", package="litdata", bound=1.0, settings=_TORCHVISION),
     MOSAIC: Peer("mosaic", package="streaming", bound=1.0, settings=_TORCHVISION),
+    AUGMENTED: Peer("hemodist_loader", settings=_AUGMENT),
+    "webdataset, PIL, augmented": Peer("web", package="webdataset", settings=(*_IN_MAIN, *_AUGMENT)),
+    "webdataset, tensors, augmented": Peer("web", package="webdataset", settings=(*_TORCHVISION, *_AUGMENT)),
+    "litdata, PIL, augmented": Peer("lit", package="litdata", settings=(*_IN_MAIN, *_AUGMENT)),
+    f"{MOSAIC}, PIL, augmented": Peer("mosaic", package="streaming", settings=(*_IN_MAIN, *_AUGMENT)),
 }
-"""What is measured; the settings are the fastest that were found for each on two cores, with a worker a core."""
+"""What is measured; the settings are the fastest that were found for each on two cores, with a worker a core. Augmented
+is what nearly all recipes do: crop, flip, rotation, brightness and contrast, in the peers by torchvision's transforms.
+"""
 
+_FIRST = "first_batch_seconds"
 
-class PeerError(UserError):
-    """A way of loading cannot be run."""
+OVER_FASTEST = 1.3
+"""Least rate of the augmented loader, as a multiple of the fastest augmented peer's."""
 
-
-class Process:
-    """A peer's process, ready to run.
-
-    Attributes:
-        first_batch_seconds: from opening the data set to the first batch, imports not counted.
-    """
-
-    def __init__(self, name: str, peer: Peer, spec: Spec, python: str = sys.executable) -> None:
-        """Start it and wait for its first batch."""
-        self._name, self._spec = name, spec
-        root = Path(__file__).parents[2]
-        self._log = Path(spec.work) / f"{peer.module}.log"
-        command = [python, "-m", f"hemodist.bench.peers.{peer.module}", spec.to_json(), *peer.arguments]
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=os.environ | {"PYTHONPATH": str(root)},
-            )
-        self.first_batch_seconds = self._answer()["first_batch_seconds"]
-        self._busy: list[dict[str, float]] = []
-
-    def lap(self) -> Lap:
-        """One run. The CPU time is that of the batches before the clock starts, too."""
-        before = self.cpu_seconds()
-        with watched(self._spec.device) as seen:
-            answer = self._ask("go")
-        self._busy.append(seen.facts())
-        images = (self._spec.warm + self._spec.timed) * self._spec.batch
-        return Lap(answer["images"] / answer["seconds"], 1000 * (self.cpu_seconds() - before) / images)
-
-    def first(self, path: Path) -> npt.NDArray[np.float32]:
-        """The first batch of all, where nothing is shuffled, float32 [b, 3, size, size]."""
-        self._ask(f"save {path}")
-        batch: npt.NDArray[np.float32] = np.load(path)
-        return batch
-
-    def cpu_seconds(self) -> float:
-        """CPU time of the process and its workers so far."""
-        return float(sum(sum(process.cpu_times()[:2]) for process in self._tree()))
-
-    def memory_mib(self) -> float:
-        """Memory of the process and its workers, shared pages divided among those who share them."""
-        return float(sum(process.memory_full_info().pss for process in self._tree())) / 2**20
-
-    def gpu(self) -> dict[str, float]:
-        """How busy the GPU was, in percent of the time, the median of the runs; empty without a GPU."""
-        names = set().union(*self._busy)
-        return {name: statistics.median(busy.get(name, 0.0) for busy in self._busy) for name in sorted(names)}
-
-    def close(self) -> None:
-        """End it."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        tree = self._tree()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for process in tree[1:]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-    def _tree(self) -> list[psutil.Process]:
-        try:
-            parent = psutil.Process(self._process.pid)
-            return [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
-    def _ask(self, line: str) -> dict[str, float]:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the answer says so
-            print(line, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            last = self._log.read_text().strip().splitlines()[-1:] or ["nothing"]
-            raise PeerError(f"{self._name} ended with code {self._process.wait()}; the last it wrote is: {last[0]}")
-        answer: dict[str, float] = json.loads(line)
-        return answer
+OF_PLAIN = 0.35
+"""Least rate of the augmented loader, as a multiple of the one without augmentation."""
 
 
 def missing(name: str, streaming_python: str | None) -> str | None:
     """Why a peer cannot be run here and what helps, or None."""
     peer = PEERS[name]
-    if name == MOSAIC:
+    if peer.module == "mosaic":
         return None if streaming_python else "it has no environment; give one by --streaming-python, or install uv"
     if importlib.util.find_spec(peer.package.partition(".")[0]) is None:
         return f"{peer.package} is not installed; use `uv run --group bench`"
@@ -207,8 +102,8 @@ def processes(names: Sequence[str], spec: Spec, streaming_python: str | None = N
     try:
         for name in names:
             peer = PEERS[name]
-            python = streaming_python if name == MOSAIC and streaming_python else sys.executable
-            started[name] = Process(name, peer, dataclasses.replace(spec, **dict(peer.settings)), python)
+            python = streaming_python if peer.module == "mosaic" and streaming_python else sys.executable
+            started[name] = Process(name, peer, peer.spec(spec), python)
         yield started
     finally:
         for process in started.values():
@@ -240,25 +135,39 @@ def run(
             for name, found in measure({name: process.lap for name, process in started.items()}, rounds).items():
                 laps[name] += found
             for name, process in started.items():
-                own = {"first_batch_seconds": process.first_batch_seconds, "memory_mib": process.memory_mib()}
+                own = {_FIRST: process.first_batch_seconds, "memory_mib": process.memory_mib()}
                 facts[name].append(own | process.gpu())
     return [
         Rate(
-            name, tuple(laps[name]), {key: statistics.median(one[key] for one in facts[name]) for key in facts[name][0]}
+            name,
+            tuple(laps[name]),
+            {key: statistics.median(one[key] for one in facts[name]) for key in facts[name][0]},
+            tuple(one[_FIRST] for one in facts[name]),
         )
         for name in names
     ]
 
 
-def ratios(rates: Sequence[Rate]) -> dict[str, tuple[float, float, float | None]]:
-    """Our rate as a multiple of each peer's: by the clock, by CPU time, and the bound that is set for it."""
+def ratios(rates: Sequence[Rate]) -> dict[str, Ratio]:
+    """Our rates as multiples of the peers' by the clock and by CPU time, augmented beside augmented.
+
+    And when our first batch was there, beside the earliest of theirs.
+    """
     found = {rate.way: rate for rate in rates}
-    ours = found.pop(OURS)
-    return {
-        f"{OURS} / {name}": (
-            ratio(ours.rates, rate.rates),
-            ratio([lap.cpu_ms for lap in rate.laps], [lap.cpu_ms for lap in ours.laps]),
-            PEERS[name].bound,
-        )
-        for name, rate in found.items()
-    }
+    shown: dict[str, Ratio] = {}
+    for ours, augmented in ((OURS, False), (AUGMENTED, True)):
+        mine = found[ours]
+        peers = [rate for rate in rates if PEERS[rate.way].augmented == augmented and rate.way != ours]
+        for peer in peers:
+            shown[f"{ours} / {peer.way}"] = Ratio.of(mine.rates, peer.rates, PEERS[peer.way].bound)
+            cpu = Ratio.of([lap.cpu_ms for lap in peer.laps], [lap.cpu_ms for lap in mine.laps])
+            shown[f"{ours} / {peer.way}, by CPU time"] = cpu
+        if augmented and peers:
+            fastest = max(peers, key=lambda rate: rate.median)
+            shown[f"{ours} / {fastest.way}, the fastest"] = Ratio.of(mine.rates, fastest.rates, OVER_FASTEST)
+        if loaders := [rate for rate in peers if rate.way != LIMIT]:
+            first = min(loaders, key=lambda rate: rate.facts[_FIRST])
+            name = f"seconds to the first batch, {ours} / {first.way}, the earliest"
+            shown[name] = Ratio.of(mine.first_batches, first.first_batches, 1.0, at_most=True)
+    shown[f"{AUGMENTED} / {OURS}"] = Ratio.of(found[AUGMENTED].rates, found[OURS].rates, OF_PLAIN)
+    return shown

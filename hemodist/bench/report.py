@@ -44,15 +44,11 @@ def bench_loader(
         ]
         for rate in rates
     ]
-    shown = {
-        name: f"{clock:.2f} by the clock, {cpu:.2f} by CPU time" + (f" (bound {bound})" if bound else "")
-        for name, (clock, cpu, bound) in found.items()
-    }
     figures = {
         "spec": asdict(spec) | {"dataset": dataset.name, "work": ""},
         "settings": {name: dict(loader.PEERS[name].settings) for name in names},
         "rates": [rate.to_dict() for rate in rates],
-        "ratios": {name: {"clock": clock, "cpu": cpu, "bound": bound} for name, (clock, cpu, bound) in found.items()},
+        "ratios": {name: value.to_dict() for name, value in found.items()},
         "not measured": absent,
         "in an environment of its own": {} if loader.MOSAIC in absent else {loader.MOSAIC: loader.STREAMING},
     }
@@ -61,10 +57,12 @@ def bench_loader(
         f"in {starts} starts",
         columns,
         rows,
-        shown,
+        {name: str(value) for name, value in found.items()},
         figures,
         ("hemodist", "nvidia-dali-cuda130", "torch", "torchvision", "webdataset", "litdata", "pillow", "numpy"),
-        lambda path: plot(rates, f"Decoded and normalised, {cores} CPUs", "images a second", path),
+        lambda path: plot(
+            rates, f"Decoded and normalised, with and without augmentation, {cores} CPUs", "images a second", path
+        ),
         [f"{name} was not measured: {reason}" for name, reason in absent.items()],
     )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from scipy.stats import binom
 
 from hemodist.storage.store import Store
 
@@ -35,11 +36,13 @@ class Rate:
         way: its name.
         laps: one a round.
         facts: what else was measured, by name with the unit.
+        first_batches: seconds until a loader's first batch, one a start; empty for what is no loader.
     """
 
     way: str
     laps: tuple[Lap, ...]
     facts: Mapping[str, float]
+    first_batches: tuple[float, ...] = ()
 
     @property
     def rates(self) -> list[float]:
@@ -124,6 +127,60 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> float:
     2.0
     """
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One way's rate over another's, or the like, over rounds or starts.
+
+    Attributes:
+        values: one a round.
+        bound: what was aimed at; None where nothing was.
+        at_most: whether less is better.
+    """
+
+    values: tuple[float, ...]
+    bound: float | None = None
+    at_most: bool = False
+
+    @classmethod
+    def of(cls, one: Sequence[float], other: Sequence[float], bound: float | None = None, **more: bool) -> Ratio:
+        """Of two ways that were measured in the same rounds."""
+        return cls(tuple(a / b for a, b in zip(one, other, strict=True)), bound, **more)
+
+    @property
+    def median(self) -> float:
+        """The middle of the rounds."""
+        return statistics.median(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """For the median, with a confidence of 95 % or more, whatever the distribution; under 6 rounds the range.
+
+        >>> Ratio(tuple(map(float, range(1, 16)))).interval
+        (4.0, 12.0)
+        """
+        cut = max(int(binom.ppf(0.025, len(self.values), 0.5)) - 1, 0)
+        ordered = sorted(self.values)
+        return ordered[cut], ordered[-1 - cut]
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the median keeps the bound; None where there is none."""
+        if self.bound is None:
+            return None
+        return self.median <= self.bound if self.at_most else self.median >= self.bound
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        text = f"{self.median:#.3g} ({low:#.3g} to {high:#.3g})"
+        if self.bound is None:
+            return text
+        return f"{text}, at {'most' if self.at_most else 'least'} {self.bound:g}: {'held' if self.held else 'NOT HELD'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"median": self.median, "interval": self.interval, "bound": self.bound, "held": self.held}
 
 
 def machine() -> dict[str, str | int]:

@@ -19,7 +19,7 @@ from hemodist.cluster.workers import run_on_workers
 from hemodist.config.operation import CheckpointConfig, ScalingConfig
 from hemodist.config.run import Run
 from hemodist.doctor import all_reduce
-from hemodist.events import Event, Started, Tell, WorkersLost
+from hemodist.events import Event, Started, StepDone, Tell, WorkersLost
 from hemodist.scoring.write_results import Results
 from hemodist.training import loop
 from hemodist.training.loop import Training
@@ -100,6 +100,9 @@ def test_a_run_goes_on_from_its_checkpoint_after_a_rank_was_killed(folder: Path,
     assert np.isfinite(results.scores.weighted_log_loss.value)
     assert [event.step for event in heard if isinstance(event, Started)] == [0, 2]
     assert any(isinstance(event, WorkersLost) for event in heard)
+    waits = [event.communication_share for event in heard if isinstance(event, StepDone)]
+    assert max(waits) > 0  # each read two steps later, from events of the GPU
+    assert all(0 <= wait < 1 for wait in waits)
 
 
 def test_the_doctor_measures_the_links_between_the_gpus(gpu: bool) -> None:

@@ -1,8 +1,7 @@
-"""hemodist's own loader as a training rank builds it: without augmentation, or with a recipe's."""
+"""hemodist's own loader as a training rank builds it, with or without augmentation."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 
 from hemodist.bench.peers.serve import Epoch, Spec, serve
 from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig
-from hemodist.config.recipes import resnet18
 from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.dataset.dataset import DataSet
@@ -44,7 +42,7 @@ def _training(spec: Spec, dataset: DataSet, reader: Reader) -> Iterable[Batch]:
         "bench",
         data=DataConfig(decode_threads=len(spec.cores) + 1, prefetch=2),  # no network is in the way
         batch=BatchConfig(global_batch_size=spec.batch, mix_group=1),
-        augment=resnet18().augment if "augmented" in sys.argv[2:] else AugmentConfig(),
+        augment=AugmentConfig(**spec.augment or {}),
         model=ModelConfig(image_size=spec.size),
         optim=OptimConfig(epochs=100_000),
     )

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TextIO
@@ -41,7 +41,8 @@ class Spec:
         cores: CPUs that may be used; DALI takes a thread for each.
         workers: processes of PyTorch's DataLoader; 0 loads in the main process.
         normalise: where PyTorch's ways convert to floating point: in the worker, or once a batch in the main process.
-        decoder: of PyTorch's ways.
+        decoder: of PyTorch's ways, which is also the backend of their transforms.
+        augment: strengths of the augmentation, the fields of `AugmentConfig`; None for none.
         shuffle: as for training; without, in the data set's order.
         device: where the batch must be, `cpu` or `cuda`.
         warm: batches before the clock starts, more than any way has in stock.
@@ -57,6 +58,7 @@ class Spec:
     workers: int = 2
     normalise: str = "worker"
     decoder: str = "pil"
+    augment: Mapping[str, float] | None = None
     shuffle: bool = True
     device: str = "cpu"
     warm: int = 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,22 +15,31 @@ from hemodist.bench.peers.serve import Epoch, Spec, normalise
 
 
 class Decode:
-    """From an encoded image to uint8 [h, w, 3], or to float32 where the workers normalise."""
+    """From an encoded image to uint8 [h, w, 3], augmented, or to float32 where the workers normalise."""
 
     def __init__(self, spec: Spec) -> None:
         self._in_worker = spec.normalise == "worker"
         self._pil = spec.decoder == "pil"
+        self._augment: Callable[[Any], Any] = _same  # no lambda: litdata pickles its data set
+        if spec.augment is not None:
+            from hemodist.bench.peers.torchvision_augment import transforms
+
+            self._augment = transforms(spec.augment)
 
     def __call__(self, encoded: bytes) -> torch.Tensor:
         """Decode one image."""
         if self._pil:
-            image = torch.from_numpy(np.array(Image.open(io.BytesIO(encoded)).convert("RGB")))
+            image = torch.from_numpy(np.array(self._augment(Image.open(io.BytesIO(encoded)).convert("RGB"))))
         else:
             from torchvision.io import ImageReadMode, decode_jpeg
 
             data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-            image = decode_jpeg(data, mode=ImageReadMode.RGB).permute(1, 2, 0).contiguous()
+            image = self._augment(decode_jpeg(data, mode=ImageReadMode.RGB)).permute(1, 2, 0).contiguous()
         return normalise(image) if self._in_worker else image
+
+
+def _same(image: Any) -> Any:
+    return image
 
 
 def finish(loader: Iterable[torch.Tensor], spec: Spec) -> Epoch:

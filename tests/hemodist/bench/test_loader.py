@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hemodist.bench import loader, planning, rounds
-from hemodist.bench.loader import OURS, PEERS, PeerError, Process
+from hemodist.bench.loader import AUGMENTED, LIMIT, OURS, PEERS, READER
+from hemodist.bench.peer_process import PeerError, Process
 from hemodist.bench.peers.serve import STD, Spec
+from hemodist.bench.peers.torch_loader import Decode, images_of
 from hemodist.bench.rounds import Lap, Outcome, Rate
+from hemodist.config.data import AugmentConfig
+from hemodist.config.recipes import resnet18
 from shards.bench import data
 
 BATCH = 8
@@ -45,7 +50,7 @@ def ours(spec: Spec) -> Iterator[np.ndarray]:
     return batch
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if not name.startswith(OURS)])
+@pytest.mark.parametrize("name", [name for name in PEERS if name != OURS and not PEERS[name].augmented])
 def test_the_first_batch_of_every_peer_holds_the_same_pictures(name: str, spec: Spec, ours: np.ndarray) -> None:
     python = os.environ.get("HEMODIST_STREAMING_PYTHON")
     reason = loader.missing(name, python)
@@ -57,6 +62,71 @@ def test_the_first_batch_of_every_peer_holds_the_same_pictures(name: str, spec: 
     grey = np.abs(theirs - ours) * 255 * np.array(STD).reshape(1, 3, 1, 1)
     assert grey.max() <= 3  # decoders round the inverse cosine transform and the colours differently
     assert grey.mean() <= 0.25
+
+
+@pytest.mark.parametrize("decoder", ["pil", "torchvision"])
+def test_a_peers_augmentation_changes_each_picture_as_far_as_the_strengths_say(spec: Spec, decoder: str) -> None:
+    spec = dataclasses.replace(spec, decoder=decoder, normalise="main")
+    pictures = [content for _, content in images_of(spec.dataset)]
+
+    def decoded(**strengths: float) -> np.ndarray:
+        config = dataclasses.asdict(AugmentConfig(**strengths)) if strengths else None
+        decode = Decode(dataclasses.replace(spec, augment=config))
+        return np.stack([decode(content).numpy() for content in pictures]).astype(float)
+
+    torch.manual_seed(0)
+    plain = decoded()
+    assert plain.shape == (3 * BATCH, spec.size, spec.size, 3)
+    assert np.array_equal(decoded(min_crop_area=1.0), plain)
+    assert np.array_equal(decoded(flip_horizontal=1.0), plain[:, :, ::-1])
+    assert np.array_equal(decoded(flip_vertical=1.0), plain[:, ::-1])
+    light = decoded(brightness=0.1)
+    assert not np.array_equal(light, plain)
+    assert (np.abs(light - plain) <= 0.1 * plain + 1).all()  # rounded to whole grey levels
+    moved = decoded(min_crop_area=0.7, rotation_degrees=15.0)
+    assert moved.shape == plain.shape
+    assert (moved != plain).any(axis=(1, 2, 3)).mean() > 0.8  # a picture may be all black
+    larger = (moved > 200).mean() / (plain > 200).mean()  # the skull, cropped to 0.7 to 1 of the area
+    assert 1 < larger < 1 / 0.7
+
+
+def test_a_peer_refuses_what_torchvision_cannot_draw(spec: Spec) -> None:
+    with pytest.raises(ValueError, match=r"leave augment\.transpose at 0"):
+        Decode(dataclasses.replace(spec, augment=dataclasses.asdict(AugmentConfig(transpose=0.5))))
+
+
+def test_every_way_of_one_kind_augments_with_the_same_strengths_on_as_many_workers(spec: Spec) -> None:
+    specs = {name: peer.spec(spec) for name, peer in PEERS.items()}
+    augmented = {name: each for name, each in specs.items() if PEERS[name].augmented}
+    assert AUGMENTED in augmented
+    assert len(augmented) == 5
+    assert all(each.augment == dataclasses.asdict(resnet18().augment) for each in augmented.values())
+    assert all(each.augment is None for name, each in specs.items() if name not in augmented)
+    assert {(each.workers, each.cores, each.batch, each.size) for each in specs.values()} == {
+        (spec.workers, spec.cores, spec.batch, spec.size)
+    }
+
+
+def test_each_bound_is_a_line_that_says_whether_it_held() -> None:
+    def rate(way: str, per_s: float, first: float) -> Rate:
+        return Rate(way, (Lap(per_s, 1.0),) * 3, {"first_batch_seconds": first}, (first,))
+
+    slow, fast = "webdataset, tensors, augmented", "litdata, PIL, augmented"
+    shown = loader.ratios([
+        rate(OURS, 96, 0.2), rate(LIMIT, 100, 0.1), rate(READER, 100, 0.3),
+        rate(AUGMENTED, 40, 0.5), rate(slow, 10, 0.4), rate(fast, 30, 0.6),
+    ])  # fmt: skip
+    lines = {name: str(value) for name, value in shown.items() if value.held is not None}
+    assert lines == {
+        f"{OURS} / {LIMIT}": "0.960 (0.960 to 0.960), at least 0.99: NOT HELD",
+        f"{OURS} / {READER}": "0.960 (0.960 to 0.960), at least 0.97: NOT HELD",
+        f"seconds to the first batch, {OURS} / {READER}, the earliest": "0.667 (0.667 to 0.667), at most 1: held",
+        f"{AUGMENTED} / {fast}, the fastest": "1.33 (1.33 to 1.33), at least 1.3: held",
+        f"seconds to the first batch, {AUGMENTED} / {slow}, the earliest": "1.25 (1.25 to 1.25), at most 1: NOT HELD",
+        f"{AUGMENTED} / {OURS}": "0.417 (0.417 to 0.417), at least 0.35: held",
+    }
+    assert shown[f"{AUGMENTED} / {slow}"].median == 4
+    assert f"{AUGMENTED} / {slow}, by CPU time" in shown
 
 
 def test_a_peer_that_fails_is_named_with_what_it_wrote_last(spec: Spec) -> None:
