@@ -1,7 +1,8 @@
-"""From encoded pictures to batches of tensors: DALI decodes, moves and normalises them, and torch takes its memory.
+"""From encoded pictures to batches of tensors: DALI decodes, and functions of tensors do the rest.
 
-A callable of the batch's number says which pictures a batch consists of and gives one affine map for each. DALI decodes
-(`mixed` on a GPU, `cpu` otherwise), interpolates the pixels once, and normalises. One code path serves both devices.
+A callable of the batch's number says which pictures a batch consists of and how they are changed. DALI decodes checked
+bytes (`mixed` on a GPU, `cpu` otherwise), and resizes where nothing else moves the pixels. What follows is `pixels`,
+on the same device.
 """
 
 from __future__ import annotations
@@ -19,23 +20,20 @@ from nvidia.dali import fn, pipeline_def, types
 from hemodist.dataset.labels import LABELS, UNKNOWN
 from hemodist.dataset.manifest import DatasetError
 from hemodist.errors import ConfigError
+from hemodist.loading.ahead import one_ahead
 from hemodist.loading.decode_settings import DecodeSettings
 from hemodist.loading.encoded_pictures import EncodedPictures
-from hemodist.loading.regions import crops, regions
+from hemodist.loading.geometry import to_device
+from hemodist.loading.mixing import mix_images, mix_targets
+from hemodist.loading.pixels import PixelThreads, light_of, network_input
+from hemodist.plan.mix import Mix
 from hemodist.plan.order import NeededShards
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""Of ImageNet, in units of the full range: what torchvision's networks and their weights expect."""
-
-DTYPES = {torch.float32: types.FLOAT, torch.float16: types.FLOAT16, torch.bfloat16: types.FLOAT}
-"""The type that DALI makes for each type of images; it has no bfloat16 of its own."""
-
-REGIONS_PAY_FROM = 512
-"""Side of the stored pictures, in pixels, from which decoding only the part that is shown saves time on a CPU."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What images can be; they are computed as float32."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,11 @@ class Request:
 
     Attributes:
         rows: int64 [b], rows of the pictures.
-        affine: float32 [b, 2, 3], output to input pixel coordinates at the network's size, centers at half-integers;
-            None where every map is the identity, brightness and contrast included.
+        affine: float32 [b, 2, 3], output to input coordinates in units of the picture's side; None where nothing moves
+            them, which then holds for the whole stream.
         brightness: float32 [b], added, in units of the full range; None for 0.
         contrast: float32 [b], factor about the middle of the range; None for 1.
+        mix: what the mix groups mix, which divide the batch; None for nothing.
         needed: the shards that this batch and those after it need; None where that is not known, and then all shards
             stay open that were.
         epoch: the epoch that the global batch begins in.
@@ -58,6 +57,7 @@ class Request:
     affine: Floats | None = None
     brightness: Floats | None = None
     contrast: Floats | None = None
+    mix: Mix | None = None
     needed: NeededShards | None = None
     epoch: int = 0
     position: int = 0
@@ -89,30 +89,6 @@ class Batch:
     position: int = 0
 
 
-@dataclass(frozen=True)
-class _Geometry:
-    """How pixels get from stored pictures to the network's size.
-
-    Attributes:
-        stored_size: side of the stored pictures in pixels.
-        image_size: side of the output in pixels.
-        moves: whether there is an affine map, brightness and contrast for each picture.
-        upright: whether each map is a crop, flipped or not, which is one resize of a part of the picture.
-        parts: whether only the part of a picture is decoded that its map reads.
-    """
-
-    stored_size: int
-    image_size: int
-    moves: bool
-    upright: bool
-    parts: bool
-
-    @property
-    def resizes(self) -> bool:
-        """Whether pictures are stored in another size than the network's."""
-        return self.stored_size != self.image_size
-
-
 class DaliBatches:
     """An iterable over the batches `start`, `start` + 1, ..., `stop` - 1 of a stream.
 
@@ -132,22 +108,16 @@ class DaliBatches:
         start: int,
         stop: int,
         max_batch: int,
-        upright: bool = False,
-        regions_only: bool | None = None,
     ) -> None:
         """Build the DALI pipeline.
 
         Args:
             pictures: gives encoded pictures, and their labels and names.
-            request_at: the batch of a number; pure, called ahead of use.
+            request_at: the batch of a number; pure, called ahead of use, on a thread.
             settings: device, threads and output of the decoder.
             start: number of the first batch.
             stop: number after the last one.
             max_batch: largest number of samples in a batch.
-            upright: nothing is turned or transposed, so that a crop is one resize of a part of the stored picture,
-                which is sharper and takes half the time of the map.
-            regions_only: decode only the part of a picture that an augmented image shows; the pixels are the same up
-                to a grey level. None for where that saves time: on the CPU, for pictures of `REGIONS_PAY_FROM` pixels.
 
         Raises:
             ConfigError: dtype or decoder cannot be had.
@@ -167,85 +137,76 @@ class DaliBatches:
             raise DatasetError(
                 f"{pictures.where} has images of {pictures.windows} windows; shard again with one or three"
             )
-        self._pictures = pictures
-        self._request_at = request_at
+        self._pictures, self._request_at, self._settings = pictures, request_at, settings
         self._start, self._stop = start, stop
-        self._given: dict[int, Request] = {}  # what DALI has been given and what has not come out
-        self._dtype, self._channels_last = settings.dtype, settings.channels_last
+        self._given: dict[int, tuple[Request, list[npt.NDArray[np.uint8]]]] = {}  # until it comes out of DALI
         # One pipeline serves a whole stream, so whether pixels move is asked of its first batch.
         moves = start < stop and request_at(start).affine is not None
-        decodes_on_cpu = settings.decoder == "cpu" or not on_gpu
-        if regions_only is None:
-            regions_only = decodes_on_cpu and pictures.stored_size >= REGIONS_PAY_FROM
-        self._geometry = _Geometry(
-            pictures.stored_size, settings.image_size, moves, upright=moves and upright, parts=moves and regions_only
-        )
+        resizes = not moves and pictures.stored_size != settings.image_size
+        # One more than CPUs: a thread sleeps whenever batches that Python hands over end or begin (14 % on 2 CPUs).
+        threads = max(1, min(settings.threads, len(os.sched_getaffinity(0)) + 1))
+        self._pixel_threads = None if on_gpu else PixelThreads(min(threads, len(os.sched_getaffinity(0))))
         self._pipeline = _pipeline(
             source=self._source,
-            geometry=self._geometry,
-            decoder="cpu" if decodes_on_cpu else "mixed",
+            size=settings.image_size if resizes else None,
+            decoder="cpu" if settings.decoder == "cpu" or not on_gpu else "mixed",
             engine=settings.hw_decoder_load,
             on_gpu=on_gpu,
-            dtype=DTYPES[settings.dtype],
-            layout="HWC" if settings.channels_last else "CHW",
             batch_size=max_batch,
-            # One more than CPUs: a thread sleeps whenever batches that Python hands over end or begin (14 % on 2 CPUs).
-            num_threads=max(1, min(settings.threads, len(os.sched_getaffinity(0)) + 1)),
+            num_threads=threads,
             device_id=self._device.index if on_gpu else None,
             prefetch_queue_depth=settings.prefetch,
             exec_dynamic=True,  # outputs live as long as somebody holds them, so torch may keep them without a copy
         )
         self._pipeline.build()
 
-    def _source(self, iteration: int) -> tuple[Any, ...]:
+    def _source(self, iteration: int) -> list[npt.NDArray[np.uint8]]:
         number = self._start + iteration
         if number >= self._stop:
             raise StopIteration
         request = self._request_at(number)
-        self._given[number] = request
         self._pictures.follow(request.needed)
         encoded = [self._pictures.read(int(row)) for row in request.rows]
-        if request.affine is None:
-            return (encoded,)
-        samples = len(request.rows)
-        brightness = np.zeros(samples, np.float32) if request.brightness is None else request.brightness
-        contrast = np.ones(samples, np.float32) if request.contrast is None else request.contrast
-        # DALI takes the shift in units of its output, which is float here: full range 1, not 255.
-        light = 255 * brightness, contrast
-        geometry = self._geometry
-        stored, size = geometry.stored_size, geometry.image_size
-        if geometry.upright:
-            crop = crops(request.affine, stored, size, cut=geometry.parts)
-            part = (crop.start, crop.shape) if geometry.parts else ()
-            return encoded, *light, *part, crop.first, crop.last
-        if not geometry.parts:
-            return encoded, *light, request.affine
-        cut = regions(request.affine, stored, size)
-        resized = (cut.resized,) if geometry.resizes else ()
-        return encoded, *light, cut.start, cut.shape, *resized, cut.affine
-
-    def close(self) -> None:
-        """Free DALI's threads and buffers now, not when Python's collector comes by; batches in use stay."""
-        del self._pipeline
+        self._given[number] = request, encoded
+        return encoded
 
     def __iter__(self) -> Iterator[Batch]:
-        """Run the stream once."""
-        for number in range(self._start, self._stop):
-            (output,) = self._pipeline.run()
-            request = self._given.pop(number)
-            targets = self._targets(request.rows)
-            weights = np.array([row not in self._pictures.corrupt for row in request.rows.tolist()], np.float32)
-            images = torch.utils.dlpack.from_dlpack(output.as_tensor()).to(self._dtype)  # a copy for bfloat16 only
-            yield Batch(
-                images=images.permute(0, 3, 1, 2) if self._channels_last else images,
-                targets=torch.from_numpy(targets).to(self._device, non_blocking=True),
-                weights=torch.from_numpy(weights).to(self._device, non_blocking=True),
-                rows=request.rows,
-                number=number,
-                keys=self._pictures.keys(request.rows),
-                epoch=request.epoch,
-                position=request.position,
-            )
+        """Run the stream once; the next batch is made while the caller uses one."""
+        try:
+            yield from one_ahead(map(self._made, range(self._start, self._stop)), self._device)
+        finally:  # DALI's threads and buffers go now, not when Python's collector comes by; batches in use stay
+            if self._pixel_threads is not None:
+                self._pixel_threads.close()
+            del self._pipeline
+
+    def _made(self, number: int) -> Batch:
+        (output,) = self._pipeline.run()
+        request, _ = self._given.pop(number)
+        targets = self._targets(request.rows)
+        weights = np.array([row not in self._pictures.corrupt for row in request.rows.tolist()], np.float32)
+        if request.mix is not None:
+            targets, weights = mix_targets(targets, weights, request.mix)
+        return Batch(
+            images=self._images(torch.utils.dlpack.from_dlpack(output.as_tensor()), request),
+            targets=to_device(targets, self._device),
+            weights=to_device(weights, self._device),
+            rows=request.rows,
+            number=number,
+            keys=self._pictures.keys(request.rows),
+            epoch=request.epoch,
+            position=request.position,
+        )
+
+    def _images(self, decoded: torch.Tensor, request: Request) -> torch.Tensor:
+        """What the network sees of decoded pictures, uint8 [b, side, side, 3]."""
+        size = self._settings.image_size
+        make = network_input if self._pixel_threads is None else self._pixel_threads.network_input
+        images = torch.empty(len(decoded), size, size, 3, device=decoded.device)
+        make(decoded, request.affine, light_of(len(decoded), request.brightness, request.contrast), size, images)
+        if request.mix is not None:
+            mix_images(images, request.mix)
+        layout = torch.channels_last if self._settings.channels_last else torch.contiguous_format
+        return images.permute(0, 3, 1, 2).to(self._settings.dtype, memory_format=layout)
 
     def _targets(self, rows: Ints) -> Floats:
         """Labels as numbers, float32 [b, 6]; NaN where one is unknown."""
@@ -256,45 +217,13 @@ class DaliBatches:
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def _pipeline(
-    source: Callable[[int], tuple[Any, ...]],
-    geometry: _Geometry,
-    decoder: str,
-    engine: float,
-    on_gpu: bool,
-    dtype: Any,
-    layout: str,
+    source: Callable[[int], list[npt.NDArray[np.uint8]]], size: int | None, decoder: str, engine: float, on_gpu: bool
 ) -> Any:
-    moves, upright, parts = geometry.moves, geometry.upright, geometry.parts
-    sized = parts and geometry.resizes and not upright  # a part is as large as it happens to be
-    outputs = 1 + 3 * moves + upright + 2 * parts + sized
-    encoded, *motion = fn.external_source(source=source, num_outputs=outputs, batch=True)
-    whole = [geometry.image_size, geometry.image_size]
-    if moves:
-        brightness, contrast, *motion = motion
-    how = {"device": decoder, "output_type": types.RGB, "hw_decoder_load": engine}
-    if parts:
-        start, shape, *motion = motion
-        images = fn.decoders.image_slice(encoded, start=start, shape=shape, axes=(0, 1), **how)  # uint8 of its own size
-    else:
-        images = fn.decoders.image(encoded, **how)  # uint8 [h, w, 3]; grey is spread
+    """Decoded pictures, uint8 [side, side, 3], resized to `size` where that is given."""
+    encoded = fn.external_source(source=source, batch=True, no_copy=True)
+    images = fn.decoders.image(encoded, device=decoder, output_type=types.RGB, hw_decoder_load=engine)  # grey is spread
     if on_gpu and decoder == "cpu":
         images = images.gpu()
-    if upright:
-        first, last = motion
-        images = fn.resize(images, size=whole, roi_start=first, roi_end=last, antialias=True)
-    elif geometry.resizes:
-        images = fn.resize(images, size=motion.pop(0) if sized else whole, antialias=True)
-    if moves and not upright:
-        # Outside the image is air, which every window shows black.
-        images = fn.warp_affine(images, matrix=motion[0], size=whole, interp_type=types.INTERP_LINEAR, fill_value=0)
-    if moves:
-        images = fn.brightness_contrast(
-            images, brightness_shift=brightness, contrast=contrast, contrast_center=127.5, dtype=types.FLOAT
-        )
-    return fn.crop_mirror_normalize(
-        images,
-        dtype=dtype,
-        output_layout=layout,
-        mean=[255 * m for m in MEAN],
-        std=[255 * s for s in STD],
-    )
+    if size is not None:
+        images = fn.resize(images, size=[size, size], antialias=True)
+    return images

@@ -12,9 +12,10 @@ import torch
 
 from hemodist.config.run import Run
 from hemodist.dataset.dataset import DataSet
-from hemodist.loading.dali_pipeline import MEAN, STD, Batch, DaliBatches, Request
+from hemodist.loading.dali_pipeline import Batch, DaliBatches, Request
 from hemodist.loading.decode_settings import DecodeSettings
 from hemodist.loading.encoded_pictures import EncodedPictures, PicturesInMemory
+from hemodist.loading.pixels import MEAN, STD
 from hemodist.loading.sample_reader import Reader
 from hemodist.loading.shard_cache import ShardCache
 from hemodist.plan.order import NeededShards
@@ -47,11 +48,7 @@ def batches(
         start, stop = number * size, min((number + 1) * size, len(rows))
         return Request(rows[start:stop], needed=needed(start, stop))
 
-    loader = DaliBatches(pictures, request_at, settings, start=0, stop=-(-len(rows) // size), max_batch=size)
-    try:
-        yield from loader
-    finally:
-        loader.close()
+    yield from DaliBatches(pictures, request_at, settings, start=0, stop=-(-len(rows) // size), max_batch=size)
 
 
 def stored_batches(dataset: DataSet, rows: Ints, run: Run, device: torch.device) -> Iterator[Batch]:

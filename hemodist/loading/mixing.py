@@ -1,50 +1,59 @@
-"""CutMix and mixup of a batch on its device, as `plan.mix` has drawn them.
+"""CutMix and mixup of a batch, as `plan.mix` has drawn them. Targets are mixed by exactly what was mixed of the pixels.
 
-Targets are mixed by exactly what was mixed of the pixels.
+Which samples and which pixels is known on the host, so a GPU is only told to copy; nobody waits for it.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hemodist.plan.mix import Mix
 
+Floats = npt.NDArray[np.float32]
 
-def mix_batch(
-    images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, mix: Mix, mix_group: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mix images and targets.
+
+def mix_images(images: torch.Tensor, mix: Mix) -> None:
+    """Mix images in place.
 
     Args:
-        images: float [b, c, h, w] with b = groups x mix_group, any memory format.
+        images: float [b, h, w, c] with b = groups x samples of a group.
+        mix: how each group is mixed.
+    """
+    boxes = mix.box.any()
+    for shift, (x0, y0, x1, y1), share, group in zip(
+        mix.shift.tolist(), mix.box.tolist(), mix.share.tolist(), images.chunk(len(mix.shift)), strict=True
+    ):
+        if not shift:
+            continue
+        if boxes:
+            part = group[:, y0:y1, x0:x1]
+            part.copy_(part.roll(-shift, 0))
+        else:
+            group.copy_(share * group + (1 - share) * group.roll(-shift, 0))
+
+
+def mix_targets(targets: Floats, weights: Floats, mix: Mix) -> tuple[Floats, Floats]:
+    """Mix targets and weights.
+
+    Args:
         targets: float32 [b, labels]; NaN is an unknown label.
-        weights: float [b]; 0 for a sample that was masked out.
-        mix: how each of the b / mix_group groups is mixed.
-        mix_group: samples a group.
+        weights: float32 [b]; 0 for a sample that was masked out.
+        mix: how each group is mixed.
 
     Returns:
-        Images, targets and weights of the same shapes; a mixed target is unknown where either label is, a mixed
-        sample is masked out where either one was.
+        Targets and weights of the same shapes; a mixed target is unknown where either label is, a mixed sample is
+        masked out where either one was.
     """
-    if not mix.shift.any():
-        return images, targets, weights
-    samples = np.arange(len(images))
-    group = samples // mix_group
-    partner_row = group * mix_group + (samples % mix_group + mix.shift[group]) % mix_group
-    partner = torch.from_numpy(partner_row).to(images.device)
-    share = torch.from_numpy(mix.share[group].astype(np.float32)).to(images.device)
+    samples, size = np.arange(len(targets)), len(targets) // len(mix.shift)
+    group = samples // size
+    partner = group * size + (samples % size + mix.shift[group]) % size
+    share = mix.share[group].astype(np.float32)
     # A factor of 0 times NaN is NaN: a sample that is not mixed keeps its own target untouched.
-    blended = share[:, None] * targets + (1.0 - share[:, None]) * targets[partner]
-    mixed_targets = torch.where((share < 1.0)[:, None], blended, targets)
-    mixed_weights = torch.where(share < 1.0, torch.minimum(weights, weights[partner]), weights)
-    if not mix.box.any():
-        weight = share.to(images.dtype)[:, None, None, None]
-        return weight * images + (1 - weight) * images[partner], mixed_targets, mixed_weights
-    box = torch.from_numpy(mix.box[group]).to(images.device)
-    x = torch.arange(images.shape[3], device=images.device)
-    y = torch.arange(images.shape[2], device=images.device)
-    inside_x = (x >= box[:, 0:1]) & (x < box[:, 2:3])  # [b, w]
-    inside_y = (y >= box[:, 1:2]) & (y < box[:, 3:4])  # [b, h]
-    inside = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]  # [b, 1, h, w]
-    return torch.where(inside, images[partner], images), mixed_targets, mixed_weights
+    blended = share[:, None] * targets + (1 - share)[:, None] * targets[partner]
+    mixed = share < 1
+    return (
+        np.where(mixed[:, None], blended, targets),
+        np.where(mixed, np.minimum(weights, weights[partner]), weights),
+    )

@@ -11,6 +11,7 @@ import ctypes
 import io
 import mmap
 import os
+import threading
 import time
 from functools import cached_property
 from typing import BinaryIO, Literal
@@ -67,8 +68,9 @@ class Reader:
         self.where = dataset.store.uri
         self.stored_size = int(dataset.manifest.config["size"])
         self.windows = len(dataset.manifest.config["windows"])
-        self.corrupt: set[int] = set()
+        self.corrupt: frozenset[int] = frozenset()
         self._placeholder = _black_image(self.stored_size)
+        self._lock = threading.RLock()  # training reads ahead on a thread while validation reads
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int8]:
@@ -85,10 +87,11 @@ class Reader:
         Raises:
             CorruptSampleError: it does not match its checksum or cannot be read, and corrupt samples stop the run.
         """
-        encoded, why = self._encoded(row)
-        if why and self.cache.renew(int(self._shard[row])):  # perhaps only this node's cached shard is damaged
-            self._close(int(self._shard[row]))
+        with self._lock:
             encoded, why = self._encoded(row)
+            if why and self.cache.renew(int(self._shard[row])):  # perhaps only this node's cached shard is damaged
+                self._close(int(self._shard[row]))
+                encoded, why = self._encoded(row)
         if not why:
             return encoded
         if self._on_corrupt == "stop":
@@ -96,24 +99,26 @@ class Reader:
                 f"{self.describe(row)} {why}; shard again, "
                 "or go on without such samples: on_corrupt mask (--data.on-corrupt in training)"
             )
-        self.corrupt.add(row)
+        self.corrupt = self.corrupt | {row}  # a new set: other threads look at the old one
         return self._placeholder
 
     def follow(self, needed: NeededShards | None) -> None:
         """Close the shards that are not needed now, and let those that are needed later be fetched."""
         if needed is None:
             return
-        if needed is not self._needed:
-            self._needed = needed
-            for shard in self._open.keys() - set(needed.now):
-                self._close(shard)
+        with self._lock:
+            if needed is not self._needed:
+                self._needed = needed
+                for shard in self._open.keys() - set(needed.now):
+                    self._close(shard)
         self.cache.follow(needed.now, needed.later)
 
     def close(self) -> None:
         """Close all shards; what is read afterwards is opened again."""
-        for shard in list(self._open):
-            self._close(shard)
-        self._needed = None
+        with self._lock:
+            for shard in list(self._open):
+                self._close(shard)
+            self._needed = None
 
     def _close(self, shard: int) -> None:
         if shard in self._open:

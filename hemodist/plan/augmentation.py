@@ -72,10 +72,3 @@ def draw_augmentation(
         brightness=(config.brightness * (2.0 * u[:, 7] - 1.0)).astype(np.float32),
         contrast=(1.0 + config.contrast * (2.0 * u[:, 8] - 1.0)).astype(np.float32),
     )
-
-
-def in_pixels(affine: Floats, size: int) -> Floats:
-    """The same maps for images of `size` x `size` pixels, pixel centers at half-integers; float32 [b, 2, 3]."""
-    scaled = affine.copy()
-    scaled[:, :, 2] *= np.float32(size)
-    return scaled

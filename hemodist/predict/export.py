@@ -25,7 +25,7 @@ from torch import nn
 from hemodist.dataset.digest import sha256
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import UserError
-from hemodist.loading.dali_pipeline import MEAN, STD
+from hemodist.loading.pixels import MEAN, STD
 from hemodist.models.trained import PICTURE_FIELDS, Trained
 from hemodist.storage.store import Store
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
-from hemodist.loading.dali_pipeline import MEAN, STD
+from hemodist.loading.pixels import MEAN, STD
 from hemodist.metrics.bootstrap import mean_estimate, resamples
 from hemodist.reports.contents import PointingGame
 from hemodist.storage.store import Store

@@ -17,8 +17,8 @@ from hemodist.config.shares import eval_bounds
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS
 from hemodist.events import EvaluationProgress, Note, Tell
-from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
+from hemodist.loading.pixels import MEAN, STD
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import View, mean_logits
 from hemodist.world import HostCopy, World

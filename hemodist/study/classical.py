@@ -26,8 +26,8 @@ from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import LABELS, UNKNOWN
-from hemodist.loading.dali_pipeline import MEAN, STD
 from hemodist.loading.evaluation_batches import stored_batches
+from hemodist.loading.pixels import MEAN, STD
 from hemodist.metrics.bootstrap import F64, Bool
 from hemodist.scoring.run_network import blood_fraction
 

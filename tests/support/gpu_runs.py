@@ -13,7 +13,7 @@ from hemodist.config.operation import ScalingConfig, TrackingConfig
 from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig, OptimConfig
 from hemodist.doctor import decode
-from hemodist.loading.dali_pipeline import STD
+from hemodist.loading.pixels import STD
 from hemodist.training.loop import Training
 from hemodist.world import World
 

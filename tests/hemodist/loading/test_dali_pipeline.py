@@ -23,12 +23,13 @@ from hemodist.dataset.manifest import INDEX, MANIFEST, DatasetError, Manifest
 from hemodist.errors import ConfigError
 from hemodist.loading import dali_pipeline, evaluation_batches
 from hemodist.loading import sample_reader as module
-from hemodist.loading.dali_pipeline import MEAN, STD, DaliBatches, Request
+from hemodist.loading.dali_pipeline import DaliBatches, Request
 from hemodist.loading.decode_settings import DecodeSettings
 from hemodist.loading.encoded_pictures import PicturesInMemory
+from hemodist.loading.pixels import MEAN, STD
 from hemodist.loading.sample_reader import CorruptSampleError, Reader
 from hemodist.loading.shard_cache import ShardCache
-from hemodist.plan.augmentation import draw_augmentation, in_pixels
+from hemodist.plan.augmentation import draw_augmentation
 from hemodist.plan.order import Plan
 from tests.support.checkpoints import run_of
 from tests.support.dataset import make_dataset
@@ -51,10 +52,10 @@ def still(rows) -> Request:
     return Request(np.asarray(rows), None, np.zeros(n, np.float32), np.ones(n, np.float32))
 
 
-def load(reader, requests, *, upright=False, regions_only=None, **settings):
+def load(reader, requests, **settings):
     return list(
         DaliBatches(reader, requests.__getitem__, DecodeSettings(**{"image_size": SIZE} | settings), start=0,
-                    stop=len(requests), max_batch=64, upright=upright, regions_only=regions_only)
+                    stop=len(requests), max_batch=64)
     )  # fmt: skip
 
 
@@ -77,21 +78,24 @@ def test_images_targets_and_rows_belong_together(folder, tmp_path):
             assert np.abs(image.permute(1, 2, 0).numpy() - normalised).max() <= 1.5 / 255 / min(STD)
 
 
-def test_a_step_has_the_same_pixels_for_any_number_of_workers(folder, tmp_path):
+@pytest.mark.parametrize("size", [SIZE, 20])
+def test_a_step_has_the_same_pixels_for_any_number_of_workers_and_threads(folder, tmp_path, size):
     dataset = DataSet.open(str(folder))
     plan = Plan(np.arange(100), dataset.column("shard"), 1, 48, 8, 2)
 
-    def images(rank, world):
+    def images(rank, world, threads=4):
         def request_at(step):
             share = plan.at(step, rank, world)
             drawn = draw_augmentation(STRONG, 1, share.epochs, share.rows)
-            return Request(share.rows, in_pixels(drawn.affine, SIZE), drawn.brightness, drawn.contrast)
+            return Request(share.rows, drawn.affine, drawn.brightness, drawn.contrast)
 
         reader = reader_of(dataset, tmp_path)
-        loader = DaliBatches(reader, request_at, DecodeSettings(image_size=SIZE), start=1, stop=4, max_batch=48)
-        return [batch.images for batch in loader]
+        settings = DecodeSettings(image_size=size, threads=threads)
+        return [batch.images for batch in DaliBatches(reader, request_at, settings, start=1, stop=4, max_batch=48)]
 
     alone = images(0, 1)
+    for one, other in zip(images(0, 1, threads=1), alone, strict=True):
+        assert torch.equal(one, other)
     for world in (2, 3):
         shares = [images(rank, world) for rank in range(world)]
         for step in range(3):
@@ -110,7 +114,7 @@ def test_a_step_has_the_same_pixels_for_any_number_of_workers(folder, tmp_path):
 def test_flips_and_transpositions_are_exact_to_the_pixel(folder, tmp_path, linear, expected):
     dataset = DataSet.open(str(folder))
     one, none = np.ones(1, np.float32), np.zeros(1, np.float32)
-    moved = Request(np.array([5]), in_pixels(np.array([linear], np.float32), SIZE), none, one)
+    moved = Request(np.array([5]), np.array([linear], np.float32), none, one)
     (batch,) = load(reader_of(dataset, tmp_path), [moved])
     (plain,) = load(reader_of(dataset, tmp_path), [still([5])])
     image = plain.images[0].permute(1, 2, 0).numpy()
@@ -119,7 +123,7 @@ def test_flips_and_transpositions_are_exact_to_the_pixel(folder, tmp_path, linea
 
 def test_brightness_and_contrast_are_in_terms_of_the_window(folder, tmp_path):
     dataset = DataSet.open(str(folder))
-    affine = in_pixels(np.eye(2, 3, dtype=np.float32)[None], SIZE)
+    affine = np.eye(2, 3, dtype=np.float32)[None]
     request = Request(np.array([5]), affine, np.array([0.1], np.float32), np.array([0.8], np.float32))
     (changed,) = load(reader_of(dataset, tmp_path), [request])
     (plain,) = load(reader_of(dataset, tmp_path), [still([5])])
@@ -255,44 +259,6 @@ def grey_levels(images: torch.Tensor) -> torch.Tensor:
     return (images.float() * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
 
 
-UPRIGHT = AugmentConfig(0.3, 0.5, 0.5, 0.0, 0.0, 0.1, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("config", "upright"), [(STRONG, False), (replace(STRONG, min_crop_area=0.2), False), (UPRIGHT, True)]
-)
-@pytest.mark.parametrize("size", [96, 48, 60, 128])
-def test_decoding_the_part_that_is_shown_gives_the_pixels_of_the_whole(large, tmp_path, config, upright, size):
-    dataset = DataSet.open(str(large))
-    rows = np.arange(24)
-    drawn = draw_augmentation(config, 5, np.zeros(24, np.int64), rows)
-    request = Request(rows, in_pixels(drawn.affine, size), drawn.brightness, drawn.contrast)
-    part, whole = (
-        load(reader_of(dataset, tmp_path), [request], image_size=size, upright=upright, regions_only=only)[0]
-        for only in (True, False)
-    )
-    difference = (grey_levels(part.images) - grey_levels(whole.images)).abs()
-    assert difference.max() <= 1.3  # one grey level of a resize, spread by the contrast
-    assert (difference > 0.01).float().mean() < 0.02
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("large"), samples=24, size=96, encoding="JPEG")
-
-
-def test_an_upright_crop_is_the_map_of_it_where_nothing_is_made_smaller(large, tmp_path):
-    dataset = DataSet.open(str(large))
-    rows = np.arange(24)
-    drawn = draw_augmentation(UPRIGHT, 5, np.zeros(24, np.int64), rows)
-    request = Request(rows, in_pixels(drawn.affine, 96), drawn.brightness, drawn.contrast)
-    crop, mapped = (
-        load(reader_of(dataset, tmp_path), [request], image_size=96, upright=upright)[0] for upright in (True, False)
-    )
-    inner = (grey_levels(crop.images) - grey_levels(mapped.images)).abs()[:, :, 2:-2, 2:-2]
-    assert inner.max() <= 1.3  # beside a border the map reads air, the crop repeats the border
-
-
 @pytest.mark.parametrize(("dtype", "bits"), [(torch.float32, 24), (torch.float16, 10), (torch.bfloat16, 7)])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_images_have_the_dtype_and_the_layout_that_are_asked_for(folder, tmp_path, dtype, bits, channels_last):
@@ -318,23 +284,6 @@ def test_what_cannot_be_had_is_refused(folder, tmp_path, options, message):
     dataset = DataSet.open(str(folder))
     with pytest.raises(ConfigError, match=message):
         load(reader_of(dataset, tmp_path), [still([1])], **options)
-
-
-def test_torch_sees_the_very_memory_that_dali_wrote(folder, tmp_path):
-    dataset = DataSet.open(str(folder))
-    requests = [still(range(4)), still(range(4, 8))]
-    reader = reader_of(dataset, tmp_path)
-    loader = DaliBatches(reader, requests.__getitem__, DecodeSettings(image_size=SIZE), start=0, stop=2, max_batch=4)
-    run, given = loader._pipeline.run, []
-
-    def watched():
-        outputs = run()
-        given.append(outputs[0].as_tensor())
-        return outputs
-
-    loader._pipeline.run = watched
-    for batch, tensor in zip(loader, given, strict=False):
-        assert batch.images.data_ptr() == tensor.data_ptr()
 
 
 @pytest.mark.parametrize("encoding", ["JPEG", "PNG"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from hemodist.config.data import AugmentConfig
-from hemodist.plan.augmentation import draw_augmentation, in_pixels
+from hemodist.plan.augmentation import draw_augmentation
 
 STRONG = AugmentConfig(
     min_crop_area=0.5, flip_horizontal=0.5, flip_vertical=0.5, transpose=0.5, rotation_degrees=30.0,
@@ -63,8 +63,3 @@ def test_probabilities_and_strengths_are_the_stated_ones():
     strong = drawn(STRONG)
     assert 0.099 < np.abs(strong.brightness).max() <= 0.1
     assert 0.8 <= strong.contrast.min() < 0.81
-
-
-def test_maps_in_pixels_keep_a_flip_exact():
-    flip = np.array([[[-1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]], np.float32)
-    assert in_pixels(flip, 256).tolist() == [[[-1.0, 0.0, 256.0], [0.0, 1.0, 0.0]]]

@@ -11,7 +11,7 @@ from hemodist.config.data import DataConfig
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.labels import UNKNOWN
 from hemodist.errors import UserError
-from hemodist.loading.dali_pipeline import MEAN, STD
+from hemodist.loading.pixels import MEAN, STD
 from hemodist.metrics.log_loss import share_of_positives, weighted_log_loss
 from hemodist.plan.prepare import divide
 from hemodist.study import classical
