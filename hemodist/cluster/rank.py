@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -113,15 +114,20 @@ class Reported:
     def __init__(self, tell: Tell) -> None:
         """Wrap a `Tell`, which is told first."""
         self._tell = tell
-        for handler in logging.getLogger("ray.train").handlers:
-            if type(handler) is logging.StreamHandler:  # the log's file has each row; the job's terminal its own line
-                handler.setLevel(logging.WARNING)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler):  # the files have each row; the terminal has a line of ours
+                handler.addFilter(_is_for_the_terminal)
 
     def __call__(self, event: Event) -> None:
         """Pass on, and report."""
         self._tell(event)
         if isinstance(event, EpochDone):
             ray.train.report(dict(event.row))
+
+
+def _is_for_the_terminal(record: logging.LogRecord) -> bool:
+    """False for what Ray Train says of its own doings. Its loggers are named after modules or after files."""
+    return record.levelno > logging.INFO or Path(ray.train.__file__).parent not in Path(record.pathname).parents
 
 
 class LeavingNotice:

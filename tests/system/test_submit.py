@@ -43,6 +43,7 @@ class Session:
         sent: names and sizes of the files that travelled.
         metrics: that the head offered to Prometheus while training.
         listing: `ray job list`, and the job server's answer to the same question.
+        reported: epochs that each training worker has reported to Ray Train, as Ray's own logs have them.
     """
 
     cluster: Cluster
@@ -53,6 +54,7 @@ class Session:
     sent: dict[str, int]
     listing: str
     metrics: str
+    reported: list[list[int]]
 
 
 def write_dicom(folder: Path, patients: int = 16, each: int = 6) -> None:
@@ -142,7 +144,12 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
             if path.is_file() and "__pycache__" not in path.parts
         }
         listing = cluster.ask("list") + json.dumps(cluster.get("/api/jobs/"))
-        yield Session(cluster, folder, printed, statuses, left, sent, listing, metrics)
+        logs = cluster.temp.glob("session_2*/logs/train/ray-train-app-worker-*.log")
+        rows = [
+            re.findall(r"TrainingReport\(checkpoint=None, metrics={'epoch': (\d+),", log.read_text()) for log in logs
+        ]
+        reported = sorted([int(epoch) for epoch in epochs] for epochs in rows if epochs)
+        yield Session(cluster, folder, printed, statuses, left, sent, listing, metrics, reported)
 
 
 def test_jobs_run_as_submitted_and_their_output_streams_back(session: Session) -> None:
@@ -181,6 +188,17 @@ def test_the_runs_figures_are_shown_to_prometheus(session: Session) -> None:
         pattern = rf'^ray_hemodist_{name}{{[^}}]*rank="0"[^}}]*run="submitted"[^}}]*}} [0-9.e+-]+$'
         assert re.search(pattern, session.metrics, re.MULTILINE), name
     assert re.search(r'ray_hemodist_data_wait_share{[^}]*rank="1"', session.metrics)  # of every rank, not rank 0's only
+
+
+def test_every_rank_reports_each_epoch_to_ray_train_once_an_attempt_and_no_checkpoint(session: Session) -> None:
+    first, other, again, last = session.reported
+    (step,) = map(int, re.findall(r"going on at step (\d+) of", session.printed["train-2"]))
+    assert first == other == list(range(1, len(first) + 1))
+    history = json.loads((session.folder / "runs/submitted/history.json").read_text())
+    left_to_do = [row["epoch"] for row in history if row["step"] > step]
+    assert again == last == left_to_do
+    lines = [line for text in session.printed.values() for line in text.splitlines()]
+    assert [line for line in lines if "Reporting training result" in line] == []  # the terminal has a line of its own
 
 
 def test_little_travels_and_neither_data_nor_keys(session: Session) -> None:
