@@ -23,7 +23,7 @@ from hemodist.plan.prepare import prepare
 from hemodist.training.found_lr import PLOT, RESULT, with_found_lr
 from hemodist.training.loop import Training
 from hemodist.training.lr_range_test import longest_fall, read_off, run_range_test, smooth, sweep
-from hemodist.training.optimizer import lr_at
+from hemodist.training.optimizer import rates_at
 from hemodist.world import World
 from tests.support.dataset import make_dataset
 
@@ -66,7 +66,7 @@ def test_on_a_convex_toy_the_found_rate_of_every_seed_is_within_a_factor_of_3_of
     def final(lr: float, seed: int) -> float:
         torch.manual_seed(seed)
         toy = Toy(seed)
-        return float(np.mean([toy.step(lr * lr_at(step, 60, optim)) for step in range(60)][-10:]))
+        return float(np.mean([toy.step(lr * rates_at(step, 60, optim).lr) for step in range(60)][-10:]))
 
     best = best_of_grid(final, np.geomspace(1e-4, 1.0, 9).tolist(), seeds=8)
     test = RangeTest(alexnet(), lowest=1e-5, highest=10.0, steps=150)
