@@ -51,6 +51,7 @@ class OptimConfig:
 
     lr: Annotated[float | Literal["found"], Range(1e-12, 100), DecidesResult(), Often()] = 1e-3
     """The peak learning rate, reached after `warmup_steps`.
+    A recipe's follows `batch.global_batch_size` where a flag changes that only: sgd linearly, adamw by the square root.
     `found` takes what `jobs/find_lr.py` has found for this run."""
 
     weight_decay: Annotated[float, Range(0, 10), DecidesResult(), DecidesBestLr()] = 0.01
