@@ -12,7 +12,7 @@ from hemodist.job import run_job
 
 def main() -> None:
     """Read recipe and flags, then test."""
-    test = read_recipe(__doc__, "--steps 300", range_test.RangeTest)
+    test = read_recipe(__doc__, "--steps 300", range_test.RangeTest).config
     range_test.check(test)
     run.check(test.run)
 

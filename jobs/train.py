@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hemodist.config.batch_rule import follow_batch
 from hemodist.config.command_line import read_recipe
 from hemodist.config.run import check
 from hemodist.job import run_job
@@ -9,12 +10,13 @@ from hemodist.job import run_job
 
 def main() -> None:
     """Read recipe and flags, then train."""
-    run = read_recipe(__doc__, "--optim.epochs 8", lambda run: run)
+    read = read_recipe(__doc__, "--optim.epochs 8", lambda run: run)
+    run, lr_from = follow_batch(read.config, read.recipe, read.given)
     check(run)
 
     from hemodist.launch.train import train
 
-    train(run)
+    train(run, lr_from)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -30,7 +30,22 @@ C = TypeVar("C")
 _HELP = {"-h", "--help"}
 
 
-def read_recipe(about: str | None, example: str, made_of: Callable[[Run], C]) -> C:
+@dataclasses.dataclass(frozen=True)
+class Read(Generic[C]):
+    """What a command line says.
+
+    Attributes:
+        config: the recipe's configuration with the fields that flags have changed.
+        recipe: as the recipe has it.
+        given: names of the flags that stand there, such as `optim.lr`, be it with the recipe's own value.
+    """
+
+    config: C
+    recipe: C
+    given: frozenset[str]
+
+
+def read_recipe(about: str | None, example: str, made_of: Callable[[Run], C]) -> Read[C]:
     """Read `RECIPE [--field value ...]`, the program's command line.
 
     Args:
@@ -57,7 +72,9 @@ def read_recipe(about: str | None, example: str, made_of: Callable[[Run], C]) ->
         guess = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(f"{said}{guess} The recipes are {', '.join(recipes)}.")
     text = f"Example: python {program} {name} --data.dataset rsna-256 {example}\n\n{inspect.getdoc(recipes[name])}"
-    return read_flags(made_of(recipes[name]()), text, f"{program} {name}", arguments[1:])
+    recipe = made_of(recipes[name]())
+    given = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in arguments if word[:2] == "--"}
+    return Read(read_flags(recipe, text, f"{program} {name}", arguments[1:]), recipe, frozenset(given))
 
 
 def read_flags(

@@ -24,8 +24,8 @@ class RangeTest:
     lowest: Annotated[float, Often()] = 1e-7
     """First learning rate."""
 
-    highest: Annotated[float, Often()] = 1.0
-    """Last learning rate, unless the loss diverges before."""
+    highest: Annotated[float, Often()] = 10.0
+    """Last learning rate, unless the loss diverges before; by default fast.ai's."""
 
     steps: Annotated[int, Often()] = 150
     """Steps from the one to the other."""

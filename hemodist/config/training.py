@@ -51,23 +51,26 @@ class OptimConfig:
 
     lr: Annotated[float | Literal["found"], Range(1e-12, 100), DecidesResult(), Often()] = 1e-3
     """The peak learning rate, reached after `warmup_steps`.
+    A recipe's follows `batch.global_batch_size` where a flag changes that only: sgd linearly, adamw by the square root.
     `found` takes what `jobs/find_lr.py` has found for this run."""
 
     weight_decay: Annotated[float, Range(0, 10), DecidesResult(), DecidesBestLr()] = 0.01
-    """Decoupled for AdamW; not applied to biases and normalisation."""
+    """Decoupled for AdamW; only of matrices and filters, as in timm.
+    Not of norms, biases, layer scales, position bias tables, class tokens and positions."""
 
-    momentum: Annotated[float, Range(0, 0.9999), DecidesResult(), DecidesBestLr()] = 0.9
-    """Of SGD, or AdamW's beta1."""
+    momentum: Annotated[float | None, Range(0, 0.9999), DecidesResult(), DecidesBestLr()] = None
+    """Of SGD, or AdamW's beta1, the same in all steps.
+    None for 0.9; with one_cycle it falls from 0.95 to 0.85 at the peak and rises again, as in fast.ai."""
 
     schedule: Annotated[Literal["one_cycle", "cosine", "constant"], DecidesResult()] = "one_cycle"
-    """Shape of the learning rate after warm-up."""
+    """Shape of the learning rate after warm-up; one_cycle is torch's OneCycleLR."""
 
     warmup_steps: Annotated[int | None, Range(0, MANY), DecidesResult()] = None
     """Steps of the linear warm-up (cosine for one_cycle) to `lr`.
     None for a tenth of all steps (one_cycle: a quarter, as fast.ai does)."""
 
-    final_lr_fraction: Annotated[float, Range(0, 1), DecidesResult()] = 0.001
-    """Learning rate at the last step, as a share of `lr`."""
+    final_lr_fraction: Annotated[float, Range(0, 1), DecidesResult()] = 1e-5
+    """Learning rate at the last step, as a share of `lr`; by default fast.ai's."""
 
     clip_norm: Annotated[float, Range(0, 1e6), DecidesResult(), DecidesBestLr()] = 0.0
     """Largest gradient norm; 0 for no clipping."""

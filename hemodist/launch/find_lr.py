@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hemodist.config.range_test import RangeTest, check
+from hemodist.errors import ConfigError
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.train import absolute
 from hemodist.models.network import check_model
@@ -20,7 +21,7 @@ def find_lr(test: RangeTest) -> FoundLr:
     """Check the run, make the test on the ranks that it asks for, and show the learning rate that was found.
 
     Raises:
-        UserError: before any worker starts, for whatever can be known by then.
+        UserError: before any worker starts, for whatever can be known by then; after the test, where it says nothing.
     """
     check(test)
     run = replace(test.run, optim=replace(test.run.optim, lr=test.lowest))
@@ -32,8 +33,11 @@ def find_lr(test: RangeTest) -> FoundLr:
     found: FoundLr = run_ranks(
         run_range_test, replace(test, run=run), run.scaling, name=f"find-lr-{run.name}", folder=join(store.uri, FOLDER)
     )
-    named = {"optim.lr found": found.lr, "steepest": found.steepest, "valley": found.valley, "lowest": found.lowest}
-    facts = {name: f"{lr:.3g}" for name, lr in named.items()} | {"steps made": len(found.rates)}
-    console.print(facts_table(f"Learning rate of {run.name}", facts))
     console.print(f"plot: {store.uri}/{PLOT}", soft_wrap=True)
+    read = found.reading
+    if read.failed:
+        raise ConfigError(f"no learning rate was found: {read.failed}")
+    named = {"optim.lr found": read.lr, "valley": read.valley, "steepest": read.steepest, "minimum / 10": read.tenth}
+    facts = {name: f"{lr:.3g}" for name, lr in named.items()} | {"steps made": str(len(found.rates))}
+    console.print(facts_table(f"Learning rate of {run.name}", facts))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from hemodist.config.batch_rule import lr_line
 from hemodist.config.run import Run
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
@@ -19,11 +20,12 @@ from hemodist.training.found_lr import with_found_lr
 from hemodist.training.loop import train as train_on_ranks
 
 
-def train(run: Run) -> Results:
+def train(run: Run, lr_from: str = "") -> Results:
     """Check a run, print what follows from it, train it, and show the scores.
 
     Args:
         run: the configuration; `scaling.workers` 0 trains in this process, without Ray.
+        lr_from: where its learning rate is from, as `follow_batch` says.
 
     Raises:
         UserError: before any worker starts, for whatever can be known by then.
@@ -39,7 +41,11 @@ def train(run: Run) -> Results:
     else:
         check_resume(origin, prepared, run, store.uri, batch_norm=has_batch_norm(run.model))
     mode = resolve_mode(run.tracking)
-    facts = prepared.facts(run) | {"output": store.uri, "Weights & Biases": mode}
+    facts = prepared.facts(run) | {
+        "learning rate": lr_line(run, lr_from),
+        "output": store.uri,
+        "Weights & Biases": mode,
+    }
     console.print(facts_table(f"Run {run.name}", facts))
     for note in prepared.gaps(run):
         console.print(f"note: {note}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
+from hemodist.config.batch_rule import follow_batch, lr_line
 from hemodist.config.data import DataConfig
 from hemodist.config.fields import Often, Range, check_ranges
 from hemodist.config.operation import ScalingConfig, TrackingConfig
@@ -63,7 +64,7 @@ class Study:
     """Side of the networks' input in pixels; None for each recipe's own."""
 
     global_batch_size: Annotated[int | None, Often()] = None
-    """Samples a step; None for each recipe's own."""
+    """Samples a step; None for each recipe's own. A recipe's learning rate follows it as in `jobs/train.py`."""
 
     at_once: Annotated[int | None, Range(1, 65_536), Often()] = None
     """Most runs at a time; None for as many as the cluster has free slots for."""
@@ -110,9 +111,13 @@ class Study:
         check_ranges(self)
         return [self._run(offered[name](), name, seed) for seed in self.seeds for name in self.recipes]
 
-    def _run(self, run: Run, recipe: str, seed: int) -> Run:
-        from hemodist.storage.store import join
+    def rates(self) -> dict[str, str]:
+        """The learning rate of each recipe, and where it is from."""
+        offered = {recipe.__name__: recipe for recipe in RECIPES}
+        return {name: lr_line(*self._followed(offered[name]())) for name in self.recipes}
 
+    def _followed(self, run: Run) -> tuple[Run, str]:
+        """A recipe's run with what holds for all, and where its learning rate is from."""
         batch, model, optim = run.batch, run.model, run.optim
         if self.global_batch_size is not None:
             batch = replace(batch, global_batch_size=self.global_batch_size)
@@ -120,15 +125,17 @@ class Study:
             model = replace(model, image_size=self.image_size)
         if self.epochs is not None:
             optim = replace(optim, epochs=self.epochs)
+        return follow_batch(replace(run, batch=batch, model=model, optim=optim), run)
+
+    def _run(self, run: Run, recipe: str, seed: int) -> Run:
+        from hemodist.storage.store import join
+
         return replace(
-            run,
+            self._followed(run)[0],
             name=run_name(recipe, seed),
             output=join(self.output, RUNS),
             seed=seed,
             data=self.data,
-            batch=batch,
-            model=model,
-            optim=optim,
             checkpoint=replace(run.checkpoint, keep=1),
             scaling=self.scaling,
             tracking=self.tracking,

@@ -45,6 +45,7 @@ def conduct(study: Study) -> Findings:
         check_model(run.model)
     left = [run for run in runs if not is_finished(run, common)]
     facts = _facts(common, runs[0]) | {"runs": f"{len(runs)}, of which {len(runs) - len(left)} are finished"}
+    facts["learning rate of"] = study.rates()
     console.print(facts_table(f"Study of {len(study.recipes)} systems, seeds {study.seeds}", facts))
     for note in common.gaps(runs[0]):
         console.print(f"note: {note}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.plan.prepare import Prepared
 from hemodist.storage.store import Store, StoreError, join
+from hemodist.training.lr_curve import Reading
 
 FOLDER = "find_lr"
 RESULT = f"{FOLDER}/found_lr.json"
@@ -23,20 +25,14 @@ class FoundLr:
     """The result of a range test.
 
     Attributes:
-        lr: the one to use, the middle of the curve's bottom on a logarithmic axis.
-        steepest: where the logarithm of the smoothed loss falls fastest over log(lr).
-        valley: two thirds down the longest fall of the smoothed loss, measured in log(lr).
-        lowest: where the smoothed loss is lowest.
+        reading: the rate to use, and others; or why there is none.
         rates: of each step that was made.
         losses: mean loss over the global batch of each step.
-        smoothed: what the suggestions come from.
+        smoothed: what the reading comes from.
         origin: what the result holds for, see `origin_of`.
     """
 
-    lr: float
-    steepest: float
-    valley: float
-    lowest: float
+    reading: Reading
     rates: Sequence[float]
     losses: Sequence[float]
     smoothed: Sequence[float]
@@ -57,14 +53,16 @@ def with_found_lr(run: Run, prepared: Prepared) -> Run:
     """The same run with `optim.lr found` replaced by the number that was found for it.
 
     Raises:
-        ConfigError: nothing was found yet, or for another network, batch or data set; the text names what differs.
+        ConfigError: nothing was found yet, the test has failed, or it was for another network, batch or data set; the
+            text says why, or names what differs.
     """
     if run.optim.lr != "found":
         return run
     where = join(run.output, run.name)
     try:
         content = json.loads(Store.open(where).read(RESULT))
-        lr, origin = float(content["lr"]), dict(content["origin"])
+        failed, origin = str(content["reading"]["failed"]), dict(content["origin"])
+        lr = math.nan if failed else float(content["reading"]["lr"])
     except StoreError as error:
         raise ConfigError(
             f"optim.lr found, but {where}/{RESULT} is not there; run `python jobs/find_lr.py` with the same recipe, "
@@ -82,5 +80,10 @@ def with_found_lr(run: Run, prepared: Prepared) -> Run:
         raise ConfigError(
             f"optim.lr found: {where}/{RESULT} was found for another run: {'; '.join(differing)}; "
             "run `python jobs/find_lr.py` for this one, or give a number"
+        )
+    if failed:
+        raise ConfigError(
+            f"optim.lr found: the test of {where}/{RESULT} has found none: {failed}; run `python jobs/find_lr.py` so, "
+            "or give a number"
         )
     return replace(run, optim=replace(run.optim, lr=lr))

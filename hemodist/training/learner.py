@@ -94,18 +94,18 @@ class Learner:
         rate: float = self.optimizer.param_groups[0]["lr"]
         return rate
 
-    def step(self, batch: Batch, lr: float) -> Update:
+    def step(self, batch: Batch, rates: optimizer.Rates) -> Update:
         """Make one optimizer step on the mean gradient over the global batch, unless that is not finite.
 
         The device decides, so that the host need not wait for it.
 
         Args:
             batch: this rank's share.
-            lr: the learning rate.
+            rates: learning rate and momentum.
         """
         if self._draws:  # keyed by seed, step and rank, so that a restart repeats it
             torch.manual_seed(int(words(self._run.seed, Purpose.NETWORK, batch.number, self._world.rank)[0, 0]))
-        optimizer.set_lr(self.optimizer, lr)
+        optimizer.set_rates(self.optimizer, rates)
         sums = backward(self.wrapped, batch, self._run, self._world, self.optimizer, self._known_share)
         exchange = self._exchange.ended()
         norm = clip(self.network, self._run.optim.clip_norm)
@@ -115,7 +115,7 @@ class Learner:
         with named("optimizer"):
             self.optimizer.step()
             if self.ema is not None:
-                self.ema.follow(self.network, batch.number, skipped)
+                self.ema.follow(self.network, skipped)
         return Update(sums, norm, skipped, exchange)
 
     def state(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from hemodist.training.late_steps import BEHIND, LateStep, LateSteps
 from hemodist.training.learner import Learner, Update, seeded_network
 from hemodist.training.leave_poll import LeavePoll
 from hemodist.training.masked_samples import MaskedSamples
-from hemodist.training.optimizer import lr_at
+from hemodist.training.optimizer import rates_at
 from hemodist.training.profile import Profile, named
 from hemodist.training.report_notes import report_notes
 from hemodist.training.run_checkpoints import RunCheckpoints
@@ -153,15 +153,16 @@ class Training:
         Raises:
             DivergedError: the gradient was not finite for too many steps in a row, up to two steps before.
         """
-        lr = lr_at(batch.number, self.total, self.run.optim) if lr is None else lr
+        rates = rates_at(batch.number, self.total, self.run.optim)
+        rates = rates if lr is None else replace(rates, lr=lr)
         with self._throughput.computing():
-            update = self.learner.step(batch, lr)
+            update = self.learner.step(batch, rates)
             self.epoch.add(update.sums, update.skipped)
         self.step = batch.number + 1
         if self._ledger is not None:
             self._ledger.add(batch.rows)
         logged = self.step % self.run.tracking.log_every == 0 or self.step == self.total
-        self._late.add(batch.number, batch.rows, lr, update, self._sums(update) if logged else update.sums[:0])
+        self._late.add(batch.number, batch.rows, rates.lr, update, self._sums(update) if logged else update.sums[:0])
         self.catch_up(behind=BEHIND)
         self._profile.step_made()
         return update

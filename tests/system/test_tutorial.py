@@ -26,7 +26,7 @@ NEEDS_DATA = TEXT[: TEXT.index("## 11.")].count("\n")
 SHOWN = commands(PAGE)
 RUN = [command for command in SHOWN if command.line <= NEEDS_DATA and "--help" not in command.text]
 FEWER = {
-    "--slices 600": "--slices 250", "--samples-per-shard 128": "--samples-per-shard 64", "--steps 40": "--steps 20",
+    "--slices 600": "--slices 250", "--samples-per-shard 128": "--samples-per-shard 64", "--steps 80": "--steps 40",
     "--epochs 3": "--epochs 1", "--optim.epochs 4": "--optim.epochs 2",
 }  # fmt: skip
 """Of what there is less by default; it changes numbers and no row of what is printed."""

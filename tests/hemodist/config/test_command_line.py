@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from hemodist.config.command_line import read_flags, read_recipe
+from hemodist.config.command_line import Read, read_flags, read_recipe
 from hemodist.config.fields import Often, fields_of
 from hemodist.config.range_test import RangeTest
 from hemodist.config.recipes import RECIPES, alexnet, resnet18
@@ -45,7 +45,7 @@ def test_a_range_test_has_the_flags_of_its_run_and_its_own():
     assert changed == RangeTest(run, steps=40, smoothing=2.0)
 
 
-def read(monkeypatch, *arguments: str) -> Run:
+def read(monkeypatch, *arguments: str) -> Read[Run]:
     monkeypatch.setattr(sys, "argv", ["job", *arguments])
     return read_recipe("What it does.", "--example 1", lambda run: run)
 

@@ -123,7 +123,8 @@ def test_what_is_checked_elsewhere_names_a_function_that_there_is():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("optim.lr", "found"), ("optim.warmup_steps", None), ("data.cache_gb", None)]
+    ("name", "value"),
+    [("optim.lr", "found"), ("optim.warmup_steps", None), ("optim.momentum", None), ("data.cache_gb", None)],
 )
 def test_what_stands_for_a_number_passes(name, value):
     check(of(name, value))

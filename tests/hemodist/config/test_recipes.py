@@ -21,6 +21,7 @@ from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join
 from hemodist.training.found_lr import RESULT, FoundLr, origin_of, with_found_lr
 from hemodist.training.loop import Training
+from hemodist.training.lr_curve import Reading
 from hemodist.world import World
 from tests.support.dataset import make_dataset
 
@@ -66,7 +67,7 @@ def reduced(run: Run, folder: Path) -> Run:
     )
     prepared = prepare(run)
     if run.optim.lr == "found":
-        found = FoundLr(1e-4, 1e-4, 1e-4, 1e-4, [1e-4], [0.5], [0.5], origin_of(run, prepared))
+        found = FoundLr(Reading("", 1e-4, 1e-4, 1e-4, 1e-4), [1e-4], [0.5], [0.5], origin_of(run, prepared))
         Store.open(join(run.output, run.name)).write(RESULT, json.dumps(asdict(found)).encode())
     return with_found_lr(run, prepared)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hemodist.config.batch_rule import follow_batch
 from hemodist.config.data import BatchConfig
 from hemodist.config.operation import CheckpointConfig, ScalingConfig, TrackingConfig
 from hemodist.config.run import Run
@@ -14,6 +15,7 @@ from hemodist.config.training import ModelConfig, OptimConfig, StopConfig
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
 from hemodist.launch import train as launch
+from hemodist.models.trained import open_trained
 from hemodist.training import loop
 from hemodist.training.loop import Training
 from hemodist.world import World
@@ -122,3 +124,14 @@ def test_a_run_goes_on_from_a_checkpoint_whose_record_is_damaged_and_names_it(fo
     said = capsys.readouterr().out
     assert "step-00000001.json of a checkpoint is damaged" in said
     assert "going on at step 1 of" in said
+
+
+def test_a_rate_that_follows_the_batch_is_in_the_table_and_the_run_goes_on_with_it(folder, in_process, capsys):
+    recipe = run_of(folder, name="follows")
+    run, lr_from = follow_batch(replace(recipe, batch=replace(recipe.batch, global_batch_size=32)), recipe)
+    launch.train(run, lr_from)
+    assert "0.002, the recipe's 0.001 times sqrt(32 / 8)" in capsys.readouterr().out
+    assert open_trained(str(folder / "runs/follows")).run.optim.lr == 0.002
+    launch.train(run, lr_from)
+    with pytest.raises(ConfigError, match=r"optim\.lr was 0\.002, is 0\.001"):
+        launch.train(replace(run, optim=recipe.optim))

@@ -33,6 +33,7 @@ from hemodist.scoring.options import Options, ScoringRequest
 from hemodist.scoring.score_checkpoint import score_checkpoint
 from hemodist.training import loop
 from hemodist.training.loop import Training
+from hemodist.training.optimizer import Rates
 from hemodist.world import World
 from tests.support.dataset import make_dataset
 from tests.support.ranks import run_ranks
@@ -105,7 +106,7 @@ def test_the_size_of_a_step_does_not_depend_on_ranks_and_is_that_of_the_loss(fol
     known = batch.targets[:, 0]
     torch.nn.functional.binary_cross_entropy_with_logits(network(batch.images)[:, 0], known).backward()
     expected = [p.grad.clone() for p in network.parameters()]
-    training.learner.step(batch, 0.0)
+    training.learner.step(batch, Rates(0.0, 0.9))
     for found, wanted in zip(network.parameters(), expected, strict=True):
         assert torch.allclose(found.grad, wanted, atol=1e-6)
 

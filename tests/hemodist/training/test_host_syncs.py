@@ -190,7 +190,7 @@ def test_forward_loss_clipping_and_average_mix_no_devices(fake_gpu, monkeypatch)
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
     norm = clip(network, 1.0)
-    average.follow(network, 3, skipped)
+    average.follow(network, skipped)
     assert {t.device for t in (losses, weight, norm, average.n_averaged, *average.module.buffers())} == {fake_gpu}
 
 

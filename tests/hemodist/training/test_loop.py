@@ -31,6 +31,7 @@ from hemodist.storage.store import Store
 from hemodist.training import loop
 from hemodist.training.divergence import DivergedError
 from hemodist.training.loop import Training
+from hemodist.training.optimizer import Rates
 from hemodist.world import World
 from tests.support.dataset import make_dataset
 
@@ -335,14 +336,14 @@ def test_a_skipped_step_leaves_weights_momentum_and_average_as_if_it_had_not_bee
         for module in learner.network.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-    batches = Training(run, World.alone(), silent).batches()
+    batches, rates = Training(run, World.alone(), silent).batches(), Rates(1e-3, 0.9)
     for number in range(4):
         batch = next(batches)
         if number in (0, 2):
-            with_skips.step(replace(batch, images=batch.images * float("nan")), lr=1e-3)
+            with_skips.step(replace(batch, images=batch.images * float("nan")), rates)
         else:
-            with_skips.step(batch, lr=1e-3)
-            without.step(batch, lr=1e-3)
+            with_skips.step(batch, rates)
+            without.step(batch, rates)
     expected = without.state()
     for part in ("model", "ema"):
         for name, value in with_skips.state()[part].items():

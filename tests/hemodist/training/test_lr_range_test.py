@@ -19,11 +19,14 @@ from hemodist.config.range_test import RangeTest, check
 from hemodist.config.recipes import alexnet
 from hemodist.config.run import Run
 from hemodist.errors import ConfigError
+from hemodist.launch.find_lr import find_lr
+from hemodist.launch.train import train
 from hemodist.plan.prepare import prepare
 from hemodist.training.found_lr import PLOT, RESULT, with_found_lr
 from hemodist.training.loop import Training
-from hemodist.training.lr_range_test import longest_fall, read_off, run_range_test, smooth, sweep
-from hemodist.training.optimizer import lr_at
+from hemodist.training.lr_curve import read_off
+from hemodist.training.lr_range_test import run_range_test, sweep
+from hemodist.training.optimizer import rates_at
 from hemodist.world import World
 from tests.support.dataset import make_dataset
 
@@ -66,7 +69,7 @@ def test_on_a_convex_toy_the_found_rate_of_every_seed_is_within_a_factor_of_3_of
     def final(lr: float, seed: int) -> float:
         torch.manual_seed(seed)
         toy = Toy(seed)
-        return float(np.mean([toy.step(lr * lr_at(step, 60, optim)) for step in range(60)][-10:]))
+        return float(np.mean([toy.step(lr * rates_at(step, 60, optim).lr) for step in range(60)][-10:]))
 
     best = best_of_grid(final, np.geomspace(1e-4, 1.0, 9).tolist(), seeds=8)
     test = RangeTest(alexnet(), lowest=1e-5, highest=10.0, steps=150)
@@ -74,15 +77,8 @@ def test_on_a_convex_toy_the_found_rate_of_every_seed_is_within_a_factor_of_3_of
         torch.manual_seed(seed)
         rates, losses = sweep(test, Toy(seed).step)
         assert rates[-1] < 10.0  # it ended where the loss diverged
-        found, *_ = read_off(test, rates, losses)
+        found = read_off(test, rates, losses).lr
         assert best / FACTOR <= found <= best * FACTOR, (seed, found, best)
-
-
-def test_a_sweep_that_never_falls_says_so():
-    test = RangeTest(alexnet(), steps=40)
-    rates, losses = sweep(test, lambda lr: 1.0 + lr)
-    with pytest.raises(ConfigError, match="did not fall"):
-        read_off(test, rates, losses)
 
 
 def test_a_sweep_ends_where_the_loss_diverges_or_is_no_number():
@@ -92,11 +88,6 @@ def test_a_sweep_ends_where_the_loss_diverges_or_is_no_number():
     rates, losses = sweep(test, lambda lr: 1.0 if lr < 1e-2 else math.nan)
     assert rates[-1] < 1e-2
     assert np.isfinite(losses).all()
-
-
-def test_smoothing_keeps_a_constant_and_the_longest_fall_is_found():
-    assert smooth([0.3] * 20, 3.0) == pytest.approx([0.3] * 20)
-    assert longest_fall(np.array([1.0, 5.0, 4.0, 6.0, 3.0, 2.0, 9.0])) == (1, 5)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +126,9 @@ def test_a_found_rate_is_used_by_its_own_run_only(tmp_path):
     found = run_range_test(RangeTest(run, lowest=1e-6, highest=0.1, steps=40, smoothing=2.0), World.alone(), silent)
     folder = tmp_path / "runs/alexnet"
     assert (folder / PLOT).read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / RESULT).read_text())["lr"] == found.lr
+    assert json.loads((folder / RESULT).read_text())["reading"]["lr"] == found.reading.lr
     assert not list(folder.rglob("*.pt"))  # nothing is trained
-    assert with_found_lr(wanting, prepare(wanting)).optim.lr == found.lr
+    assert with_found_lr(wanting, prepare(wanting)).optim.lr == found.reading.lr
     other = replace(
         wanting, batch=replace(wanting.batch, global_batch_size=32), model=replace(run.model, image_size=96)
     )
@@ -147,6 +138,23 @@ def test_a_found_rate_is_used_by_its_own_run_only(tmp_path):
     moved = replace(wanting, data=replace(run.data, dataset=str(tmp_path / "other")))
     with pytest.raises(ConfigError, match="data set was"):
         with_found_lr(moved, prepare(moved))
+
+
+def test_a_test_that_says_nothing_leaves_its_curve_asks_for_more_steps_and_gives_no_run_a_rate(tmp_path):
+    run = small(tmp_path)
+    run = replace(run, model=replace(run.model, name="squeezenet1_1", image_size=32))
+    with pytest.raises(
+        ConfigError, match=r"no learning rate was found: the loss .* use more steps, such as --steps 40"
+    ):
+        find_lr(RangeTest(run, lowest=1e-9, highest=1e-8, steps=20, smoothing=2.0))
+    folder = tmp_path / "runs/alexnet"
+    assert (folder / PLOT).read_bytes().startswith(b"\x89PNG")
+    record = json.loads((folder / RESULT).read_text())
+    assert record["reading"]["lr"] is None
+    assert len(record["losses"]) == 20
+    wanting = replace(run, optim=replace(run.optim, lr="found"))
+    with pytest.raises(ConfigError, match=r"has found none: the loss .* use more steps, such as --steps 40"):
+        train(wanting)
 
 
 @pytest.mark.faults
@@ -166,5 +174,5 @@ def test_on_alexnet_the_found_rate_of_every_seed_is_within_a_factor_of_3_of_the_
     best = best_of_grid(final, np.geomspace(10**-4.5, 10**-2.5, 5).tolist(), seeds=4)
     for seed in range(4):
         test = RangeTest(replace(run, name=f"found-{seed}", seed=seed), highest=0.1)
-        found = run_range_test(test, World.alone(), silent).lr
+        found = run_range_test(test, World.alone(), silent).reading.lr
         assert best / FACTOR <= found <= best * FACTOR, (seed, found, best)
