@@ -87,8 +87,7 @@ def cases(dataset: Path, work: Path) -> dict[str, Run]:
     """Runs that differ from `usual` in one setting each, by name."""
 
     def of(name: str, recipe: Callable[[], Run], batch: int = 128) -> Run:
-        run = on_stored_images(replace(recipe(), name=name.replace(" ", "-")), dataset, work, batch)
-        return replace(run, model=replace(run.model, weights="none"))
+        return on_stored_images(replace(recipe(), name=name.replace(" ", "-")), dataset, work, batch)
 
     made = dict[str, Run]()
     for load in (0.0, 0.65, 0.9, 1.0):

@@ -44,7 +44,7 @@ def bench_systems(
     rows, figures, rates = list[list[str]](), dict[str, Any](), list[Rate]()
     for names, recipe in _distinct(recipes):
         run = on_stored_images(recipe, dataset, work / names[0], batch_size(device))
-        run = replace(run, model=replace(run.model, weights="none", image_size=image_size or run.model.image_size))
+        run = replace(run, model=replace(run.model, image_size=image_size or run.model.image_size))
         laps, use = laps_of(run, device, steps, rounds)
         loop, resident = (Rate(way, laps[way], use if way == _LOOP else {}) for way in (_LOOP, _RESIDENT))
         share = ratio(loop.rates, resident.rates)
@@ -80,7 +80,7 @@ def _distinct(recipes: Sequence[Callable[[], Run]]) -> Iterator[tuple[list[str],
     for recipe in recipes:
         run = recipe()
         # A found learning rate would have to be found first, and costs what any other does.
-        run = replace(run, optim=replace(run.optim, lr=1e-4))
+        run = replace(run, optim=replace(run.optim, lr=1e-4), model=replace(run.model, weights="none"))
         cost = (*astuple(run.model), *astuple(run.augment), *astuple(run.mix), run.optim.name, run.optim.clip_norm)
         found.setdefault(cost, ([], run))[0].append(run.name)
     yield from found.values()

@@ -212,7 +212,7 @@ def overhead_ms(run: Run, world: World, *, rounds: int, steps: int) -> float:
     minus the bare step on the same resident batch, in CPU time of this thread, so that other processes do not count;
     the median of the rounds.
     """
-    run = replace(run, model=replace(run.model, name="squeezenet1_1", weights="none"))
+    run = replace(run, model=replace(run.model, name="squeezenet1_1"))
     training = Training(run, world, lambda event: None)
     batch = next(training.batches())
     tiny = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 6)).to(world.device)
@@ -241,9 +241,10 @@ def batch_size(device: str) -> int:
 
 
 def on_stored_images(run: Run, dataset: Path, work: Path, batch: int) -> Run:
-    """The run on a bench's data set, in this process, without end and without a log."""
+    """The run on a bench's data set, in this process, from random weights, without end and without a log."""
     return replace(
         run,
+        model=replace(run.model, weights="none"),
         output=str(work / "runs"),
         data=DataConfig(dataset=str(dataset), valid_fold=smallest_fold(dataset)),
         batch=BatchConfig(global_batch_size=batch, mix_group=8, block_shards=2),

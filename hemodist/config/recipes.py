@@ -1,7 +1,7 @@
 """Recipes: functions that return one whole run configuration each.
 
 `python jobs/train.py RECIPE --data.dataset DATASET` starts one; any field is a flag. Where a docstring states no score,
-none has been measured yet.
+none has been measured yet. All but `demo` and `debug` begin with ImageNet's weights, as the study's networks did.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def debug() -> Run:
     return replace(
         alexnet(),
         name="debug",
+        model=replace(alexnet().model, weights="none"),
         batch=BatchConfig(global_batch_size=16, mix_group=8, eval_batch_size=16),
         optim=OptimConfig(lr=1e-4, epochs=2),
         scaling=ScalingConfig(workers=0),
@@ -43,7 +44,7 @@ def debug() -> Run:
 
 def resnet18() -> Run:
     """The study's baseline: ResNet-18 with binary cross-entropy on six labels."""
-    return Run(name="resnet18", augment=_LIGHT, model=ModelConfig(name="resnet18"))
+    return Run(name="resnet18", augment=_LIGHT, model=ModelConfig(name="resnet18", weights="imagenet"))
 
 
 def alexnet() -> Run:
@@ -51,7 +52,7 @@ def alexnet() -> Run:
     return Run(
         name="alexnet",
         augment=_LIGHT,
-        model=ModelConfig(name="alexnet"),
+        model=ModelConfig(name="alexnet", weights="imagenet"),
         optim=OptimConfig(lr=1e-4, clip_norm=1.0),
     )
 
@@ -90,37 +91,39 @@ def alexnet_more() -> Run:
 
 def resnet34() -> Run:
     """ResNet-34."""
-    return Run(name="resnet34", augment=_LIGHT, model=ModelConfig(name="resnet34"))
+    return Run(name="resnet34", augment=_LIGHT, model=ModelConfig(name="resnet34", weights="imagenet"))
 
 
 def resnet34_silu() -> Run:
     """ResNet-34 with every ReLU replaced by SiLU, as the study tried."""
-    return Run(name="resnet34_silu", augment=_LIGHT, model=ModelConfig(name="resnet34", activation="silu"))
+    return Run(
+        name="resnet34_silu", augment=_LIGHT, model=ModelConfig(name="resnet34", weights="imagenet", activation="silu")
+    )
 
 
 def resnet50() -> Run:
     """ResNet-50."""
-    return Run(name="resnet50", augment=_LIGHT, model=ModelConfig(name="resnet50"))
+    return Run(name="resnet50", augment=_LIGHT, model=ModelConfig(name="resnet50", weights="imagenet"))
 
 
 def resnet101() -> Run:
     """ResNet-101."""
-    return Run(name="resnet101", augment=_LIGHT, model=ModelConfig(name="resnet101"))
+    return Run(name="resnet101", augment=_LIGHT, model=ModelConfig(name="resnet101", weights="imagenet"))
 
 
 def resnet152() -> Run:
     """ResNet-152."""
-    return Run(name="resnet152", augment=_LIGHT, model=ModelConfig(name="resnet152"))
+    return Run(name="resnet152", augment=_LIGHT, model=ModelConfig(name="resnet152", weights="imagenet"))
 
 
 def densenet121() -> Run:
     """DenseNet-121."""
-    return Run(name="densenet121", augment=_LIGHT, model=ModelConfig(name="densenet121"))
+    return Run(name="densenet121", augment=_LIGHT, model=ModelConfig(name="densenet121", weights="imagenet"))
 
 
 def densenet161() -> Run:
     """DenseNet-161, the study's best network."""
-    return Run(name="densenet161", augment=_LIGHT, model=ModelConfig(name="densenet161"))
+    return Run(name="densenet161", augment=_LIGHT, model=ModelConfig(name="densenet161", weights="imagenet"))
 
 
 def densenet161_cutmix() -> Run:

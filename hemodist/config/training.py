@@ -20,7 +20,7 @@ class ModelConfig:
     """Keep torchvision's ReLU, or replace every one by SiLU."""
 
     weights: Annotated[str, DecidesBestLr()] = "none"
-    """What training starts from: `none`, downloaded weights, or the path of a local state_dict.
+    """What training starts from: `none` (random), downloaded weights, or the path or URI of a state_dict.
     Downloaded are `imagenet` (torchvision's newest) and names of torchvision's enum such as IMAGENET1K_V1."""
 
     image_size: Annotated[int, Range(32, 2048), DecidesSamples(), DecidesBestLr(), Often()] = 256

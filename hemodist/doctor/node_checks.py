@@ -20,10 +20,12 @@ from pathlib import Path
 
 import torch
 
+from hemodist.config.recipes import RECIPES
 from hemodist.dataset.digest import sha256
 from hemodist.doctor import decode, jpeg_engine
 from hemodist.doctor.finding import Finding
 from hemodist.errors import UserError
+from hemodist.models.pretrained import published
 from hemodist.storage.store import Store
 
 GIB = 2**30
@@ -74,6 +76,7 @@ def checks_of(*, works: bool) -> dict[str, Check]:
         "compiler": lambda wanted, node: compiler(node),
         "decoding": lambda wanted, node: decoding(node),
         "cache": lambda wanted, node: cache(node, wanted.cache),
+        "weights": lambda wanted, node: weights(node),
     }
     if works:
         return everywhere | of_work
@@ -225,6 +228,19 @@ def cache(node: str, folder: str) -> list[Finding]:
         remedy = f"all of RSNA at 256 pixels wants {MIN_FREE / GIB:.0f} GiB; smaller data sets and subsets need less"
         return [Finding("cache", node, "not there", found, remedy)]
     return [Finding("cache", node, "pass", found)]
+
+
+def weights(node: str) -> list[Finding]:
+    """Whether the pretrained weights that recipes begin with are here, or can be downloaded."""
+    wanted = {source.name: source for recipe in RECIPES if (source := published(recipe().model))}
+    away = [source for source in wanted.values() if source.copy() is None]
+    found = f"{len(wanted) - len(away)} of the recipes' {len(wanted)} files are here"
+    if not away:
+        return [Finding("weights", node, "pass", found)]
+    if why := away[0].out_of_reach():
+        remedy = "recipes need --model.weights PATH (a file fetched elsewhere) or --model.weights none here"
+        return [Finding("weights", node, "not there", f"{found}; {away[0].url} is out of reach: {why}", remedy)]
+    return [Finding("weights", node, "pass", f"{found}, the others can be downloaded")]
 
 
 def wandb(node: str) -> list[Finding]:

@@ -9,6 +9,7 @@ from hemodist.errors import ConfigError
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.train import absolute
 from hemodist.models.network import check_model
+from hemodist.models.pretrained import check_pretrained
 from hemodist.plan.prepare import prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
@@ -29,6 +30,7 @@ def find_lr(test: RangeTest) -> FoundLr:
     check_model(run.model)
     store = Store.open(join(run.output, run.name))
     store.check_writable()
+    check_pretrained(run.model)
     run = absolute(replace(run, tracking=replace(run.tracking, mode=resolve_mode(run.tracking))))
     found: FoundLr = run_ranks(
         run_range_test, replace(test, run=run), run.scaling, name=f"find-lr-{run.name}", folder=join(store.uri, FOLDER)

@@ -11,6 +11,7 @@ from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
 from hemodist.models.checkpoints import Checkpoints
 from hemodist.models.network import check_model, has_batch_norm
+from hemodist.models.pretrained import check_pretrained
 from hemodist.plan.prepare import check_choice, check_resume, prepare
 from hemodist.reports.terminal import TrainingView, console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
@@ -38,6 +39,7 @@ def train(run: Run, lr_from: str = "") -> Results:
     origin = Checkpoints(store, run.checkpoint.keep).newest_origin()
     if origin is None:
         check_choice(prepared, run)
+        check_pretrained(run.model)
     else:
         check_resume(origin, prepared, run, store.uri, batch_norm=has_batch_norm(run.model))
     mode = resolve_mode(run.tracking)

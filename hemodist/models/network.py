@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,20 +11,19 @@ from torch import nn
 from hemodist.config.training import ModelConfig
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
+from hemodist.storage.store import Store
 
 
 def build_network(config: ModelConfig) -> nn.Module:
-    """Build a network that maps float [b, 3, h, w] to logits [b, 6].
+    """Build a network of random weights that maps float [b, 3, h, w] to logits [b, 6]; channels last.
 
     Args:
-        config: name, activation, channels and weights; `check_model` must accept it.
+        config: name, activation and channels; `check_model` must accept it. `pretrained.load_pretrained` loads weights.
 
     Raises:
-        ConfigError: the network has no linear head or no ReLU to replace, or the weights cannot be had or do not fit.
+        ConfigError: the network has no linear head or no ReLU to replace.
     """
-    network = untrained_network(config)
-    load_pretrained(network, config)
-    return network.to(memory_format=torch.channels_last)
+    return untrained_network(config).to(memory_format=torch.channels_last)
 
 
 def untrained_network(config: ModelConfig) -> nn.Module:
@@ -44,38 +42,7 @@ def untrained_network(config: ModelConfig) -> nn.Module:
     return network
 
 
-def load_pretrained(network: nn.Module, config: ModelConfig) -> None:
-    """Load the weights that `config` names into a network made by `untrained_network`, all but those of the head.
-
-    `none` loads nothing.
-
-    Raises:
-        ConfigError: they cannot be had, or do not fit.
-    """
-    if config.weights == "none":
-        return
-    chosen = _of_torchvision(config)
-    if chosen is None:
-        try:
-            state = torch.load(config.weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a file of another kind makes the unpickler raise
-            raise ConfigError(f"model.weights {config.weights!r} cannot be read as a state_dict: {error}") from error
-        # A checkpoint of hemodist holds the network that was scored under `scored`.
-        state = state["scored"] if isinstance(state, dict) and isinstance(state.get("scored"), dict) else state
-        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-            raise ConfigError(f"model.weights {config.weights!r} is no state_dict: a mapping of names to tensors")
-    else:
-        try:
-            state = chosen.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: the file's hash is another
-            raise ConfigError(
-                f"torchvision could not download the weights {chosen.name} of {config.name} ({error}); "
-                "use --model.weights none, or the path of a file that holds them"
-            ) from error
-    _load(network, state, config.weights)
-
-
-def _of_torchvision(config: ModelConfig) -> Any:
+def torchvision_weights(config: ModelConfig) -> Any:
     """The member of torchvision's enum that `config.weights` names, or None where it must be a file."""
     offered = torchvision.models.get_model_weights(config.name)
     return offered.DEFAULT if config.weights == "imagenet" else offered.__members__.get(config.weights)
@@ -90,11 +57,11 @@ def check_model(config: ModelConfig) -> None:
     names = torchvision.models.list_models(module=torchvision.models)
     if config.name not in names:
         raise ConfigError(f"model.name {config.name!r} is no classification network of torchvision; use one of {names}")
-    if config.weights != "none" and _of_torchvision(config) is None and not Path(config.weights).is_file():
+    if config.weights != "none" and torchvision_weights(config) is None and not _is_file(config.weights):
         names = list(torchvision.models.get_model_weights(config.name).__members__)
         raise ConfigError(
             f"model.weights {config.weights!r} is no file; use none, imagenet, one of {names}, "
-            "or the path of a state_dict"
+            "or the path or URI of a state_dict"
         )
     size = config.image_size
     with torch.device("meta"):
@@ -110,6 +77,17 @@ def check_model(config: ModelConfig) -> None:
         raise ConfigError(
             f"{config.name} gives an output of shape {shape}, not (2, {len(LABELS)}); use another network"
         )
+
+
+def weights_file(weights: str) -> tuple[Store, str]:
+    """The folder of a file of weights, and its name there."""
+    folder, _, name = weights.rpartition("/")
+    return Store.open(folder or ("/" if weights.startswith("/") else ".")), name
+
+
+def _is_file(weights: str) -> bool:
+    store, name = weights_file(weights)
+    return bool(name) and store.size(name) is not None
 
 
 def has_batch_norm(config: ModelConfig) -> bool:
@@ -223,25 +201,3 @@ def _narrow_stem(network: nn.Module) -> None:
     shape: dict[str, Any] = {kept: getattr(old, kept) for kept in ("kernel_size", "stride", "padding", "dilation")}
     stem = FirstChannel(1, old.out_channels, **shape, bias=old.bias is not None)
     setattr(network.get_submodule(parent), leaf, stem)
-
-
-def _load(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
-    own = network.state_dict()
-    head = last_linear(network) or "classifier.1"
-    stem = next((f"{n}.weight" for n, m in network.named_modules() if isinstance(m, FirstChannel)), None)
-    if stem in state and state[stem].shape[1] == 3:
-        # What the filters answer to a grey picture, in which all three channels are alike.
-        state = state | {stem: state[stem].sum(dim=1, keepdim=True)}
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    wrong = [
-        f"{k} {tuple(v.shape)} instead of {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and k not in fitting and not k.startswith(head)
-    ]
-    missing = [k for k in own if k not in state and not k.startswith(head)]
-    if wrong or missing:
-        raise ConfigError(
-            f"model.weights {name!r} does not fit: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
-            f"{len(wrong)} of another shape ({', '.join(wrong[:3])}); only the head may differ"
-        )
-    network.load_state_dict(fitting, strict=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def open_trained(where: str) -> Trained:
     for name in ("prevalence", "kinds"):
         if name in saved and len(saved[name]) != len(LABELS):
             raise CheckpointError(f"{where} records the {name} of {len(saved[name])} labels, not {len(LABELS)}")
-    network = build_network(replace(run.model, weights="none"))
+    network = build_network(run.model)
     _load(network, saved["scored"], where, run.model.name)
     return Trained(where, saved, run, network.eval())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,7 @@ def parameters(config: ModelConfig) -> int:
     11179590
     """
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_network(replace(config, weights="none")).parameters())
+        return sum(parameter.numel() for parameter in build_network(config).parameters())
 
 
 def _predictions(store: Store, file: str, keys: pa.Array) -> F64:

@@ -66,6 +66,9 @@ class Study:
     global_batch_size: Annotated[int | None, Often()] = None
     """Samples a step; None for each recipe's own. A recipe's learning rate follows it as in `jobs/train.py`."""
 
+    weights: Annotated[str | None, Often()] = None
+    """What every recipe starts from, as `model.weights` of a run says; None for each recipe's own."""
+
     at_once: Annotated[int | None, Range(1, 65_536), Often()] = None
     """Most runs at a time; None for as many as the cluster has free slots for."""
 
@@ -123,6 +126,8 @@ class Study:
             batch = replace(batch, global_batch_size=self.global_batch_size)
         if self.image_size is not None:
             model = replace(model, image_size=self.image_size)
+        if self.weights is not None:
+            model = replace(model, weights=self.weights)
         if self.epochs is not None:
             optim = replace(optim, epochs=self.epochs)
         return follow_batch(replace(run, batch=batch, model=model, optim=optim), run)

@@ -12,6 +12,7 @@ from hemodist.errors import ConfigError, UserError
 from hemodist.launch.train import absolute
 from hemodist.models.checkpoints import Checkpoints
 from hemodist.models.network import check_model, has_batch_norm
+from hemodist.models.pretrained import check_pretrained
 from hemodist.plan.prepare import Prepared, check_choice, check_resume, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
@@ -44,6 +45,8 @@ def conduct(study: Study) -> Findings:
         common = prepare(run)
         check_model(run.model)
     left = [run for run in runs if not is_finished(run, common)]
+    for model in dict.fromkeys(run.model for run in left):
+        check_pretrained(model, "--weights")
     facts = _facts(common, runs[0]) | {"runs": f"{len(runs)}, of which {len(runs) - len(left)} are finished"}
     facts["learning rate of"] = study.rates()
     console.print(facts_table(f"Study of {len(study.recipes)} systems, seeds {study.seeds}", facts))

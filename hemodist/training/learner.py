@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from hemodist.config.run import Run
 from hemodist.errors import ConfigError
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.models.checkpoint_file import CheckpointError
-from hemodist.models.network import build_network, has_dropout, load_pretrained, make_deterministic
+from hemodist.models.network import build_network, has_dropout, make_deterministic
+from hemodist.models.pretrained import load_pretrained
 from hemodist.plan.philox import Purpose, words
 from hemodist.training import optimizer
 from hemodist.training.ema import EMA
@@ -139,7 +140,7 @@ def seeded_network(run: Run, world: World) -> nn.Module:
     torch.backends.cudnn.benchmark = not run.scaling.deterministic  # shapes are fixed, so that trying pays
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what bf16 does not take, as cuDNN has it for convolutions
-    network = build_network(replace(run.model, weights="none")).to(world.device)
+    network = build_network(run.model).to(world.device)
     if run.scaling.deterministic and world.device.type == "cuda":
         make_deterministic(network)
     if run.model.sync_batch_norm and world.size > 1:

@@ -40,7 +40,7 @@ def reduced(run: Run, folder: Path) -> Run:
         data=replace(run.data, dataset=str(folder / "data"), decode_threads=1),
         batch=BatchConfig(global_batch_size=8, mix_group=4, block_shards=2),
         mix=replace(run.mix, kind="cutmix", probability=0.5),
-        model=replace(run.model, image_size=size),
+        model=replace(run.model, image_size=size, weights="none"),
         optim=replace(run.optim, epochs=4),
         scaling=ScalingConfig(workers=0, device="cpu", precision="fp32", deterministic=True),
         tracking=TrackingConfig(mode="disabled"),

@@ -60,7 +60,7 @@ ELSEWHERE = {
 """Commands that other tests run, or that run the tests."""
 
 SMALL = (
-    *("--model.name", "resnet18", "--model.image-size", "32"),
+    *("--model.name", "resnet18", "--model.weights", "none", "--model.image-size", "32"),
     *("--batch.global-batch-size", "16", "--tracking.mode", "disabled"),
 )
 HERE = {

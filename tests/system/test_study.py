@@ -28,7 +28,20 @@ RECIPES, SEEDS = ("resnet18", "resnet34"), (0, 1)
 
 def command(folder: Path, *more: object) -> list[object]:
     """A study of two networks from two seeds."""
-    flags = ["--recipes", *RECIPES, "--seeds", *SEEDS, "--epochs", 1, "--image-size", 32, "--global-batch-size", 32]
+    flags = [
+        "--recipes",
+        *RECIPES,
+        "--seeds",
+        *SEEDS,
+        "--epochs",
+        1,
+        "--image-size",
+        32,
+        "--global-batch-size",
+        32,
+        "--weights",
+        "none",
+    ]
     where = ["--data.dataset", folder / "dataset", "--output", folder / "study", "--tracking.mode", "disabled"]
     return [CHECKOUT / "jobs/study.py", *flags, *where, "--replicates", 200, "--scaling.workers", 0, *more]
 
@@ -102,8 +115,9 @@ def test_a_run_that_fails_is_named_and_stops_no_other(folder):
     (run / "predictions.parquet").mkdir()
     (folder / "study/runs/resnet34-s1/result.json").unlink()
     study = Study(
-        recipes=RECIPES, seeds=SEEDS, epochs=1, image_size=32, global_batch_size=32, output=str(folder / "study"),
-        data=DataConfig(dataset=str(folder / "dataset")), scaling=ScalingConfig(workers=0), replicates=200,
+        recipes=RECIPES, seeds=SEEDS, epochs=1, image_size=32, global_batch_size=32, weights="none",
+        output=str(folder / "study"), data=DataConfig(dataset=str(folder / "dataset")),
+        scaling=ScalingConfig(workers=0), replicates=200,
         tracking=TrackingConfig(mode="disabled"), classical=False,
     )  # fmt: skip
     with pytest.raises(UserError, match=r"1 of 4 runs failed .* resnet18-s0: cannot write"):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from hemodist.config.recipes import RECIPES
+from hemodist.models.pretrained import published
 from tests.support.dataset import make_dataset
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -81,7 +83,7 @@ def test_too_few_mix_groups_for_the_workers(run_train, dataset):
 
 def test_more_gpus_than_there_are(run_train, dataset, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    code, said = run_train("resnet18", "--data.dataset", dataset, "--scaling.device", "cuda")
+    code, said = run_train("resnet18", "--data.dataset", dataset, "--scaling.device", "cuda", "--model.weights", "none")
     assert code == 2
     assert "need 2 GPUs, one each, and there are 1" in said
 
@@ -104,3 +106,21 @@ def test_a_subset_larger_than_the_data_set(run_train, dataset):
     code, said = run_train("resnet18", "--data.dataset", dataset, "--data.subset", "1500")
     assert code == 2
     assert "data.subset 1500 needs 1238 train slices" in said
+
+
+@pytest.mark.parametrize(
+    "recipe", [recipe for recipe in RECIPES if recipe().model.weights != "none"], ids=lambda recipe: recipe.__name__
+)
+def test_without_a_network_every_recipe_says_in_one_line_how_to_get_its_weights(
+    recipe, run_train, dataset, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
+    flags = ["--data.dataset", dataset, "--optim.lr", "1e-4", "--batch.global-batch-size", "64"]
+    code, said = run_train(recipe.__name__, *flags)
+    assert code == 2
+    (line,) = said.splitlines()
+    source = published(recipe().model)
+    assert source.url.startswith("https://")
+    for text in (source.name, f"fetch {source.url} elsewhere", "--model.weights PATH", "--model.weights none"):
+        assert text in line

@@ -19,7 +19,9 @@ from hemodist.study.runs import runs_at_a_time
 from hemodist.study.study import RESULT, conduct, is_finished
 from tests.support.dataset import make_dataset
 
-SMALL = Study(recipes=("resnet18", "resnet34"), seeds=(0, 1), epochs=2, image_size=32, global_batch_size=32)
+SMALL = Study(
+    recipes=("resnet18", "resnet34"), seeds=(0, 1), epochs=2, image_size=32, global_batch_size=32, weights="none"
+)
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def small(folder: Path, samples: int = 200, patients: int = 40) -> Run:
         tracking=TrackingConfig(mode="disabled"),
     )
     run = replace(run, data=replace(run.data, dataset=str(folder / "data"), decode_threads=1))
-    return replace(run, model=replace(run.model, image_size=64))
+    return replace(run, model=replace(run.model, image_size=64, weights="none"))
 
 
 def test_a_found_rate_is_used_by_its_own_run_only(tmp_path):
