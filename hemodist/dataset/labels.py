@@ -11,3 +11,6 @@ UNKNOWN = -1
 LOSS_WEIGHTS = (2.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 """Weight of each label in the training loss and the log loss: `any` counts twice (RSNA Intracranial Hemorrhage
 Detection 2019, evaluation page)."""
+
+SLICE_ID, CORRECTED = "id", "correct_"
+"""Of the CSV of a review: the column of the sample's key, and what a corrected label's column begins with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from hemodist.dataset.manifest import MANIFEST, Manifest, read_manifest
 from hemodist.errors import ConfigError
 from hemodist.storage import text_file
 from hemodist.storage.store import Store, StoreError, shown
-from shards.building import labels, listing, series, unfinished
+from shards.building import corrections, labels, listing, series, unfinished
 from shards.building.finalise import finalise
 from shards.building.index import SharedImages
 from shards.building.options import ShardConfig, check, describe
@@ -106,8 +106,16 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
     found = listed.files
     stems = [source_files.stem(file.path) for file in found]
     table, ambiguous = table.matched(stems, label_file)
-    chosen, missing = _select(found, table, config)
-    described = describe(config, channels, found, chosen, table.digest)
+    style = source_files.key_style(found)
+    fixes = corrections.read(config.corrections) if config.corrections else corrections.Corrections()
+
+    def keys(files: list[File]) -> list[str]:
+        return [source_files.key_of(file.path, style) for file in files] if config.corrections else []
+
+    fixes.check_known(keys(found))
+    chosen, missing = _select(found, fixes.applied(keys(found), table.of(stems)), config)
+    corrected = fixes.counts(keys(found), table.of(stems)) if config.corrections else None
+    described = describe(config, channels, found, chosen, table.digest, corrected)
     if output.size(MANIFEST) is not None:
         manifest = read_manifest(output)
         # Finished with other versions is finished all the same; only going on would mix them.
@@ -145,7 +153,7 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
         pseudonym_key=key,
         versions=going_on["versions"],
     )
-    values = table.of([source_files.stem(file.path) for file in ordered])
+    values = fixes.applied(keys(ordered), table.of([source_files.stem(file.path) for file in ordered]))
     facts: dict[str, Any] = {"source files": len(found), "selected": len(chosen)}
     if listed.hidden:
         facts["hidden files and folders, left out"] = listed.hidden
@@ -155,6 +163,7 @@ def plan(config: ShardConfig) -> BuildPlan | Finished:
         without_file = table.report.slices - ambiguous - len(table.ids)
         facts |= {**table.report.counts(), "labels without a file": without_file}
         facts |= {"labels of a name that several files have": ambiguous, "files without labels": unlabelled}
+    facts |= _corrected(described)
     if missing:
         facts["listed ids without a file"] = missing
     taken = {file.path for file in chosen}
@@ -208,7 +217,7 @@ def _check_places(source_store: Store, output: Store) -> None:
         raise ConfigError(f"the output {output.uri} lies in the source {source_store.uri}; choose a folder outside it")
 
 
-def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) -> tuple[list[File], int]:
+def _select(found: list[File], known: npt.NDArray[np.int8], config: ShardConfig) -> tuple[list[File], int]:
     """The files that the selection takes, and the number of listed ids that no file has."""
     if config.selection == "all":
         return found, 0
@@ -221,7 +230,7 @@ def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) ->
         if not chosen:
             raise ConfigError(f"none of the {len(wanted)} ids in {config.ids} is the name of a source file")
         return chosen, len(wanted - set(stems))
-    whole = table.of(stems)[:, 0]
+    whole = known[:, 0]
     positive = int(np.count_nonzero(whole == 1))
     if not positive:
         raise ConfigError("--selection balanced needs slices with the label `any`; give --labels, or select all")
@@ -230,6 +239,17 @@ def _select(found: list[File], table: labels.LabelTable, config: ShardConfig) ->
     ]
     taken = {row for _, row in sorted(negatives)[:positive]} | set(np.flatnonzero(whole == 1).tolist())
     return [file for row, file in enumerate(found) if row in taken], 0
+
+
+def _corrected(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What corrections of labels have changed, for people; empty without any."""
+    counts = config.get("corrections")
+    if not counts:
+        return {}
+    return {
+        "corrected labels": f"{counts['labels']:,} of {counts['slices']:,} slices",
+        "corrections that say what the label file says": counts["confirmed"],
+    }
 
 
 def summary(manifest: Manifest, shared: SharedImages | None = None) -> dict[str, Any]:
@@ -241,6 +261,7 @@ def summary(manifest: Manifest, shared: SharedImages | None = None) -> dict[str,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "label": manifest.label_counts,
+        **_corrected(manifest.config),
     }
     if manifest.series is not None:
         facts |= series.in_words(manifest.series)

@@ -27,7 +27,7 @@ FILE_NAMES = tuple(
 NO_LABELS = "no"
 """As `--labels`: none, whatever lies beside the images."""
 
-_BAD = 2
+BAD = 2
 """Stands for a value that is no label."""
 
 
@@ -154,9 +154,9 @@ def _collect(content: bytes, uri: str, digest: str) -> LabelTable:
             name, label = (pc.utf8_trim_whitespace(pc.struct_field(parts, part)) for part in ("slice", "label"))
             code = pc.index_in(pc.utf8_lower(label), value_set=pa.array(LABELS))
             texts = batch.column("label").dictionary_encode()
-            value = np.array([_value(text) for text in texts.dictionary.to_pylist()], np.int8)[texts.indices]
+            value = np.array([value_of(text) for text in texts.dictionary.to_pylist()], np.int8)[texts.indices]
             known = pc.is_valid(code).to_numpy(zero_copy_only=False)
-            bad = known & (value == _BAD)
+            bad = known & (value == BAD)
             if bad.any():
                 raise _bad_value(uri, batch.slice(int(bad.argmax()), 1).to_pylist()[0], rows + int(bad.argmax()))
             usable = known & (value != UNKNOWN)
@@ -211,10 +211,10 @@ def _columns(content: bytes, uri: str) -> list[str]:
     return names
 
 
-def _value(text: str) -> int:
-    """0, 1, `UNKNOWN` for an empty text, or `_BAD`: a spreadsheet and pandas write 1 as 1.0, True or "1".
+def value_of(text: str) -> int:
+    """0, 1, `UNKNOWN` for an empty text, or `BAD`: a spreadsheet and pandas write 1 as 1.0, True or "1".
 
-    >>> [_value(text) for text in ("1", "0.0", " TRUE", "", "2", "nan")]
+    >>> [value_of(text) for text in ("1", "0.0", " TRUE", "", "2", "nan")]
     [1, 0, 1, -1, 2, 2]
     """
     plain = text.strip().strip("\"'").strip().casefold()
@@ -225,8 +225,8 @@ def _value(text: str) -> int:
     try:
         number = float(plain)
     except ValueError:
-        return _BAD
-    return int(number) if number in (0, 1) else _BAD
+        return BAD
+    return int(number) if number in (0, 1) else BAD
 
 
 def _bad_value(uri: str, row: dict[str, str], number: int) -> ConfigError:

@@ -21,6 +21,7 @@ class ShardConfig:
         output: folder of the data set, outside the source.
         labels: RSNA's label file, as it is or as .zip or .gz; `no` for none. By default stage_2_train.csv or
             stage_1_train.csv in the source or beside it.
+        corrections: CSV of corrected labels, which `jobs/evaluate.py --review` writes for readers to fill in.
         workers: CPUs to use; 0 runs in this process, without Ray. By default all of the machine or cluster.
         samples_per_shard: files that are cut into one shard.
         size: rows and columns of the stored images.
@@ -46,6 +47,7 @@ class ShardConfig:
     source: str
     output: str
     labels: str | None = None
+    corrections: str | None = None
     workers: int | None = None
     samples_per_shard: int = 1024
     size: int = 256
@@ -123,10 +125,11 @@ def describe(
     found: list[File],
     chosen: list[File],
     labels_sha256: str,
+    corrected: dict[str, int | str] | None = None,
 ) -> dict[str, Any]:
     """The configuration for the manifest, as JSON values: all that decides the bytes of the data set.
 
-    Paths and the number of workers decide none of them.
+    Paths and the number of workers decide none of them. `corrected` is what corrections of labels change.
     """
     from shards.packing import source_files, versions
     from shards.picture.windows import NAMED
@@ -153,4 +156,5 @@ def describe(
         "selected_sha256": source_files.digest(chosen),
         "versions": versions.packages(),
         **({"ignored_ids": sorted(set(config.ignore_ids))} if config.ignore_ids else {}),
+        **({"corrections": corrected} if corrected else {}),
     }
