@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,10 +20,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hemodist
+from hemodist.config.data import MixConfig
 from hemodist.config.operation import CheckpointConfig
 from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig
+from hemodist.loading.mixing import mix_images
+from hemodist.loading.pixels import light_of, network_input
 from hemodist.models.network import untrained_network
+from hemodist.plan.mix import draw_mix
 from hemodist.training import loss
 from hemodist.training.ema import EMA
 from hemodist.training.gradient import clip
@@ -192,6 +197,21 @@ def test_forward_loss_clipping_and_average_mix_no_devices(fake_gpu, monkeypatch)
     norm = clip(network, 1.0)
     average.follow(network, skipped)
     assert {t.device for t in (losses, weight, norm, average.n_averaged, *average.module.buffers())} == {fake_gpu}
+
+
+@pytest.mark.parametrize("size", [32, 20, 16])
+@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
+def test_geometry_light_and_mixing_mix_no_devices(fake_gpu, monkeypatch, size, kind):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # which needs a driver
+    affine = np.eye(2, 3, dtype=np.float32)[None].repeat(8, axis=0)
+    decoded = torch.empty(8, 32, 32, 3, dtype=torch.uint8, device=fake_gpu)
+    images = torch.empty(8, size, size, 3, device=fake_gpu)
+    for maps in (None, affine + np.float32(0.01)):
+        moved = decoded if maps is not None or size == 32 else images
+        network_input(moved, maps, light_of(8, np.zeros(8, np.float32), np.ones(8, np.float32)), size, images)
+    mix_images(images, draw_mix(MixConfig(kind), 1, 0, 2, mix_group=4, size=size))
+    assert images.device == fake_gpu
+    assert images.shape == (8, size, size, 3)
 
 
 def test_a_fake_gpu_refuses_an_operation_that_mixes_devices(fake_gpu):
