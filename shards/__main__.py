@@ -119,7 +119,8 @@ def run_verify(command: Verify, console: Console) -> int:
         )
     for line in (*report.remarks, *report.problems):
         console.print(line, soft_wrap=True)
-    checked = f"{report.shards} shards, {report.samples} samples, {report.bytes} bytes read"
+    shards = "1 shard" if report.shards == 1 else f"{report.shards} shards"
+    checked = f"{shards}, {report.samples} samples, {report.bytes} bytes read"
     if report.problems:
         console.print(f"{command.dataset}: {len(report.problems)} problems; {checked}", soft_wrap=True)
         return EXIT_PROBLEMS

@@ -31,7 +31,8 @@ class Range:
         low: the smallest value.
         high: the largest value.
         checked_by: dotted name, below `hemodist`, of what checks the field where other fields or the data set narrow
-            the range further; its message names them. None where `check_ranges` checks it.
+            the range further; its message names them. `check_ranges` then checks `high` alone. None where it
+            checks both.
     """
 
     low: float
@@ -117,10 +118,11 @@ def check_ranges(config: Any) -> None:
         ConfigError: naming the field, its value and the range.
     """
     for field in fields_of(config):
-        if field.range is None or field.range.checked_by:
+        if field.range is None:
             continue
         for value in field.value if isinstance(field.value, tuple) else (field.value,):
-            if not isinstance(value, str):
+            narrowed = field.range.checked_by and value is not None and value <= field.range.high
+            if not isinstance(value, str) and not narrowed:
                 check_numbers(**{field.name: (value, field.range.low, field.range.high)})
 
 

@@ -92,6 +92,23 @@ def read_index(content: bytes, samples: int, where: str) -> pa.Table:
     return table
 
 
+def read_rejected(content: bytes, where: str) -> pa.Table:
+    """The table of rejected files from its file, of `REJECTED_SCHEMA`.
+
+    Args:
+        content: of the file.
+        where: what it is called in an error.
+
+    Raises:
+        DatasetError: it is no such table.
+    """
+    try:
+        return pq.read_table(io.BytesIO(content)).cast(REJECTED_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        text = str(error).splitlines()[0]
+        raise DatasetError(f"{where} is no table of rejected files: {text}; shard again") from error
+
+
 def labels_of(table: pa.Table) -> npt.NDArray[np.int8]:
     """The label columns of a table, int8 [rows, 6]; null becomes `UNKNOWN`."""
     columns = [table.column(label).fill_null(UNKNOWN).to_numpy() for label in LABELS]

@@ -81,6 +81,34 @@ class PictureConfig:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What the sharder counts of groups and identifiers; see `Manifest.identity`."""
+
+    groups: Count
+    largest_group: Count
+    joins: dict[str, Count]
+    respelled: Count
+    nameless: Count
+
+
+@dataclass(frozen=True)
+class OddSeries:
+    """How many series and slices have an oddity, and the first pseudonyms of such series."""
+
+    series: Count
+    slices: Count
+    first: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SeriesCounts:
+    """How many series there are, and the odd ones by oddity."""
+
+    series: Count
+    odd: dict[str, OddSeries]
+
+
+@dataclass(frozen=True)
 class SchemaVersion:
     """What every version's `manifest.json` holds."""
 
@@ -149,6 +177,7 @@ class Manifest:
             if shard.name != shard_name(number):  # a name from elsewhere must not lead out of a folder
                 raise DatasetError(f"{where} names shard {number} {shard.name!r}, not {shard_name(number)!r}")
         check_pictures(manifest.config, where)
+        _check_counts(manifest, where)
         return manifest
 
     @property
@@ -165,6 +194,14 @@ def check_pictures(config: Mapping[str, Any], where: str) -> None:
     """
     fields = [field.name for field in dataclasses.fields(PictureConfig)]
     _typed(PictureConfig, {name: config[name] for name in fields if name in config}, where)
+
+
+def _check_counts(manifest: Manifest, where: str) -> None:
+    if manifest.identity is not None:
+        _typed(Identity, manifest.identity, where)
+    if manifest.series is not None:
+        odd = {name: found for name, found in manifest.series.items() if name != "series"}
+        _typed(SeriesCounts, {"series": manifest.series.get("series"), "odd": odd}, where)
 
 
 def _typed(kind: type[T], values: bytes | Mapping[str, Any], where: str) -> T:

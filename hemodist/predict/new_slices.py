@@ -8,7 +8,6 @@ probabilities of several checkpoints, such as those of a k-fold run, are average
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,10 +16,10 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from hemodist.dataset.dataset import DataSet
+from hemodist.dataset.index import read_rejected
 from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import REJECTED
 from hemodist.errors import ConfigError
@@ -204,7 +203,7 @@ def predict_dataset(settings: Settings, dataset: DataSet, tell: Tell) -> Predict
     all_keys = dataset.index.column("key").to_pylist()
     taken = dataset.index.take(pa.array(rows))
     keys = taken.column("key").to_pylist()
-    refused = pq.read_table(io.BytesIO(dataset.store.read(REJECTED))).to_pylist()
+    refused = read_rejected(dataset.store.read(REJECTED), f"{dataset.store.uri}/{REJECTED}").to_pylist()
     reasons = [(row["path"], row["reason"], row["detail"]) for row in refused]
     reasons += [(all_keys[row], CORRUPT, "not what its checksum says") for row in np.setdiff1d(every, rows)]
     found = PredictedSlices(

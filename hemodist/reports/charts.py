@@ -72,7 +72,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], scores: Scores) -> str
         if line is not None:
             axes.axhline(line, color=_GREY, linestyle="--", linewidth=1, label="constant answer")
         axes.set(xlabel="epoch", ylabel=name, xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         axes.legend()
     return svg_uri(figure)
 

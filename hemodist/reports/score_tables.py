@@ -18,6 +18,9 @@ from hemodist.reports.as_text import interval_text, number, percent, percent_int
 from hemodist.reports.contents import PointingGame
 from hemodist.reports.verdict import at_specificities, verdict
 
+_NOTHING = 1e-9
+"""A log loss below it is that of a clipped probability: the answer is right on every unit."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -113,11 +116,12 @@ def pooled_rows(pooled: Sequence[PooledScores]) -> list[list[str]]:
     """Cells of a table: level, pooling, units, AUC of any, its interval, average precision, weighted log loss."""
     rows = []
     for one in pooled:
+        constant = number(one.constant_prevalence) if one.constant_prevalence > _NOTHING else "0: units are all alike"
         of_any = one.labels[LABELS.index("any")]
         rows.append(
             [one.level, one.pooling.replace("_", "-"), f"{one.units} ({of_any.positive} with)",
              number(of_any.auc.value), interval_text(of_any.auc), number(of_any.average_precision.value),
-             f"{number(one.weighted_log_loss.value)} (constant {number(one.constant_prevalence)})"]
+             f"{number(one.weighted_log_loss.value)} (constant {constant})"]
         )  # fmt: skip
     return rows
 

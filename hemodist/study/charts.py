@@ -44,7 +44,7 @@ def learning_curves(found: Findings) -> str:
             if math.isfinite(value):
                 axes.axhline(value, color=_FLOOR_COLOR, linestyle=style, linewidth=1.2, label=system.name)
         axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if score == LOG_LOSS:
             axes.set_yscale("log")
             _plain_numbers(axes.yaxis, (1, 1.5, 2, 3, 5, 7))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig
 from hemodist.dataset.labels import LABELS
+from hemodist.errors import ConfigError
 from hemodist.metrics.bootstrap import F64, resamples
 from hemodist.metrics.paired import resample_scores
 from hemodist.metrics.probabilities import with_prevalence
@@ -24,10 +21,10 @@ from hemodist.models.network import build_network
 from hemodist.plan.prepare import Prepared
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
+from hemodist.study import run_folder
 from hemodist.study.classical import fit_methods, statistics
 from hemodist.study.options import recipe_of
 from hemodist.study.system import Kind, System
-from hemodist.training.run_checkpoints import HISTORY
 
 
 def gather(
@@ -50,8 +47,12 @@ def gather(
     if len(prepared.split.test):  # on which nothing was chosen, neither an epoch nor a learning rate
         scored, file = prepared.split.test, TEST_PREDICTIONS
     keys = dataset.index.column("key").take(pa.array(scored)).combine_chunks()
-    predicted = {run.name: _predictions(Store.open(join(run.output, run.name)), file, keys) for run in runs}
+    folders = {run.name: Store.open(join(run.output, run.name)) for run in runs}
+    predicted = {name: run_folder.predictions(folder, file, keys) for name, folder in folders.items()}
     rows = scored[np.all([np.isfinite(values).any(axis=1) for values in predicted.values()], axis=0)]
+    if not len(rows):
+        names = ", ".join(predicted)
+        raise ConfigError(f"there is no slice of the split that all runs have answered for: {names}; delete these runs")
     if classical:
         train = statistics(dataset, prepared.split.train, runs[0].data)
         asked = statistics(dataset, rows, runs[0].data)
@@ -75,7 +76,7 @@ def gather(
             found.append(system(method.name, "classical", probability, parameters=method.parameters, **more))
     for recipe in dict.fromkeys(map(recipe_of, runs)):
         mine = [run for run in runs if recipe_of(run) == recipe]
-        histories = tuple(json.loads(Store.open(join(run.output, run.name)).read(HISTORY)) for run in mine)
+        histories = tuple(run_folder.history(folders[run.name], run) for run in mine)
         found.append(
             system(
                 recipe,
@@ -100,11 +101,3 @@ def parameters(config: ModelConfig) -> int:
     """
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_network(config).parameters())
-
-
-def _predictions(store: Store, file: str, keys: pa.Array) -> F64:
-    """Probabilities of the slices `keys`, float64 [n, 6]; nan where a run has not answered, or not learned a label."""
-    table = pq.read_table(io.BytesIO(store.read(file)), columns=["key", *LABELS])
-    values = np.stack([table.column(label).to_numpy() for label in LABELS], axis=1)
-    place = pc.index_in(keys, value_set=table.column("key").combine_chunks()).fill_null(-1).to_numpy()
-    return np.where((place >= 0)[:, None], values[place], np.nan)

@@ -146,7 +146,11 @@ def _floor(systems: Sequence[System], beside: Mapping[str, Sequence[Difference]]
     floor = min((system for system in systems if system.kind != "network"), key=lambda s: s.estimate(LOG_LOSS).value)
     text = f"Without one, {floor.name} is best: weighted log loss {floor.estimate(LOG_LOSS).value:.4f}"
     text += f" in {duration(floor.time)}. " if floor.seconds else ". "
-    groups = ((1, "Shown to be better"), (-1, "Shown to be worse"), (0, "Neither is shown of"))
+    groups = (
+        (1, "Shown to be better"),
+        (-1, "Shown to be worse"),
+        (0, "Neither better nor worse, as far as these slices tell"),
+    )
     parts = [
         f"{words}: " + ", ".join(f"{one.first} ({one.value:+.4f})" for one in beside[floor.name] if one.verdict == way)
         for way, words in groups

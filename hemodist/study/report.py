@@ -7,7 +7,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from hemodist.metrics.paired import ACCURACY, AUC, LOG_LOSS
-from hemodist.reports.as_text import flat, interval_text, number
+from hemodist.reports.as_text import as_float, flat, interval_text, number
 from hemodist.reports.epoch_table import HISTORY_COLUMNS, format_history_row
 from hemodist.reports.page import template
 from hemodist.study import charts
@@ -130,7 +130,9 @@ def _study_cells(system: System) -> tuple[str, ...]:
     """Means over the seeds, of the epoch whose checkpoint was scored."""
     scored = system.scored_rows()
     epochs = ", ".join(map(str, sorted({row["epoch"] for row in scored})))
-    train, valid, right = (float(np.mean([row[k] for row in scored])) for k in ("train_loss", "valid_loss", ACCURACY))
+    train, valid, right = (
+        float(np.mean([as_float(row.get(k)) for row in scored])) for k in ("train_loss", "valid_loss", ACCURACY)
+    )
     return system.name, epochs, *map(number, (train, valid, right, 1 - right)), duration(system.time)
 
 

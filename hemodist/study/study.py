@@ -17,16 +17,14 @@ from hemodist.plan.prepare import Prepared, check_choice, check_resume, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
 from hemodist.storage.store import Store, join
-from hemodist.study import report
+from hemodist.study import report, run_folder
 from hemodist.study.findings import Findings, compare
 from hemodist.study.gather import gather
 from hemodist.study.options import Study, recipe_of
+from hemodist.study.run_folder import RESULT
 from hemodist.study.runs import train_all
 from hemodist.training.found_lr import RESULT as FOUND_LR
 from hemodist.training.found_lr import with_found_lr
-
-RESULT = "result.json"
-"""In a run's folder, written last: the run is finished, and this is what it was."""
 
 
 def conduct(study: Study) -> Findings:
@@ -97,7 +95,7 @@ def is_finished(run: Run, prepared: Prepared) -> bool:
     """
     store = Store.open(join(run.output, run.name))
     finished = store.size(RESULT) is not None
-    saved = json.loads(store.read(RESULT)) if finished else Checkpoints(store, 1).newest_origin()
+    saved = run_folder.result(store) if finished else Checkpoints(store, 1).newest_origin()
     if run.optim.lr == "found" and store.size(FOUND_LR) is not None:
         run = with_found_lr(run, prepared)
     if saved is None:
@@ -117,8 +115,8 @@ def is_finished(run: Run, prepared: Prepared) -> bool:
 def _recorded(run: Run) -> Run:
     """The run as it was made, read where it is now: a finished one may have been made with other flags."""
     store = Store.open(join(run.output, run.name))
-    made = Run.from_dict(json.loads(store.read(RESULT))["run"])
-    return replace(made, output=run.output, data=run.data)
+    made = Run.from_dict(run_folder.result(store)["run"])
+    return replace(made, name=run.name, output=run.output, data=run.data)
 
 
 def _unlike(runs: Sequence[Run]) -> str:
@@ -136,4 +134,4 @@ def _facts(prepared: Prepared, run: Run) -> dict[str, Any]:
     facts = prepared.facts(run)
     names = ("data set", "data set digest", "samples", "split digest", "split", "groups")
     notes = prepared.gaps(run)
-    return {name: facts[name] for name in names} | ({"notes": " ".join(notes)} if notes else {})
+    return {name: facts[name] for name in names} | ({"notes": "; ".join(notes)} if notes else {})

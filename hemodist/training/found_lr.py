@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
 
 from hemodist.config.fields import DecidesBestLr, values_marked
 from hemodist.config.run import Run
+from hemodist.dataset.typed import typed
 from hemodist.errors import ConfigError
 from hemodist.plan.prepare import Prepared
 from hemodist.storage.store import Store, StoreError, join
@@ -39,6 +41,22 @@ class FoundLr:
     origin: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """The rate that a run takes, within the bounds of `optim.lr`, or why there is none."""
+
+    failed: str
+    lr: Annotated[float, Ge(1e-12), Le(100)] | None
+
+
+@dataclass(frozen=True)
+class _Used:
+    """What a run takes from the file."""
+
+    reading: _Read
+    origin: dict[str, Any]
+
+
 def origin_of(run: Run, prepared: Prepared) -> dict[str, Any]:
     """What a found learning rate depends on, by dotted name, as JSON has it.
 
@@ -60,17 +78,15 @@ def with_found_lr(run: Run, prepared: Prepared) -> Run:
         return run
     where = join(run.output, run.name)
     try:
-        content = json.loads(Store.open(where).read(RESULT))
-        failed, origin = str(content["reading"]["failed"]), dict(content["origin"])
-        lr = math.nan if failed else float(content["reading"]["lr"])
+        found = typed(_Used, Store.open(where).read(RESULT))
     except StoreError as error:
         raise ConfigError(
             f"optim.lr found, but {where}/{RESULT} is not there; run `python jobs/find_lr.py` with the same recipe, "
             "name, output and data set first, or give a number"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{where}/{RESULT} cannot be read ({error}); run `python jobs/find_lr.py` again") from error
-    now = origin_of(run, prepared)
+    now, origin = origin_of(run, prepared), found.origin
     differing = [
         f"{name} was {origin.get(name)}, is {now.get(name)}"
         for name in sorted(now.keys() | origin.keys())
@@ -81,9 +97,10 @@ def with_found_lr(run: Run, prepared: Prepared) -> Run:
             f"optim.lr found: {where}/{RESULT} was found for another run: {'; '.join(differing)}; "
             "run `python jobs/find_lr.py` for this one, or give a number"
         )
-    if failed:
+    reading = found.reading
+    if reading.failed or reading.lr is None:
         raise ConfigError(
-            f"optim.lr found: the test of {where}/{RESULT} has found none: {failed}; run `python jobs/find_lr.py` so, "
+            f"optim.lr found: the test of {where}/{RESULT} has found none: {reading.failed}; run `python jobs/find_lr.py` so, "
             "or give a number"
         )
-    return replace(run, optim=replace(run.optim, lr=lr))
+    return replace(run, optim=replace(run.optim, lr=reading.lr))

@@ -52,7 +52,9 @@ class Progress:
         self._bar.stop()
         if kind is None:
             seconds = time.monotonic() - self._start
-            self._console.print(f"{self._finished} shards, {self._info()}, {seconds:.1f} s")
+            self._console.print(
+                f"{self._finished} {'shard' if self._finished == 1 else 'shards'}, {self._info()}, {seconds:.1f} s"
+            )
 
     def __call__(self, result: TaskResult) -> None:
         """Count a task."""

@@ -13,9 +13,11 @@ import math
 import os
 import secrets
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hemodist.dataset.typed import typed
 from hemodist.errors import ConfigError
 from hemodist.storage.local_files import PARTIAL_SUFFIX, partial_path, put_in_place
 from hemodist.storage.retries import with_retries
@@ -32,22 +34,29 @@ MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
 """Bytes of the pseudonym key: 128 bits at least, and at most what blake2b takes."""
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What `build.json` holds: the configuration of the build, and `key_check` of its pseudonym key."""
+
+    config: dict[str, Any]
+    key_check: str
+
+
 def begin(output: Store, described: dict[str, Any], check: str) -> None:
     """Write what is being built, or check that an earlier run has begun the same build.
 
     Raises:
         ConfigError: another build was begun here, or the folder holds something else.
     """
-    wanted = {"config": described, "key_check": check}
+    wanted = asdict(Begun(described, check))
     foreign = [] if output.size(BUILD) is not None else [name for name, _ in output.list() if name != KEY_FILE]
     if output.size(BUILD) is not None:  # looked at again: another driver may just have begun
         try:
-            begun = json.loads(output.read(BUILD))
-            earlier, earlier_check = begun["config"], begun["key_check"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{output.uri}/{BUILD} is damaged; delete {output.uri} and run again") from error
-        compare(output, earlier, described)
-        if earlier_check != check:
+            begun = typed(Begun, output.read(BUILD))
+        except ValueError as error:
+            raise ConfigError(f"{output.uri}/{BUILD} is damaged: {error}; delete {output.uri} and run again") from error
+        compare(output, begun.config, described)
+        if begun.key_check != check:
             raise ConfigError(
                 f"{output.uri} was begun with another pseudonym key; give that one (--key-file or {KEY_VARIABLE}), "
                 "or choose another output"

@@ -44,6 +44,9 @@ _ARCHIVES = {
 }  # fmt: skip
 """Names of archives by their first bytes; a tar has its mark at byte 257."""
 
+_DOCUMENTS = (b"[Content_Types].xml", b"META-INF/", b"mimetype")
+"""Of a document or a program that is a zip file inside, how the name of its first member begins; NumPy's is `.npy`."""
+
 _META_LENGTH = 12 + 132  # end of (0002,0000), the first element after the prefix (PS3.10 7.1)
 
 
@@ -117,9 +120,13 @@ class _Bounded(BytesIO):
 
 
 def _archive(content: bytes) -> str | None:
-    """The kind of an archive; None where the file is none."""
+    """The kind of an archive; None where the file is none, or a document that nobody unpacks."""
     if content[257:262] == b"ustar":
         return "tar"
+    if content.startswith(b"PK\x03\x04"):
+        first = content[30 : 30 + int.from_bytes(content[26:28], "little")]  # name of the first member
+        if first.startswith(_DOCUMENTS) or first.endswith(b".npy"):
+            return None
     return next((name for start, name in _ARCHIVES.items() if content.startswith(start)), None)
 
 

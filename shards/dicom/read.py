@@ -10,6 +10,7 @@ There are two ways to read a file. The fast way (`shards.dicom.fast_header`) tak
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +22,9 @@ from pydicom.uid import UID
 from shards.dicom import elements, fast_header, full_header, hounsfield, image_header, orientation, stored_values
 from shards.dicom.image_header import ImageHeader
 from shards.dicom.reasons import Fault, Reason, Rejected
+
+_IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+"""In the order of `Slice`'s last fields."""
 
 
 @dataclass(frozen=True)
@@ -109,20 +113,7 @@ def _read_full(content: bytes) -> Slice:
         cells = stored_values.native(stored, form, little=little)
     else:
         cells, form = stored_values.decompress(stored, header.decoder, form)
-    values, slope, intercept, bounds, inverted = hounsfield.repaired(cells, form, header)
-    return Slice(
-        placement.turned(values),
-        slope,
-        intercept,
-        bounds,
-        inverted,
-        placement.spacing,
-        placement.position,
-        patient=elements.text(dataset, "PatientID"),
-        study=elements.text(dataset, "StudyInstanceUID"),
-        series=elements.text(dataset, "SeriesInstanceUID"),
-        uid=elements.text(dataset, "SOPInstanceUID"),
-    )
+    return _made(cells, form, header, placement, [elements.text(dataset, name) for name in _IDENTIFIERS])
 
 
 def _read_fast(content: bytes) -> Slice | None:
@@ -136,26 +127,29 @@ def _read_fast(content: bytes) -> Slice | None:
         lengths = fast_header.decimals(own("PixelSpacing"), 2)
         origin = fast_header.decimals(own("ImagePositionPatient"), 3)
         axes = fast_header.decimals(own("ImageOrientationPatient"), 6)
-        patient, study = fast_header.identifier(own("PatientID")), fast_header.identifier(own("StudyInstanceUID"))
-        series, uid = fast_header.identifier(own("SeriesInstanceUID")), fast_header.identifier(own("SOPInstanceUID"))
+        identifiers = [fast_header.identifier(own(name)) for name in _IDENTIFIERS]
     except fast_header.OddError:
         return None
     placement = orientation.place(lengths, origin, axes)
     cells = stored_values.native(content, header.form, start=found.start)
-    values, slope, intercept, bounds, inverted = hounsfield.repaired(cells, header.form, header)
-    return Slice(
-        placement.turned(values),
-        slope,
-        intercept,
-        bounds,
-        inverted,
-        placement.spacing,
-        placement.position,
-        patient,
-        study,
-        series,
-        uid,
-    )
+    return _made(cells, header.form, header, placement, identifiers)
+
+
+def _made(
+    cells: npt.NDArray[np.integer],
+    form: stored_values.PixelFormat,
+    header: ImageHeader,
+    placement: orientation.Placement,
+    identifiers: Sequence[str | None],
+) -> Slice:
+    """The slice of these stored values; `identifiers` as in `_IDENTIFIERS`.
+
+    Raises:
+        Fault: the values cannot be HU.
+    """
+    values, slope, intercept, bounds, inverted = hounsfield.repaired(cells, form, header)
+    spacing, position = placement.spacing, placement.position
+    return Slice(placement.turned(values), slope, intercept, bounds, inverted, spacing, position, *identifiers)
 
 
 @lru_cache(maxsize=1024)

@@ -91,11 +91,11 @@ _KINDS: dict[str, Kind] = {
 """All other reasons are faults: among them those that may hide slices, such as archives and multi-frame files."""
 
 _OTHER_NAME = re.compile(
-    r".*\.(bat|bmp|chm|cmd|css|csv|db|dll|docx?|exe|gif|html?|icns|ico|inf|ini|jar|jpe?g|js|json|log|lnk|md|pdf|png|rtf"
-    r"|svg|tiff?|tsv|txt|url|xlsx?|xml|xsl|ya?ml)",
+    r".*\.(bat|bmp|chm|cmd|css|csv|db|dll|docx?|exe|gif|html?|icns|ico|inf|ini|jar|jpe?g|js|json|log|lnk|md|np[yz]|pdf|png"
+    r"|rtf|svg|tiff?|tsv|txt|url|xlsx?|xml|xsl|ya?ml)",
     re.IGNORECASE | re.DOTALL,
 )
-"""Of files that lie beside the slices of an export, such as its viewer and a note. Others may be slices gone wrong."""
+"""Of files that lie beside slices: an export's viewer, a note, the phantom's masks. Others may be slices gone wrong."""
 
 
 def kind_of(reason: str, path: str) -> Kind:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from hemodist.dataset.index import REJECTED_SCHEMA
-from hemodist.dataset.manifest import REJECTED, DatasetError
+from hemodist.dataset.index import REJECTED_SCHEMA, read_rejected
+from hemodist.dataset.manifest import REJECTED
 from hemodist.storage.store import Store
 from shards.dicom.reasons import Kind, Reason, kind_of
 
@@ -27,10 +23,7 @@ def read(store: Store) -> list[Row]:
         DatasetError: it is no such table.
         StoreError: it cannot be read.
     """
-    try:
-        table = pq.read_table(io.BytesIO(store.read(REJECTED))).cast(REJECTED_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DatasetError(f"{store.uri}/{REJECTED} is damaged; run `python -m shards verify {store.uri}`") from error
+    table = read_rejected(store.read(REJECTED), f"{store.uri}/{REJECTED}")
     return list(zip(*(table.column(name).to_pylist() for name in REJECTED_SCHEMA.names), strict=True))
 
 

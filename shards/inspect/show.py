@@ -33,7 +33,9 @@ def contact_sheet(dataset: DataSet, count: int) -> bytes:
         count: most slices on the sheet, each shown in every window.
     """
     chosen = choose(dataset, count)
-    windows = [entry["name"] for entry in dataset.manifest.config["windows"]]
+    windows = [
+        f"{entry['name']}\n{entry['center']:g}/{entry['width']:g}" for entry in dataset.manifest.config["windows"]
+    ]
     columns = max(len(rows) for _, rows in chosen)
     block = _LINE * 3 + len(windows) * (TILE + _GAP) + 3 * _GAP
     sheet = Image.new("RGB", (_NAMES + columns * (TILE + _GAP), len(chosen) * block), _BLACK)

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hemodist.dataset.digest import sha256
 from hemodist.dataset.index import INDEX_SCHEMA
+from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import shard_name
 from hemodist.storage.store import Store, StoreError, shown
 from shards.packing import identity
@@ -105,11 +107,30 @@ def read(output: Store, number: int) -> tuple[ShardRecord, str, pa.Table]:
         meta = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         number, samples, size = (int(meta[key]) for key in ("number", "samples", "bytes"))
         record = ShardRecord(number, samples, size, meta["sha256"], meta["index_sha256"])
-        return record, meta["build"], table.replace_schema_metadata(None).cast(SCHEMA)
+        table = table.replace_schema_metadata(None).cast(SCHEMA)
+        _check_rows(table, record)
+        return record, meta["build"], table
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # whole, but of other code
         raise StoreError(
             f"{output.uri}/{name(number)} cannot be read ({error!r}); run again, it is made anew"
         ) from error
+
+
+def _check_rows(table: pa.Table, record: ShardRecord) -> None:
+    """Raise ValueError where a row is neither a sample with all that a sample has, nor a rejected file."""
+    good = table.filter(pc.is_null(table.column("reason")))
+    if len(good) != record.samples:
+        raise ValueError(f"{len(good)} rows of samples, {record.samples} in the shard")
+    if not set(pc.unique(good.column("shard")).to_pylist()) <= {record.number, None}:
+        raise ValueError(f"samples of other shards than {record.number}")
+    if table.filter(pc.is_valid(table.column("reason"))).column("detail").null_count:
+        raise ValueError("a rejected file without a detail")
+    for field in INDEX_SCHEMA:
+        if not field.nullable and field.name not in MADE_LATER and good.column(field.name).null_count:
+            raise ValueError(f"samples without {field.name}")
+    for label in LABELS:
+        if not set(pc.unique(good.column(label)).to_pylist()) <= {0, 1, None}:
+            raise ValueError(f"values of {label} other than 0 and 1")
 
 
 def load(output: Store, number: int, build_digest: str, files: Sequence[File]) -> ShardRecord | None:

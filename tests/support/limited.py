@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -13,10 +15,16 @@ MORE_BYTES = 2_000_000_000
 MORE_SECONDS = 60
 """Of CPU time; a machine may be slow, and what hangs takes more of it."""
 
+MOST_SECONDS = 900
+"""By the clock, for what hangs without computing; far more than any of these commands takes on a busy machine."""
+
 
 def run_limited(words: list[object], cwd: Path, log: Path) -> tuple[int, str]:
     """Run `python words...`; returns its exit code (negative where a signal ended it) and what it has printed."""
     process = fork([Path(__file__), *words], cwd, log)
+    process.process.join(MOST_SECONDS)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
     return process.wait(), log.read_text(errors="replace")
 
 

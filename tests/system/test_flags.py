@@ -29,7 +29,7 @@ SMALL = [
 ]  # fmt: skip
 WORKING = {
     "train": ["debug", "--data.dataset", "{dataset}", "--output", "{out}", "--optim.epochs", "1", *SMALL],
-    "find_lr": ["debug", "--data.dataset", "{dataset}", "--steps", "4", "--output", "{out}", *SMALL],
+    "find_lr": ["debug", "--data.dataset", "{dataset}", "--steps", "20", "--output", "{out}", *SMALL],
     "evaluate": ["{run}", "{dataset}", "--output", "{out}"],
     "predict": ["{run}", "{source}", "--output", "{out}/submission.csv", "--device", "cpu"],
     "shard": ["--source", "{source}", "--output", "{out}", "--size", "32", "--workers", "0"],
@@ -43,6 +43,14 @@ LONG = {
     "doctor": ["--storage", "{out}"],
 }
 """Of the jobs that work for minutes: each must refuse every number but 0 for the flags that are its own."""
+
+
+LARGE_BATCH = {
+    "predict files": ["predict", *WORKING["predict"], "--eval-batch-size"],
+    "predict a data set": ["predict", "{run}", "{dataset}", "--output", "{out}/x.csv", "--eval-batch-size"],
+    "evaluate": ["evaluate", *WORKING["evaluate"], "--eval-batch-size"],
+    "train": ["train", *WORKING["train"], "--batch.eval-batch-size"],
+}
 
 
 def numeric_flags(job: str, first: list[str]) -> list[str]:
@@ -65,19 +73,12 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-def calls() -> list[tuple[str, str, str]]:
-    """(job, flag, number) for all flags of all jobs."""
-    working = [
-        (job, flag, number) for job in WORKING for flag in numeric_flags(job, WORKING[job]) for number in NUMBERS
-    ]
-    refused = [
-        (job, flag, number)
-        for job in LONG
-        for flag in numeric_flags(job, LONG[job])
-        for number in NUMBERS[1:]
-        if "." not in flag  # the others are those of train
-    ]
-    return [*working, *refused]
+def calls(job: str) -> list[tuple[str, str, str]]:
+    """(job, flag, number) for all flags of a job."""
+    if job in WORKING:
+        return [(job, flag, number) for flag in numeric_flags(job, WORKING[job]) for number in NUMBERS]
+    own = [flag for flag in numeric_flags(job, LONG[job]) if "." not in flag]  # the others are those of train
+    return [(job, flag, number) for flag in own for number in NUMBERS[1:]]
 
 
 def complaint_of(job: str, flag: str, number: str, inputs: dict[str, Path], folder: Path) -> str | None:
@@ -92,10 +93,25 @@ def complaint_of(job: str, flag: str, number: str, inputs: dict[str, Path], fold
 
 
 def test_numbers_that_a_flag_cannot_take_are_said_in_a_line(inputs, tmp_path):
-    chosen = np.random.default_rng(1).permutation(calls())[:CHOSEN]
+    every = [call for job in (*WORKING, *LONG) for call in calls(job)]
+    chosen = np.random.default_rng(1).permutation(every)[:CHOSEN]
     assert not [found for call in chosen.tolist() if (found := complaint_of(*call, inputs, tmp_path))]
 
 
+@pytest.mark.parametrize("job", WORKING)
+def test_a_job_works_with_the_flags_beside_which_numbers_are_tried(inputs, tmp_path, job):
+    words = [word.format(out=tmp_path / "out", **inputs) for word in WORKING[job]]
+    assert complaint(*run_limited([CHECKOUT / f"jobs/{job}.py", *words], tmp_path, tmp_path / "log"), (0,)) is None
+
+
+@pytest.mark.parametrize("words", LARGE_BATCH.values(), ids=LARGE_BATCH.keys())
+def test_a_batch_far_beyond_the_slices_takes_no_more_memory_than_they_do(inputs, tmp_path, words):
+    job, *flags = [word.format(out=tmp_path, **inputs) for word in words]
+    call = [CHECKOUT / f"jobs/{job}.py", *flags, str(2**31 - 1)]
+    assert complaint(*run_limited(call, tmp_path, tmp_path / "log"), (0,)) is None
+
+
 @pytest.mark.faults
-def test_every_number_of_every_flag_is_taken_or_refused_in_a_line(inputs, tmp_path):
-    assert not [found for call in calls() if (found := complaint_of(*call, inputs, tmp_path))]
+@pytest.mark.parametrize("job", [*WORKING, *LONG])
+def test_every_number_of_every_flag_is_taken_or_refused_in_a_line(job, inputs, tmp_path):
+    assert not [found for call in calls(job) if (found := complaint_of(*call, inputs, tmp_path))]

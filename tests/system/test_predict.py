@@ -185,6 +185,37 @@ def test_an_empty_folder_and_a_data_set_of_other_windows_are_named(checkpoint, t
         run_here(monkeypatch, checkpoint, dataset, "--output", tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("missing", "does not exist"), ("a.dcm", "a file, not a folder"), ("link", "does not exist")],
+)
+def test_a_source_that_is_no_folder_is_told_for_what_it_is(checkpoint, tmp_path, monkeypatch, source, message):
+    write_source(tmp_path / "source", 1)
+    (tmp_path / "a.dcm").write_bytes(dicom_file())
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=message):
+        run_here(monkeypatch, checkpoint, tmp_path / source, "--output", tmp_path / "x.csv")
+    assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("notes.txt", b"Exported on a Friday.", 0),
+        ("ID_0.npz", b"PK\3\4" + bytes(22) + b"\5\0\0\0a.npy", 0),
+        ("scout", dicom_file(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), 0),
+        ("IM7", b"<html>404</html>", 3),
+        ("IM7.dcm", dicom_file()[:400], 3),
+    ],
+)
+def test_a_stray_file_hides_no_slice_and_is_named(checkpoint, tmp_path, monkeypatch, capsys, name, content, code):
+    source = write_source(tmp_path / "source", 2)
+    (source / name).write_bytes(content)
+    assert run_here(monkeypatch, checkpoint, source, "--output", tmp_path / "x.csv") == code
+    assert len(read(tmp_path / "x.csv")) == 2 * len(LABELS)
+    assert name in capsys.readouterr().out
+
+
 def test_a_data_set_keeps_its_pseudonyms(tmp_path):
     dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=7)))
     where = make_checkpoint(tmp_path / "run", dataset=dataset)

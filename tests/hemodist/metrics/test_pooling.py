@@ -11,6 +11,7 @@ from hemodist.dataset.labels import UNKNOWN
 from hemodist.metrics.log_loss import weighted_log_loss
 from hemodist.metrics.plain_json import plain_json
 from hemodist.metrics.pooling import Pooled, pooled_scores, unit_names
+from hemodist.reports.score_tables import pooled_rows
 
 
 def a_split(seed=0, n=200, units=30):
@@ -74,3 +75,15 @@ def test_one_group_has_scores_and_no_interval():
 
 def test_a_slice_without_a_study_is_a_unit_of_its_fallback():
     assert unit_names([None, "s", None], np.array([1, 1, 2])).tolist() == ["(1)", "s", "(2)"]
+
+
+def test_units_that_are_all_alike_leave_a_constant_nothing_to_get_wrong():
+    labels = np.ones((6, 6), np.int8)
+    found = pooled_scores("study", np.array(list("aabbcc")), np.full((6, 6), 0.5), labels, np.arange(6) // 2)
+    assert [row[-1] for row in pooled_rows(found)] == [
+        "0.6931 (constant 0: units are all alike)",
+        "0.2877 (constant 0: units are all alike)",
+    ]
+    labels[:2] = 0
+    found = pooled_scores("study", np.array(list("aabbcc")), np.full((6, 6), 0.5), labels, np.arange(6) // 2)
+    assert [row[-1].partition(" ")[2] for row in pooled_rows(found)] == ["(constant 0.6365)"] * 2

@@ -142,13 +142,14 @@ def test_the_constant_answer_of_a_label_that_training_never_saw_is_no_infinite_e
         "scaling.min_workers",
     ],
 )
-def test_a_number_whose_range_others_narrow_is_refused_below_its_lowest(folder, name):
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_a_number_whose_range_others_narrow_is_refused_beyond_either_end(folder, name, end):
     run = run_of(folder)
     ranges = {field.name: field.range for field in fields_of(run)}
     part, _, field = name.partition(".")
-    below = replace(getattr(run, part), **{field: int(ranges[name].low) - 1})
+    beyond = int(ranges[name].low) - 1 if end == "low" else 2**63
     with pytest.raises(ConfigError, match=field):
-        prepare(replace(run, **{part: below}))
+        prepare(replace(run, **{part: replace(getattr(run, part), **{field: beyond})}))
 
 
 def test_a_checkpoint_goes_on_with_other_fields_that_decide_nothing_and_names_those_that_do(folder):

@@ -181,7 +181,7 @@ def test_networks_are_measured_against_the_best_answer_that_needs_none():
     assert said.startswith("Without one, k-means is best")
     assert re.search(r"Shown to be better: resnet18 \(-", said)
     assert re.search(r"Shown to be worse: resnet34 \(\+", said)
-    assert re.search(r"Neither is shown of: alexnet \(", said)
+    assert re.search(r"Neither better nor worse, as far as these slices tell: alexnet \(", said)
 
 
 @pytest.mark.parametrize(("patients", "warned"), [(4, "cannot give less than p = 0.12"), (24, "are too narrow")])

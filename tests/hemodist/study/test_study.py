@@ -15,8 +15,9 @@ from hemodist.errors import ConfigError
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join
 from hemodist.study.options import SYSTEMS, Study
+from hemodist.study.run_folder import RESULT
 from hemodist.study.runs import runs_at_a_time
-from hemodist.study.study import RESULT, conduct, is_finished
+from hemodist.study.study import conduct, is_finished
 from tests.support.dataset import make_dataset
 
 SMALL = Study(

@@ -156,6 +156,18 @@ def two_series(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("twin", ["second/1-01.dcm", "first/1-01.dicom", "1-01.dcm", "first/deeper/1-01"])
+def test_a_row_labels_no_file_whose_name_another_one_has(tmp_path: Path, twin: str) -> None:
+    csv, folder = tmp_path / "labels.csv", tmp_path / "data"
+    csv.write_text("ID,Label\n" + "".join(f"{name}_{label},1\n" for name in ("1-01", "2-07") for label in LABELS))
+    for number, name in enumerate(("first/1-01.dcm", twin, "third/2-07.dcm")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(dicom_file(hu_image(seed=number), SOPInstanceUID=f"2.25.{number}"))
+    assert make(folder, tmp_path / "out", labels=str(csv)).label_counts["any"] == {
+        "positive": 1, "negative": 0, "unknown": 2,
+    }  # fmt: skip
+
+
 def test_a_row_never_labels_two_files(tmp_path: Path) -> None:
     csv = tmp_path / "labels.csv"
     csv.write_text("ID,Label\n" + "".join(f"{name}_{label},1\n" for name in ("1-01", "2-07") for label in LABELS))

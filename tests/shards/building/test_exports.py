@@ -41,6 +41,13 @@ def without_pixels(kind: str | None, modality: str | None = None, **meta: str) -
     return to_bytes(made)
 
 
+def zip_of(content: bytes, method: int = zipfile.ZIP_DEFLATED, name: str = "a.dcm") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
 BESIDE: dict[str, tuple[bytes, str]] = {
     "DICOMDIR": (without_pixels(None, meta=DIRECTORY), "no_image"),
     "SR1": (without_pixels(DOSE, "SR"), "no_image"),
@@ -53,6 +60,9 @@ BESIDE: dict[str, tuple[bytes, str]] = {
     "AUTORUN.INF": (b"[autorun]", "not_dicom"),
     "viewer/Viewer.exe": (b"MZ" + bytes(99), "not_dicom"),
     "viewer/Thumbs.db": (b"\xd0\xcf\x11\xe0", "not_dicom"),
+    "viewer/viewer.jar": (zip_of(b"", name="META-INF/MANIFEST.MF"), "not_dicom"),
+    "report.docx": (zip_of(b"<a/>", name="[Content_Types].xml"), "not_dicom"),
+    "masks/IM1.npz": (zip_of(bytes(99), name="bleed.npy"), "not_dicom"),
     "notes.txt": (b"Exported on a Friday.", "not_dicom"),
 }
 """Files of an ordinary export that are in order, and no slices."""
@@ -121,13 +131,6 @@ def tar_of(content: bytes, mode: Any = "w") -> bytes:
     return buffer.getvalue()
 
 
-def zip_of(content: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        archive.writestr("a.dcm", content)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(("pack", "kind"), [
     (gzip.compress, "gzip"),
     (zip_of, "zip"),
@@ -171,7 +174,7 @@ def test_a_source_without_a_slice_is_an_error_and_no_data_set(
 ) -> None:
     source, output = write_cd(tmp_path / "cd", slices=0), tmp_path / "out"
     for _ in range(2):  # what is finished is judged again
-        with pytest.raises(ConfigError, match=r"no file is a slice.* 4 not_dicom \(AUTORUN.INF\)"):
+        with pytest.raises(ConfigError, match=r"no file is a slice.* 7 not_dicom \(AUTORUN.INF\)"):
             job(monkeypatch, source, output)
     assert read_manifest(Store.open(output)).samples == 0
     with pytest.raises(DatasetError, match="holds no sample"):
