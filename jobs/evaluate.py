@@ -25,7 +25,7 @@ def main(
     """Score a checkpoint on a data set; writes metrics.json, predictions.parquet and report.html.
 
     Args:
-        checkpoint: a run's folder (its best checkpoint is taken) or a .pt file.
+        checkpoint: a run's folder (its best checkpoint is taken), a .pt file, or the folder of a k-fold run.
         dataset: path or URI of a finished data set.
         output: folder or URI for what is written; by default `evaluation` or `evaluation-PART` beside the checkpoint.
         options: how it is scored.

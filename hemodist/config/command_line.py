@@ -15,7 +15,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
@@ -95,6 +95,9 @@ def read_flags(
     given: dict[str, Any] = {}
     for name, value in vars(flags).items():
         given |= vars(value) if dataclasses.is_dataclass(value) else {name: value}
+    for field in fields_of(config):
+        if field.word and given[_identifier(field.name)] == field.word.text:
+            given[_identifier(field.name)] = field.word.value
     changed: C = _changed(config, given)
     return changed
 
@@ -135,7 +138,7 @@ def _entry(field: Field) -> tuple[str, Any, Any]:
     """A field for `make_dataclass`."""
     hint = "(required)" if _required(field) else None
     text = _texts(field.owner).get(field.name.rpartition(".")[2])
-    of: Any = field.type
+    of: Any = field.type if field.word is None else field.type | Literal[field.word.text]
     kind: Any = Annotated[of, tyro.conf.arg(name=_flag(field), help=text, help_behavior_hint=hint)]
     return _identifier(field.name), kind, dataclasses.field(default=field.value)
 

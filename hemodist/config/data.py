@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from hemodist.config.fields import MANY, DecidesBestLr, DecidesSamples, Often, Range, read_empty_as_none
+from hemodist.config.fields import MANY, DecidesBestLr, DecidesSamples, Often, Range, Word, read_empty_as_none
+
+EACH_FOLD = -(2**31)
+"""`valid_fold` of a k-fold run, `all` on the command line: each fold validates, in a run of its own."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,9 @@ class DataConfig:
     folds: Annotated[int, Range(2, MANY, checked_by="plan.split.split")] = 5
     """Number of folds that the groups (patients) are hashed into."""
 
-    valid_fold: Annotated[int, Range(0, MANY, checked_by="plan.split.split")] = 0
-    """The fold that validates, 0 to `folds` - 1; the others train."""
+    valid_fold: Annotated[int, Range(0, MANY, checked_by="plan.split.split"), Word("all", EACH_FOLD)] = 0
+    """The fold that validates, 0 to `folds` - 1; the others train.
+    With `all`, `jobs/train.py` trains a run for each fold."""
 
     test_fold: Annotated[int | None, Range(0, MANY, checked_by="plan.split.split")] = None
     """A fold that neither trains nor validates, for a last score; None for none."""

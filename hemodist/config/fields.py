@@ -71,6 +71,19 @@ class Often:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word that a command line takes for a number.
+
+    Attributes:
+        text: the word.
+        value: the number, which nobody gives as such.
+    """
+
+    text: str
+    value: int
+
+
+@dataclass(frozen=True)
 class Field:
     """One field of a configuration.
 
@@ -87,6 +100,11 @@ class Field:
     value: Any
     type: Any
     notes: tuple[object, ...]
+
+    @property
+    def word(self) -> Word | None:
+        """The word that stands for a number; None where there is none."""
+        return next((note for note in self.notes if isinstance(note, Word)), None)
 
     @property
     def range(self) -> Range | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from hemodist.config.data import AugmentConfig, BatchConfig, DataConfig, MixConfig
+from hemodist.config.data import EACH_FOLD, AugmentConfig, BatchConfig, DataConfig, MixConfig
 from hemodist.config.fields import MANY, DecidesSamples, Often, Range, check_ranges
 from hemodist.config.operation import CheckpointConfig, ScalingConfig, TrackingConfig
 from hemodist.config.shares import check_batch
@@ -82,8 +82,38 @@ def check(run: Run) -> None:
         )
     if not run.data.dataset:
         raise ConfigError("no data set given; add --data.dataset PATH (made by `python jobs/shard.py`)")
+    if run.data.valid_fold == EACH_FOLD:
+        raise ConfigError(
+            "data.valid_fold all is for jobs/train.py only, which trains a run for each fold; "
+            f"give one, 0 to {run.data.folds - 1}"
+        )
     _check_sizes(run)
     check_ranges(run)
+
+
+MOST_FOLDS = 100
+"""Of a k-fold run: each is a whole training."""
+
+
+def runs_of_folds(run: Run) -> list[Run]:
+    """The runs of a k-fold run, one for each fold that is not the test fold, in the folder `output/name`.
+
+    Raises:
+        ConfigError: there are too many folds.
+    """
+    folds = run.data.folds
+    if not 2 <= folds <= MOST_FOLDS:
+        raise ConfigError(f"data.valid_fold all of data.folds {folds}: use 2 to {MOST_FOLDS} folds")
+    return [
+        replace(
+            run,
+            name=f"{run.name}-fold{fold}",
+            output=f"{run.output.rstrip('/')}/{run.name}",
+            data=replace(run.data, valid_fold=fold),
+        )
+        for fold in range(folds)
+        if fold != run.data.test_fold
+    ]
 
 
 def _check_sizes(run: Run) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from hemodist.config.batch_rule import lr_line
 from hemodist.config.run import Run
+from hemodist.errors import ConfigError
 from hemodist.launch.ranks import run_ranks
 from hemodist.launch.results import show_results
 from hemodist.models.checkpoints import Checkpoints
+from hemodist.models.fold_runs import is_fold_runs
 from hemodist.models.network import check_model, has_batch_norm
 from hemodist.models.pretrained import check_pretrained
 from hemodist.plan.prepare import check_choice, check_resume, prepare
@@ -35,6 +37,8 @@ def train(run: Run, lr_from: str = "") -> Results:
     check_model(run.model)
     store = Store.open(join(run.output, run.name))
     store.check_writable()
+    if is_fold_runs(store.uri):
+        raise ConfigError(f"{store.uri} holds a k-fold run; give this one another --name")
     run = with_found_lr(absolute(run), prepared)
     origin = Checkpoints(store, run.checkpoint.keep).newest_origin()
     if origin is None:

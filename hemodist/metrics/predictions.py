@@ -28,12 +28,15 @@ class Predictions:
             needs no network; NaN where no window of the data set resolves that range.
         kinds: int8 [6], how many kinds (positive, negative) of each label the network's training knew. With 2 it has
             learned the label. With 1 it has learned a constant, with 0 its output is arbitrary.
+        folds: int64 [n], the fold whose network answered, where each fold's slices were scored by a network of its own;
+            None where all were scored alike.
     """
 
     rows: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
     blood: npt.NDArray[np.float64]
     kinds: npt.NDArray[np.int8] = field(default_factory=lambda: np.full(len(LABELS), 2, np.int8))
+    folds: npt.NDArray[np.int64] | None = None
 
     @property
     def learned(self) -> Bool:
@@ -59,12 +62,15 @@ class Predictions:
     def to_parquet(self, dataset: DataSet, probability: npt.NDArray[np.float64]) -> bytes:
         """A row a sample: key, group, patient and study (pseudonyms), labels, probabilities and `blood`.
 
-        Labels are `label_any` and so on, probabilities `any` and so on, null for a label that was not learned.
+        Labels are `label_any` and so on, probabilities `any` and so on, null for a label that was not learned. `fold`,
+        where folds were scored by networks of their own.
         """
         taken = dataset.index.take(pa.array(self.rows))
         columns: dict[str, Any] = {name: taken.column(name) for name in ("key", "group", "patient", "study")}
         columns |= {f"label_{label}": taken.column(label) for label in LABELS}
         columns |= {label: pa.array(probability[:, i], from_pandas=True) for i, label in enumerate(LABELS)}
+        if self.folds is not None:
+            columns["fold"] = self.folds
         buffer = io.BytesIO()
         pq.write_table(pa.table(columns | {"blood": self.blood}), buffer)
         return buffer.getvalue()

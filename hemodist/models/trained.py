@@ -19,6 +19,7 @@ from hemodist.dataset.manifest import DatasetError, check_pictures
 from hemodist.errors import ConfigError
 from hemodist.models.checkpoint_file import CheckpointError
 from hemodist.models.checkpoints import open_checkpoint
+from hemodist.models.fold_runs import is_fold_runs
 from hemodist.models.network import build_network, last_linear
 
 PICTURE_FIELDS = ("windows", "size", "encoding", "quality", "crop_head")
@@ -99,6 +100,8 @@ def open_trained(where: str) -> Trained:
         CheckpointError: there is none, it is damaged, or its network does not answer hemodist's six labels.
         ConfigError: it was written by another version.
     """
+    if is_fold_runs(where):
+        raise CheckpointError(f"{where} is a k-fold run, and this wants one network; give the run of a fold, below it")
     saved = open_checkpoint(where)
     run = Run.from_dict(saved["run"])
     if missing := [name for name in ("sharding", "prevalence") if name not in saved]:
@@ -169,6 +172,23 @@ def mean_logits(logits: Sequence[torch.Tensor]) -> torch.Tensor:
     stacked = torch.stack([one.double() for one in logits])
     log = nn.functional.logsigmoid
     return torch.logsumexp(log(stacked), 0) - torch.logsumexp(log(-stacked), 0)
+
+
+def joint_logits(logits: Sequence[torch.Tensor], learned: Sequence[npt.NDArray[np.bool_]]) -> torch.Tensor:
+    """The logits of the mean probability over networks, of each label over those that have learned it.
+
+    Args:
+        logits: of each network, [b, 6].
+        learned: bool [6], of each network; where none has learned a label, the first one's logits stand for it.
+
+    Returns:
+        float64 [b, 6].
+    """
+    columns = []
+    for i in range(len(LABELS)):
+        of_label = [one[:, i] for one, known in zip(logits, learned, strict=True) if known[i]]
+        columns.append(of_label[0] if len(of_label) == 1 else mean_logits(of_label or [logits[0][:, i]]))
+    return torch.stack([column.double() for column in columns], dim=1)
 
 
 def _load(network: nn.Module, state: Mapping[str, torch.Tensor], where: str, name: str) -> None:

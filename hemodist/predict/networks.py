@@ -12,6 +12,7 @@ import torch
 
 from hemodist.config.run import Run
 from hemodist.errors import ConfigError
+from hemodist.models.fold_runs import members
 from hemodist.models.trained import PICTURE_FIELDS, Trained, open_trained, views
 from hemodist.predict.options import PredictConfig, Settings
 from hemodist.scoring.heat_maps import target_layer
@@ -23,11 +24,12 @@ def settings_of(config: PredictConfig) -> Settings:
 
     Raises:
         ConfigError: the device that is asked for is not there.
+        CheckpointError: a k-fold run is not finished.
     """
     gpu = torch.cuda.is_available() and not config.workers
     if config.device == "cuda" and not gpu:
         raise ConfigError("device cuda needs a GPU in this process and --workers 0; use --device auto")
-    checkpoints = (config.checkpoint, *config.ensemble)
+    checkpoints = [run for where in (config.checkpoint, *config.ensemble) for run in members(where)]
     return Settings(
         checkpoints=tuple(one if "://" in one else str(Path(one).expanduser().resolve()) for one in checkpoints),
         tta=config.tta,
@@ -47,19 +49,19 @@ def check_settings(settings: Settings) -> tuple[Trained, ...]:
     Raises:
         UserError: one cannot be read, or cannot do what is asked for.
     """
-    members = networks(settings.checkpoints)
-    for member in members:
+    opened = networks(settings.checkpoints)
+    for member in opened:
         if settings.tta:
             views(member.run.augment)
         if settings.explain is not None:
             target_layer(member.network, member.run.model.image_size)
-    return members
+    return opened
 
 
-def no_heat_maps(members: Sequence[Trained]) -> str:
+def no_heat_maps(trained: Sequence[Trained]) -> str:
     """Why these networks have no heat maps; empty where they do."""
     try:
-        for member in members:
+        for member in trained:
             target_layer(member.network, member.run.model.image_size)
     except ConfigError as error:
         return str(error)

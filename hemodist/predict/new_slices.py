@@ -27,7 +27,7 @@ from hemodist.events import Tell
 from hemodist.loading.dali_pipeline import Batch
 from hemodist.loading.evaluation_batches import memory_batches, stored_batches
 from hemodist.metrics.probabilities import probabilities, repair_any
-from hemodist.models.trained import Trained, check_fits, mean_logits, views
+from hemodist.models.trained import Trained, check_fits, joint_logits, views
 from hemodist.predict.networks import networks, picture_settings, run_of
 from hemodist.predict.options import Settings
 from hemodist.predict.pictures import SlicePicture, pictures, write_heat_maps
@@ -241,10 +241,6 @@ def _probability(
     bad = [where for where, one in zip(settings.checkpoints, logits, strict=True) if not torch.isfinite(one).all()]
     if bad:
         raise ConfigError(f"{', '.join(bad)} gives outputs that are not finite; its training diverged, take another")
-    columns = []
-    for i in range(len(LABELS)):
-        of_label = [one[:, i] for member, one in zip(members, logits, strict=True) if member.learned[i]]
-        columns.append(of_label[0] if len(of_label) == 1 else mean_logits(of_label or [logits[0][:, i]]))
-    mean = torch.stack([column.double() for column in columns], dim=1)
-    probability = probabilities(mean.numpy(), np.any([member.learned for member in members], axis=0))
+    learned = [member.learned for member in members]
+    probability = probabilities(joint_logits(logits, learned).numpy(), np.any(learned, axis=0))
     return repair_any(probability) if settings.repair_any else probability

@@ -15,7 +15,8 @@ class PredictConfig:
     """What is predicted, and how.
 
     Attributes:
-        checkpoint: a run's folder (its best checkpoint is taken) or a .pt file.
+        checkpoint: a run's folder (its best checkpoint is taken), a .pt file, or the folder of a k-fold run, whose
+            networks' probabilities are averaged.
         source: folder of DICOM files (path, s3://, gs://), looked through at every depth, or a finished data set.
         output: RSNA's submission format; beside it NAME.files.csv (a row a slice, with its file), NAME.studies.csv,
             NAME.rejected.csv (reasons), NAME.html (the most suspicious slices) and NAME.about.json (the networks).

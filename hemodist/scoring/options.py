@@ -58,7 +58,7 @@ class ScoringRequest:
     """What is to be scored.
 
     Attributes:
-        checkpoint: a run's folder (its best checkpoint) or a `.pt` file.
+        checkpoint: a run's folder (its best checkpoint), a `.pt` file, or the folder of a k-fold run.
         dataset: path or URI of a finished data set.
         output: folder or URI for scores, predictions and report.
         options: how.

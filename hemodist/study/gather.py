@@ -14,6 +14,7 @@ from hemodist.config.run import Run
 from hemodist.config.training import ModelConfig
 from hemodist.dataset.labels import LABELS
 from hemodist.errors import ConfigError
+from hemodist.launch import run_folder
 from hemodist.metrics.bootstrap import F64, resamples
 from hemodist.metrics.paired import resample_scores
 from hemodist.metrics.probabilities import with_prevalence
@@ -21,7 +22,6 @@ from hemodist.models.network import build_network
 from hemodist.plan.prepare import Prepared
 from hemodist.scoring.write_results import PREDICTIONS, TEST_PREDICTIONS
 from hemodist.storage.store import Store, join
-from hemodist.study import run_folder
 from hemodist.study.classical import fit_methods, statistics
 from hemodist.study.options import recipe_of
 from hemodist.study.system import Kind, System

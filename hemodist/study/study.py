@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from hemodist.config.run import Run
-from hemodist.errors import ConfigError, UserError
+from hemodist.errors import UserError
+from hemodist.launch import run_folder
+from hemodist.launch.many_runs import check_weights, is_finished, train_all, write_finished
 from hemodist.launch.train import absolute
-from hemodist.models.checkpoints import Checkpoints
-from hemodist.models.network import check_model, has_batch_norm
-from hemodist.models.pretrained import check_pretrained
-from hemodist.plan.prepare import Prepared, check_choice, check_resume, prepare
+from hemodist.models.network import check_model
+from hemodist.plan.prepare import Prepared, prepare
 from hemodist.reports.terminal import console, facts_table
 from hemodist.reports.wandb_run import resolve_mode
 from hemodist.storage.store import Store, join
-from hemodist.study import report, run_folder
+from hemodist.study import report
 from hemodist.study.findings import Findings, compare
 from hemodist.study.gather import gather
 from hemodist.study.options import Study, recipe_of
-from hemodist.study.run_folder import RESULT
-from hemodist.study.runs import train_all
-from hemodist.training.found_lr import RESULT as FOUND_LR
-from hemodist.training.found_lr import with_found_lr
 
 
 def conduct(study: Study) -> Findings:
@@ -43,20 +38,14 @@ def conduct(study: Study) -> Findings:
         common = prepare(run)
         check_model(run.model)
     left = [run for run in runs if not is_finished(run, common)]
-    for model in dict.fromkeys(run.model for run in left):
-        check_pretrained(model, "--weights")
+    check_weights(left, "--weights")
     facts = _facts(common, runs[0]) | {"runs": f"{len(runs)}, of which {len(runs) - len(left)} are finished"}
     facts["learning rate of"] = study.rates()
     console.print(facts_table(f"Study of {len(study.recipes)} systems, seeds {study.seeds}", facts))
     for note in common.gaps(runs[0]):
         console.print(f"note: {note}", soft_wrap=True)
 
-    def finished(run: Run) -> None:
-        state = {"dataset": common.dataset.manifest.digest, "split": common.split.digest}
-        record = {"run": with_found_lr(run, common).to_dict(), "state": state}
-        Store.open(join(run.output, run.name)).write(RESULT, (json.dumps(record, indent=2) + "\n").encode())
-
-    failed = train_all(left, study.scaling, study.at_once, finished)
+    failed = train_all(left, study.scaling, study.at_once, lambda run: write_finished(run, common))
     done = [_recorded(run) for run in runs if run.name not in failed]
     done.sort(key=lambda run: study.recipes.index(recipe_of(run)))  # as asked for; of a recipe, in the order of seeds
     if not done:
@@ -85,31 +74,6 @@ def conduct(study: Study) -> Findings:
         listed = "; ".join(f"{name}: {text}" for name, text in failed.items())
         raise UserError(f"{len(failed)} of {len(runs)} runs failed and are not in the table: {listed}")
     return found
-
-
-def is_finished(run: Run, prepared: Prepared) -> bool:
-    """Whether a run has been trained and scored.
-
-    Raises:
-        ConfigError: its folder holds another run of that name.
-    """
-    store = Store.open(join(run.output, run.name))
-    finished = store.size(RESULT) is not None
-    saved = run_folder.result(store) if finished else Checkpoints(store, 1).newest_origin()
-    if run.optim.lr == "found" and store.size(FOUND_LR) is not None:
-        run = with_found_lr(run, prepared)
-    if saved is None:
-        check_choice(prepared, run)
-    else:
-        check_resume(saved, prepared, run, store.uri, batch_norm=not finished and has_batch_norm(run.model))
-    if saved is not None and finished:  # a run that goes on has its weights from a checkpoint, this one its scores
-        weights = Run.from_dict(saved["run"]).model.weights
-        if weights != run.model.weights:
-            raise ConfigError(
-                f"{store.uri} holds a finished run: model.weights was {weights}, is {run.model.weights}; use another "
-                "--output, or what it had"
-            )
-    return finished
 
 
 def _recorded(run: Run) -> Run:

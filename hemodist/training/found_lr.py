@@ -100,7 +100,7 @@ def with_found_lr(run: Run, prepared: Prepared) -> Run:
     reading = found.reading
     if reading.failed or reading.lr is None:
         raise ConfigError(
-            f"optim.lr found: the test of {where}/{RESULT} has found none: {reading.failed}; run `python jobs/find_lr.py` so, "
-            "or give a number"
+            f"optim.lr found: the test of {where}/{RESULT} has found none: {reading.failed}; run "
+            "`python jobs/find_lr.py` so, or give a number"
         )
     return replace(run, optim=replace(run.optim, lr=reading.lr))

@@ -17,9 +17,9 @@ import torch
 from hemodist.dataset.digest import sha256
 from hemodist.dataset.labels import LABELS
 from hemodist.dataset.manifest import INDEX, MANIFEST, REJECTED
+from hemodist.models.fold_runs import FINISHED as RESULT
 from hemodist.scoring.write_results import PREDICTIONS
 from hemodist.storage.store import StoreError
-from hemodist.study.run_folder import RESULT
 from hemodist.training.found_lr import RESULT as FOUND_LR
 from hemodist.training.run_checkpoints import HISTORY
 from shards.building import build, unfinished

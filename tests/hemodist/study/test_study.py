@@ -12,12 +12,12 @@ from hemodist.cluster.session import ClusterInfo
 from hemodist.config.data import DataConfig
 from hemodist.config.operation import ScalingConfig
 from hemodist.errors import ConfigError
+from hemodist.launch.many_runs import is_finished, runs_at_a_time
+from hemodist.models.fold_runs import FINISHED
 from hemodist.plan.prepare import prepare
 from hemodist.storage.store import Store, join
 from hemodist.study.options import SYSTEMS, Study
-from hemodist.study.run_folder import RESULT
-from hemodist.study.runs import runs_at_a_time
-from hemodist.study.study import conduct, is_finished
+from hemodist.study.study import conduct
 from tests.support.dataset import make_dataset
 
 SMALL = Study(
@@ -101,7 +101,7 @@ def test_a_run_is_finished_only_with_a_record_of_this_very_run(dataset, tmp_path
     assert not is_finished(run, prepared)
     state = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
     store = Store.open(join(run.output, run.name))
-    store.write(RESULT, json.dumps({"run": run.to_dict(), "state": state}).encode())
+    store.write(FINISHED, json.dumps({"run": run.to_dict(), "state": state}).encode())
     assert is_finished(run, prepared)
     longer = replace(study, epochs=3).runs()[0]
     with pytest.raises(ConfigError, match=r"optim\.epochs was 2, is 3"):
@@ -116,7 +116,7 @@ def test_a_finished_run_of_other_weights_is_not_taken_for_this_one(dataset, tmp_
     prepared = prepare(run)
     state = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
     made = replace(run, model=replace(run.model, weights="imagenet"))
-    Store.open(join(run.output, run.name)).write(RESULT, json.dumps({"run": made.to_dict(), "state": state}).encode())
+    Store.open(join(run.output, run.name)).write(FINISHED, json.dumps({"run": made.to_dict(), "state": state}).encode())
     assert is_finished(made, prepared)
     with pytest.raises(ConfigError, match=r"model\.weights was imagenet, is none"):
         is_finished(run, prepared)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import ray
 import torch
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hemodist.cluster.fit import uses_gpu
-from hemodist.cluster.mailbox import Mailbox
 from hemodist.cluster.rank import RankFunction
 from hemodist.cluster.session import ClusterInfo, cluster, no_process_left_behind
+from hemodist.cluster.side_by_side import run_side_by_side
 from hemodist.cluster.workers import run_in_process, run_on_workers
 from hemodist.config.operation import ScalingConfig
 from hemodist.config.range_test import RangeTest
 from hemodist.config.run import Run
-from hemodist.errors import UserError
-from hemodist.events import Event, Tell
+from hemodist.errors import ConfigError, UserError
+from hemodist.events import Tell
+from hemodist.launch import run_folder
 from hemodist.launch.ranks import wait_for_slots
-from hemodist.plan.prepare import prepare
+from hemodist.models.checkpoints import Checkpoints
+from hemodist.models.fold_runs import FINISHED
+from hemodist.models.network import has_batch_norm
+from hemodist.models.pretrained import check_pretrained
+from hemodist.plan.prepare import Prepared, check_choice, check_resume, prepare
 from hemodist.reports.terminal import TrainingView, console
 from hemodist.storage.store import Store, join
 from hemodist.training.found_lr import FOLDER as FIND_LR
@@ -32,9 +35,6 @@ from hemodist.training.found_lr import RESULT as FOUND_LR
 from hemodist.training.found_lr import with_found_lr
 from hemodist.training.loop import train
 from hemodist.training.lr_range_test import run_range_test
-
-_POLL_SECONDS = 0.3
-_RETRIES = 3  # of the process that looks after a run; the run goes on from its checkpoint
 
 
 def train_all(
@@ -71,7 +71,12 @@ def train_all(
         now, gpu = wait_for_slots(scaling, info)
         most = min(at_once or len(runs), runs_at_a_time(scaling, now, gpu=gpu))
         console.print(f"{len(runs)} runs to train, up to {most} at a time")
-        return _train_on_cluster(runs, most, finished, view, gpu=gpu)
+        named = {run.name: run for run in runs}
+
+        def ended(name: str, failure: str) -> None:
+            _ended(named[name], failure, finished, view)
+
+        return run_side_by_side(named, _look_after, most, view.of, ended, gpu=gpu)
 
 
 def runs_at_a_time(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> int:
@@ -84,40 +89,51 @@ def runs_at_a_time(scaling: ScalingConfig, info: ClusterInfo, *, gpu: bool) -> i
     return max(1, min(by_cpus, int(gpus // scaling.workers)) if gpu else by_cpus)
 
 
-def _train_on_cluster(
-    runs: Sequence[Run], at_a_time: int, finished: Callable[[Run], None], view: TrainingView, *, gpu: bool
-) -> dict[str, str]:
-    # On the driver's node, so that they live as long as the driver.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
-    # A process of its own looks after each run, so that what ends one, a crash even, leaves the others alone.
-    look_after = ray.remote(num_cpus=0, max_retries=_RETRIES, scheduling_strategy=here)(_look_after)
-    waiting, running, failed = list(runs), dict[Any, Run](), dict[str, str]()
-    while waiting or running:
-        while waiting and len(running) < at_a_time:
-            run = waiting.pop(0)
-            running[look_after.remote(run, gpu, mailbox)] = run
-        done, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
-        events: list[tuple[str, Event]] = ray.get(mailbox.take.remote())
-        for name, event in events:
-            view.of(name)(event)
-        for reference in done:
-            run = running.pop(reference)
-            try:
-                text = ray.get(reference)
-            except RayError as error:
-                text = _named(error)
-            if text:
-                failed[run.name] = text
-            _ended(run, text, finished, view)
-    return failed
+def is_finished(run: Run, prepared: Prepared) -> bool:
+    """Whether a run has been trained and scored.
+
+    Raises:
+        ConfigError: its folder holds another run of that name.
+    """
+    store = Store.open(join(run.output, run.name))
+    finished = store.size(FINISHED) is not None
+    saved = run_folder.result(store) if finished else Checkpoints(store, 1).newest_origin()
+    if run.optim.lr == "found" and store.size(FOUND_LR) is not None:
+        run = with_found_lr(run, prepared)
+    if saved is None:
+        check_choice(prepared, run)
+    else:
+        check_resume(saved, prepared, run, store.uri, batch_norm=not finished and has_batch_norm(run.model))
+    if saved is not None and finished:  # a run that goes on has its weights from a checkpoint, this one its scores
+        weights = Run.from_dict(saved["run"]).model.weights
+        if weights != run.model.weights:
+            raise ConfigError(
+                f"{store.uri} holds a finished run: model.weights was {weights}, is {run.model.weights}; use another "
+                "--output, or what it had"
+            )
+    return finished
 
 
-def _look_after(run: Run, gpu: bool, mailbox: Any) -> str:
+def write_finished(run: Run, prepared: Prepared) -> None:
+    """Write down that a run is finished, and what it was."""
+    state = {"dataset": prepared.dataset.manifest.digest, "split": prepared.split.digest}
+    record = {"run": with_found_lr(run, prepared).to_dict(), "state": state}
+    Store.open(join(run.output, run.name)).write(FINISHED, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def check_weights(runs: Sequence[Run], flag: str = "--model.weights") -> None:
+    """See that the weights of runs that have no checkpoint yet can be had, each once.
+
+    Raises:
+        UserError: see `check_pretrained`.
+    """
+    begun = (Checkpoints(Store.open(join(run.output, run.name)), 1).newest_origin() is not None for run in runs)
+    for model in dict.fromkeys(run.model for run, has_begun in zip(runs, begun, strict=True) if not has_begun):
+        check_pretrained(model, flag)
+
+
+def _look_after(run: Run, gpu: bool, tell: Tell) -> str:
     """Train one run on its workers; returns what went wrong, or nothing."""
-
-    def tell(event: Event) -> None:
-        mailbox.put.remote((run.name, event))
 
     def on_workers(function: RankFunction, argument: Any, name: str, folder: str) -> None:
         run_on_workers(function, argument, run.scaling, gpu=gpu, tell=tell, name=name, folder=folder)

@@ -1,4 +1,4 @@
-"""What a study reads from a finished run's folder, each file checked: a folder may be damaged, or somebody else's."""
+"""What is read from a finished run's folder, each file checked: a folder may be damaged, or somebody else's."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ from hemodist.dataset.manifest import Count
 from hemodist.dataset.typed import typed
 from hemodist.errors import ConfigError
 from hemodist.metrics.bootstrap import F64
+from hemodist.models.fold_runs import FINISHED
 from hemodist.storage.store import Store
 from hemodist.training.run_checkpoints import HISTORY
-
-RESULT = "result.json"
-"""In a run's folder, written last: the run is finished, and this is what it was."""
 
 T = TypeVar("T")
 
@@ -68,7 +66,7 @@ def result(store: Store) -> dict[str, Any]:
     """What a finished run was: its configuration `run`, and in `state` the digests of data set and split.
 
     Raises:
-        ConfigError: the file is not what a study writes.
+        ConfigError: the file is not what such a run writes.
         StoreError: it cannot be read.
     """
 
@@ -76,7 +74,7 @@ def result(store: Store) -> dict[str, Any]:
         found = typed(_Result, content)
         return {"run": found.run, "state": vars(found.state)}
 
-    return _checked(store, RESULT, read)
+    return _checked(store, FINISHED, read)
 
 
 def history(store: Store, run: Run) -> list[dict[str, Any]]:
@@ -127,5 +125,5 @@ def _checked(store: Store, file: str, read: Callable[[bytes], T]) -> T:
         text = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(
             f"{store.uri}/{file} is not what a finished run leaves: {text}; take the file as it was, or delete "
-            f"{store.uri} and let the study train it again"
+            f"{store.uri} and train it again"
         ) from error
