@@ -19,6 +19,7 @@ from hemodist.plan.prepare import divide
 from hemodist.plan.split import Rows, label_report
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults
 from hemodist.scoring.heat_maps import Masks, target_layer
+from hemodist.scoring.label_review import read_predictions, write_review
 from hemodist.scoring.options import ScoringRequest
 from hemodist.scoring.run_network import run_over_split
 from hemodist.scoring.worst_slices import figure_of, find_worst_slices, play_pointing_game
@@ -47,6 +48,10 @@ def check_request(request: ScoringRequest) -> tuple[Trained, Run, DataSet]:
                 f"{dataset.store.uri} stores head crops, truth masks are of whole slices; shard without --crop-head"
             )
         Masks(request.options.masks)
+    if request.options.review_predictions and not request.options.review:
+        raise ConfigError("--review-predictions is for --review N; give how many slices are to be reviewed too")
+    for uri in request.options.review_predictions:
+        read_predictions(uri, dataset)
     _rows(request, trained, run, dataset)
     return trained, run, dataset
 
@@ -75,6 +80,13 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
     shown = replace(trained, run=run)
     heat_maps = _heat_maps(request, shown, dataset, predictions, world, tell, notes)
     world.check_still_owner()
+    if request.options.review:
+        learned = parts["train"] if _own(trained, dataset) else rows[:0]
+        synthetic = trained.synthetic or bool(dataset.manifest.config.get("synthetic"))
+        others, count = request.options.review_predictions, request.options.review
+        store = Store.open(request.output)
+        notes.append(write_review(store, dataset, run, predictions, learned, others, count, synthetic=synthetic))
+        tell(Note(notes[-1]))
     description = Description(
         title=f"{run.name}, step {trained.step}",
         history=trained.saved["state"]["history"],
