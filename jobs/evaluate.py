@@ -24,6 +24,8 @@ def main(
 ) -> None:
     """Score a checkpoint on a data set; writes metrics.json, predictions.parquet and report.html.
 
+    `--review N` also writes review.html and review.csv, for a reader to correct labels.
+
     Args:
         checkpoint: a run's folder (its best checkpoint is taken), a .pt file, or the folder of a k-fold run.
         dataset: path or URI of a finished data set.

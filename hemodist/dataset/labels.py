@@ -14,3 +14,17 @@ Detection 2019, evaluation page)."""
 
 SLICE_ID, CORRECTED = "id", "correct_"
 """Of the CSV of a review: the column of the sample's key, and what a corrected label's column begins with."""
+
+
+def as_cell(key: str) -> str:
+    """A sample's key as a cell of a spreadsheet, which would take one that begins with `=` or `-` for a formula.
+
+    >>> as_cell("ID_0123abcd9"), as_cell("=20x"), of_cell(as_cell("=20x"))
+    ('ID_0123abcd9', './=20x', '=20x')
+    """
+    return f"./{key}" if key[:1] in ("=", "-") else key
+
+
+def of_cell(cell: str) -> str:
+    """The key that `as_cell` made the cell of; no key has a dot."""
+    return cell.strip().removeprefix("./")

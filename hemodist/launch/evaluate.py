@@ -12,6 +12,7 @@ from hemodist.launch.results import show_results
 from hemodist.scoring.options import ScoringRequest
 from hemodist.scoring.score_checkpoint import check_request, score_checkpoint
 from hemodist.scoring.write_results import Results
+from hemodist.storage import text_file
 from hemodist.storage.store import Store
 
 
@@ -30,10 +31,12 @@ def evaluate(request: ScoringRequest, scaling: ScalingConfig) -> Results:
     store = Store.open(request.output)
     store.check_writable()
     request = replace(request, output=store.uri, dataset=dataset.store.uri)
-    masks = request.options.masks
-    if masks:
-        options = replace(request.options, masks=Store.open(masks).uri)
-        request = replace(request, options=options)
+    options = request.options
+    if options.masks:
+        options = replace(options, masks=Store.open(options.masks).uri)
+    places = [text_file.place(uri) for uri in options.review_predictions]
+    options = replace(options, review_predictions=tuple(f"{folder.uri}/{name}" for folder, name in places))
+    request = replace(request, options=options)
     if "://" not in request.checkpoint:
         request = replace(request, checkpoint=str(Path(request.checkpoint).resolve()))
     results: Results = run_ranks(score_checkpoint, request, scaling, name=f"evaluate-{run.name}", folder=store.uri)

@@ -20,6 +20,10 @@ class Options:
         tta: average over the flips that the run was trained with.
         repair_any: raise P(any) to the largest P of a subtype where it is below.
         worst: slices of either kind that the report shows; 0 for none.
+        review: slices whose labels are most doubtful that `review.html` shows and `review.csv` lists, for a reader to
+            correct; 0 for none.
+        review_predictions: `predictions.parquet` of networks that never learned from its slices, one of each fold's
+            run; for the review they take the place of this network, and their slices are reviewed too.
         masks: path or URI of truth masks (`python -m shards phantom --masks`), for the pointing game; None for none.
         cache: node-local folder for shards of a remote data set; None, here and below, for the run's own.
         cache_gb: GB that the copies there may take.
@@ -33,6 +37,8 @@ class Options:
     tta: bool = False
     repair_any: bool = False
     worst: Annotated[int, Range(0, 1000)] = 6
+    review: Annotated[int, Range(0, 100_000)] = 0
+    review_predictions: tuple[str, ...] = ()
     masks: str | None = None
     cache: str | None = None
     cache_gb: Annotated[float | None, Range(0, 1e9)] = None

@@ -19,6 +19,7 @@ from hemodist.models.trained import Trained, check_fits, open_trained, views, wi
 from hemodist.plan.split import label_report
 from hemodist.reports.contents import NO_HEAT_MAPS, Description, HeatMapResults
 from hemodist.scoring.heat_maps import Masks, target_layer
+from hemodist.scoring.label_review import read_predictions, write_review
 from hemodist.scoring.options import ScoringRequest
 from hemodist.scoring.rows_to_score import predict_rows, rows_to_score
 from hemodist.scoring.worst_slices import figure_of, find_worst_slices, play_pointing_game
@@ -53,6 +54,10 @@ def check_request(request: ScoringRequest) -> tuple[tuple[Trained, ...], Run, Da
                 f"{dataset.store.uri} stores head crops, truth masks are of whole slices; shard without --crop-head"
             )
         Masks(request.options.masks)
+    if request.options.review_predictions and not request.options.review:
+        raise ConfigError("--review-predictions is for --review N; give how many slices are to be reviewed too")
+    for uri in request.options.review_predictions:
+        read_predictions(uri, dataset)
     rows_to_score(request, networks, dataset)
     return networks, run, dataset
 
@@ -81,6 +86,13 @@ def score_checkpoint(request: ScoringRequest, world: World, tell: Tell) -> Resul
         notes.append("P(any) was raised to the largest P of a subtype where it was below.")
     heat_maps = _heat_maps(request, networks, run, dataset, predictions, world, tell, notes)
     world.check_still_owner()
+    if request.options.review:
+        learned = asked.parts.get("train", asked.rows[:0])
+        synthetic = any(trained.synthetic for trained in networks) or bool(dataset.manifest.config.get("synthetic"))
+        others, count = request.options.review_predictions, request.options.review
+        store = Store.open(request.output)
+        notes.append(write_review(store, dataset, run, predictions, learned, others, count, synthetic=synthetic))
+        tell(Note(notes[-1]))
     name = run.name if len(networks) == 1 else request.checkpoint.rstrip("/").rpartition("/")[2]
     description = Description(
         title=f"{name}, {named}",

@@ -177,7 +177,7 @@ def slice_picture(
         names: of the windows; with one of them, all channels are that one.
         tile: side of a tile, in pixels.
     """
-    grey = [_tile(windows[..., channel], tile) for channel in range(len(names))]
+    grey = [window_tile(windows[..., channel], tile) for channel in range(len(names))]
     level = np.asarray(Image.fromarray(heat).resize((tile, tile), Image.Resampling.BILINEAR)).clip(0, 1)
     color = 255 * _HEAT(level)[..., :3]
     opacity = _OPACITY * level[..., None]
@@ -185,19 +185,32 @@ def slice_picture(
     if mask is not None:
         large = _resized(mask, tile)
         overlaid[large & ~ndimage.binary_erosion(large)] = _OUTLINE
-    tiles = [Image.fromarray(one).convert("RGB") for one in grey] + [Image.fromarray(overlaid)]
-    rows = (len(tiles) + 1) // 2
-    page = Image.new("RGB", (2 * tile, rows * (tile + LINE) + LINE), "black")
+    named = [*zip(grey, names, strict=True), (overlaid, "heat map" if heat.any() else EMPTY_MAP)]
+    page = tiled(named, tile, below=LINE)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=12)
-    for at, (picture, name) in enumerate(zip(tiles, [*names, "heat map" if heat.any() else EMPTY_MAP], strict=True)):
-        left, top = at % 2 * tile, at // 2 * (tile + LINE)
-        draw.text((left + 4, top + 2), name, fill="white", font=font)
-        page.paste(picture, (left, top + LINE))
     left, top = tile + 20, page.height - LINE + 4
     bar = np.tile(255 * _HEAT(np.linspace(0, 1, tile - 40))[:, :3], (LINE - 8, 1, 1)).astype(np.uint8)
     page.paste(Image.fromarray(bar), (left, top))
     draw.text((left - 12, top - 3), "0", fill="white", font=font)
     draw.text((2 * tile - 14, top - 3), "1", fill="white", font=font)
+    return page
+
+
+def tiled(named: Sequence[tuple[Grey, str]], tile: int = TILE, below: int = 0) -> Image.Image:
+    """Tiles, two a row, each under its name.
+
+    Args:
+        named: uint8 [tile, tile] or [tile, tile, 3] each, with a name.
+        tile: their side in pixels.
+        below: pixels that are left free below them.
+    """
+    rows = (len(named) + 1) // 2
+    page = Image.new("RGB", (2 * tile, rows * (tile + LINE) + below), "black")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=12)
+    for at, (picture, name) in enumerate(named):
+        left, top = at % 2 * tile, at // 2 * (tile + LINE)
+        draw.text((left + 4, top + 2), name, fill="white", font=font)
+        page.paste(Image.fromarray(picture).convert("RGB"), (left, top + LINE))
     return page
 
 
@@ -216,7 +229,8 @@ def readers_found(labels: npt.NDArray[np.int8]) -> str:
     return ", ".join(first + subtypes + unknown) or "no hemorrhage"
 
 
-def _tile(plane: Grey, tile: int) -> Grey:
+def window_tile(plane: Grey, tile: int = TILE) -> Grey:
+    """A window of a slice, uint8 [h, w], as a tile."""
     return np.asarray(Image.fromarray(plane).resize((tile, tile), Image.Resampling.BICUBIC))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hemodist.dataset.digest import sha256
-from hemodist.dataset.labels import CORRECTED, LABELS, SLICE_ID, UNKNOWN
+from hemodist.dataset.labels import CORRECTED, LABELS, SLICE_ID, UNKNOWN, of_cell
 from hemodist.errors import ConfigError
 from hemodist.storage import text_file
 from shards.building.labels import BAD, value_of
@@ -133,6 +133,6 @@ def _rows(text: str, uri: str) -> Iterator[tuple[int, str, list[str]]]:
                     f"corrections {uri}, row {number}: it has {len(row)} cells and the header {len(names)}; "
                     "save the file as CSV again"
                 )
-            yield number, row[places[0]].strip(), [row[place] for place in places[1:]]
+            yield number, of_cell(row[places[0]]), [row[place] for place in places[1:]]
     except csv.Error as error:
         raise ConfigError(f"corrections {uri} cannot be read as CSV ({error}); save the file as CSV again") from error

@@ -71,7 +71,7 @@ HERE = {
     r"python jobs/find_lr\.py alexnet_lr_found --data\.dataset rsna-256": (
         *(*SMALL, "--scaling.workers", "0", "--steps", "40"),
     ),
-    r"python jobs/evaluate\.py runs/densenet161_cutmix rsna-256( --tta)?": (),
+    r"python jobs/evaluate\.py runs/densenet161_cutmix rsna-256( --tta| --review 200)?": (),
     r"python jobs/predict\.py runs/densenet161_cutmix scans/ .*": (),
     r"python jobs/export\.py runs/densenet161_cutmix .*": (),
 }
