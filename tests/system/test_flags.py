@@ -29,11 +29,12 @@ SMALL = [
 ]  # fmt: skip
 WORKING = {
     "train": ["debug", "--data.dataset", "{dataset}", "--output", "{out}", "--optim.epochs", "1", *SMALL],
-    "find_lr": ["debug", "--data.dataset", "{dataset}", "--steps", "20", "--output", "{out}", *SMALL],
+    "find_lr": ["debug", "--data.dataset", "{dataset}", "--output", "{out}", "--steps", "60", "--lowest", "1e-5",
+                "--highest", "10", *SMALL],
     "evaluate": ["{run}", "{dataset}", "--output", "{out}"],
     "predict": ["{run}", "{source}", "--output", "{out}/submission.csv", "--device", "cpu"],
     "shard": ["--source", "{source}", "--output", "{out}", "--size", "32", "--workers", "0"],
-}
+}  # fmt: skip
 """Of the jobs that end in seconds: each does its work, or says what it cannot take."""
 
 LONG = {
