@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,4 +28,5 @@ def environment(folder: Path, packages: Sequence[str]) -> str | None:
         install = ["uv", "pip", "install", "--python", str(python), *packages]
         subprocess.run(install, check=True, capture_output=True)
         return str(python)
+    shutil.rmtree(folder, ignore_errors=True)  # half an environment would be taken for a whole one next time
     return None

@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +24,8 @@ READER = "DALI's reader"
 
 MOSAIC = "mosaicml-streaming"
 
-STREAMING = "mosaicml-streaming==0.13.0"
-_ITS_NEEDS = ("torchvision==0.29.2", "torch==2.15.0", "pillow==13.0.0")
+STREAMING = ("mosaicml-streaming==0.13.0", "torchvision==0.29.2", "torch==2.15.0", "pillow==13.0.0")
+"""Of an environment of its own: its NumPy is older than hemodist's."""
 
 
 _IN_MAIN = (("normalise", "main"),)
@@ -67,23 +66,6 @@ def missing(name: str, streaming_python: str | None) -> str | None:
     if importlib.util.find_spec(peer.package.partition(".")[0]) is None:
         return f"{peer.package} is not installed; use `uv run --group bench`"
     return None
-
-
-def streaming_environment(folder: Path) -> str | None:
-    """Make an environment that holds mosaicml-streaming by uv, and return its Python; None where that fails.
-
-    It needs the package index. Its NumPy is older than hemodist's, so the two cannot share an environment.
-    """
-    python = folder / "bin" / "python"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if not python.exists():
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            subprocess.run(["uv", "venv", "--python", version, str(folder)], check=True, capture_output=True)
-            install = ["uv", "pip", "install", "--python", str(python), STREAMING, *_ITS_NEEDS]
-            subprocess.run(install, check=True, capture_output=True)
-            return str(python)
-        return None
-    return str(python)
 
 
 def spec_of(dataset: Path, work: Path, *, batch: int, cores: int, **settings: Any) -> Spec:

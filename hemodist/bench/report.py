@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hemodist.bench import command_lines, loader, planning, starting
+from hemodist.bench.environments import environment
 from hemodist.bench.nodes import BATCH, EPOCHS, PER_SHARD
 from hemodist.bench.rounds import Outcome, plot, ratio
 from hemodist.dataset.dataset import DataSet
@@ -25,7 +26,7 @@ def bench_loader(
         streaming_python: interpreter of an environment with mosaicml-streaming; made by uv where there is none.
     """
     starts, rounds, timed = (1, 5, 16) if quick else (5, 3, 32)
-    python = streaming_python or loader.streaming_environment(work / "streaming")
+    python = streaming_python or environment(work / "streaming", loader.STREAMING)
     absent = {name: reason for name in loader.PEERS if (reason := loader.missing(name, python))}
     names = [name for name in loader.PEERS if name not in absent]
     spec = loader.spec_of(dataset, work, batch=64, cores=cores, device=device, warm=6, timed=timed)

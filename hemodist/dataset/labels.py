@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 """The six labels of RSNA 2019, in the order of every array and table here."""
 
@@ -14,6 +17,17 @@ Detection 2019, evaluation page)."""
 
 SLICE_ID, CORRECTED = "id", "correct_"
 """Of the CSV of a review: the column of the sample's key, and what a corrected label's column begins with."""
+
+
+def contradictory(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    """Slices with `any` 0 beside a positive subtype, or `any` 1 beside five negative ones, bool [n].
+
+    Args:
+        labels: int8 [n, 6].
+    """
+    whole, subtypes = labels[:, 0], labels[:, 1:]
+    found: npt.NDArray[np.bool_] = np.where(whole == 0, (subtypes == 1).any(axis=1), (subtypes == 0).all(axis=1))
+    return found & (whole != UNKNOWN)
 
 
 def as_cell(key: str) -> str:

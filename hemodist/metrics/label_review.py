@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN, contradictory
 from hemodist.metrics.bootstrap import F64, I64, Bool
 
 Labels = npt.NDArray[np.int8]
@@ -126,13 +126,6 @@ def conflicting(image: I64, labels: Labels) -> Bool:
     for column in labels.T:
         no, yes = (np.bincount(number, column == value) > 0 for value in (0, 1))
         found |= (no & yes)[number]
-    return found
-
-
-def contradictory(labels: Labels) -> Bool:
-    """Slices with `any` 0 beside a positive subtype, or `any` 1 beside five negative ones, bool [n]."""
-    whole, subtypes = labels[:, ANY], np.delete(labels, ANY, axis=1)
-    found: Bool = ((whole == 0) & (subtypes == 1).any(axis=1)) | ((whole == 1) & (subtypes == 0).all(axis=1))
     return found
 
 

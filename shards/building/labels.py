@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from hemodist.dataset.digest import sha256
-from hemodist.dataset.labels import LABELS, UNKNOWN
+from hemodist.dataset.labels import LABELS, UNKNOWN, contradictory
 from hemodist.errors import ConfigError
 from hemodist.storage import text_file
 from hemodist.storage.store import Store, shown
@@ -193,7 +193,7 @@ def _collect(content: bytes, uri: str, digest: str) -> LabelTable:
         conflicts=int(np.count_nonzero(no & yes)),
         unknown_subtypes=unknown_subtypes,
         empty_values=empty_values,
-        inconsistent_any=_inconsistent(table),
+        inconsistent_any=int(contradictory(table).sum()),
     )
     return LabelTable(names, table, report, digest)
 
@@ -235,12 +235,6 @@ def _bad_value(uri: str, row: dict[str, str], number: int) -> ConfigError:
         f"label file {uri}, row {number + 2} (the header is row 1): {row['label']!r} of {row['id'].strip()} is no "
         "label; write 1 or true where readers saw it, 0 or false where they did not, nothing where nobody knows"
     )
-
-
-def _inconsistent(table: npt.NDArray[np.int8]) -> int:
-    """Slices with `any` 0 beside a positive subtype, or `any` 1 beside five negative ones."""
-    whole, subtypes = table[:, 0], table[:, 1:]
-    return int(np.count_nonzero(((whole == 0) & (subtypes == 1).any(1)) | ((whole == 1) & (subtypes == 0).all(1))))
 
 
 def _parent(store: Store) -> Store | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemodist.dataset.labels import LABELS, UNKNOWN
-from hemodist.metrics.label_review import by_neighbours, contradictory, suspicion
+from hemodist.dataset.labels import LABELS, UNKNOWN, contradictory
+from hemodist.metrics.label_review import by_neighbours, suspicion
 
 SERIES, LENGTH = 30, 12
 
