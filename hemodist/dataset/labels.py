@@ -26,8 +26,9 @@ def contradictory(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
         labels: int8 [n, 6].
     """
     whole, subtypes = labels[:, 0], labels[:, 1:]
-    found: npt.NDArray[np.bool_] = np.where(whole == 0, (subtypes == 1).any(axis=1), (subtypes == 0).all(axis=1))
-    return found & (whole != UNKNOWN)
+    wrong = np.where(whole == 0, (subtypes == 1).any(axis=1), (subtypes == 0).all(axis=1))
+    found: npt.NDArray[np.bool_] = wrong & (whole != UNKNOWN)
+    return found
 
 
 def as_cell(key: str) -> str:
