@@ -1,7 +1,7 @@
 """The weights that training starts from: torchvision's, downloaded once a node, or those of a file.
 
 torchvision's are trained on ImageNet's photographs, normalised by ImageNet's mean and standard deviation of three
-channels. hemodist normalises its windows, a channel each, by the same numbers (`loading.dali_pipeline`).
+channels. hemodist normalises its windows, a channel each, by the same numbers (`loading.pixels`).
 """
 
 from __future__ import annotations
