@@ -39,7 +39,8 @@ def fit(run, story: Story):
     return run_on_workers(train, run, run.scaling, gpu=False, tell=story, name=run.name, folder=folder)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
 def test_two_killed_workers_a_killed_node_and_a_drained_one_leave_no_trace_in_the_history_or_the_weights(tmp_path):
     epochs = 4  # the notice of the drain takes seconds to arrive, and steps must be left to make after it
     run = small_run(tmp_path, "disturbed", epochs=epochs, tracked=True)

@@ -32,7 +32,7 @@ from tests.support.processes import CHECKOUT
 EACH = 40
 """Damages of each kind of file, in the full run: 600 in all."""
 
-BY_DEFAULT = 2
+BY_DEFAULT = 1
 
 STUDIED = "study/runs/resnet18-s0"
 UNFINISHED = "unfinished"
@@ -133,7 +133,7 @@ TRAIN = ["{jobs}/train.py", *SMALL, "--optim.epochs", "1", "--optim.lr", "found"
 STUDY = [
     "{jobs}/study.py", "--data.dataset", "{folder}/dataset", "--output", "{folder}/study", "--recipes", "resnet18",
     "--seeds", "0", "--epochs", "1", "--image-size", "32", "--global-batch-size", "8", "--replicates", "100",
-    "--scaling.workers", "0", "--tracking.mode", "disabled", "--no-classical",
+    "--scaling.workers", "0", "--tracking.mode", "disabled", "--no-classical", "--weights", "none",
 ]  # fmt: skip
 VERIFY = ["-m", "shards", "verify", "{folder}/dataset"]
 SHOW = ["-m", "shards", "show", "{folder}/dataset", "--sheet", "{folder}/sheet.png"]

@@ -72,7 +72,9 @@ def test_a_run_goes_on_and_ends_as_it_would_have(left: Path) -> None:
     )
     assert said == ["going on at step 5 of 10"]
     assert results.scores is not None
-    assert results.scores.weighted_log_loss.value == pytest.approx(WEIGHTED_LOG_LOSS[10], abs=1e-5)
+    # What is read, its draws and the schedule are the old ones; augmented pictures have become
+    # sharper since, so the last five steps end a little elsewhere.
+    assert results.scores.weighted_log_loss.value == pytest.approx(WEIGHTED_LOG_LOSS[10], abs=5e-4)
 
 
 def test_a_checkpoint_is_scored_as_it_was(left: Path) -> None:

@@ -13,7 +13,13 @@ INTERNALS = CHECKOUT / "hemodist/cluster/ray_internals.py"
 ALLOWED = {
     "os._exit": "documented: ends a process without its clean-up",
     **dict.fromkeys(
-        ("torch._foreach_add_", "torch._foreach_copy_", "torch._foreach_mul_", "torch._foreach_sub"),
+        (
+            "torch._foreach_add_",
+            "torch._foreach_copy_",
+            "torch._foreach_lerp_",
+            "torch._foreach_mul_",
+            "torch._foreach_sub",
+        ),
         "all tensors in one call, as torch's own optimizers do; the tests of EMA and of ranks call them",
     ),
     **dict.fromkeys(

@@ -180,7 +180,7 @@ def test_other_settings_under_the_same_name_are_refused(folder):
 def test_all_is_a_word_of_the_command_line_and_makes_a_run_for_each_fold(monkeypatch):
     def read(*flags: str) -> Run:
         monkeypatch.setattr(sys, "argv", ["train.py", "resnet18", "--data.dataset", "d", *flags])
-        return read_recipe("", "", lambda run: run)
+        return read_recipe("", "", lambda run: run).config
 
     run = read("--data.valid-fold", "all", "--data.test-fold", "3", "--output", "s3://b/runs/")
     runs = runs_of_folds(run)

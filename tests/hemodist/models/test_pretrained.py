@@ -22,7 +22,7 @@ from hemodist.config.recipes import RECIPES
 from hemodist.config.training import ModelConfig
 from hemodist.doctor import node_checks
 from hemodist.errors import ConfigError
-from hemodist.loading.dali_pipeline import MEAN, STD
+from hemodist.loading.pixels import MEAN, STD
 from hemodist.models import pretrained
 from hemodist.models.network import build_network, check_model, last_linear, untrained_network
 from hemodist.models.pretrained import check_pretrained, load_pretrained

@@ -46,7 +46,7 @@ def test_what_no_code_names_is_a_fault() -> None:
 @pytest.mark.parametrize("content", [b"", b"PAR1", to_parquet(pa.table({"path": ["a"]}))])
 def test_a_damaged_table_is_an_error_that_names_it(tmp_path, content: bytes) -> None:
     (tmp_path / REJECTED).write_bytes(content)
-    with pytest.raises(DatasetError, match=r"rejected.parquet is damaged"):
+    with pytest.raises(DatasetError, match=r"rejected.parquet is no table of rejected files"):
         rejections.read(Store.open(tmp_path))
     columns = zip(*ROWS, strict=True)
     whole = pa.table([list(column) for column in columns], REJECTED_SCHEMA)
