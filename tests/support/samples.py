@@ -13,7 +13,7 @@ from shards.packing.task import PackConfig, Sample, Task, make_sample
 THREE = ("brain", "subdural", "soft_tissue")
 
 MAX_SECONDS = 20.0
-"""CPU time for one file, whatever it holds: two seconds on a quiet machine, and several times that where cores are shared."""
+"""CPU time for one file, whatever it holds: two on a quiet machine, and several times that where cores are shared."""
 
 MAX_BYTES = 2**30
 """Memory for one file, beyond what the process has had before."""
