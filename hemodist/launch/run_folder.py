@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from annotated_types import Ge, Le, MinLen
 
 from hemodist.config.run import Run
@@ -21,6 +19,7 @@ from hemodist.dataset.typed import typed
 from hemodist.errors import ConfigError
 from hemodist.metrics.bootstrap import F64
 from hemodist.models.fold_runs import FINISHED
+from hemodist.scoring.write_results import read_predictions
 from hemodist.storage.store import Store
 from hemodist.training.run_checkpoints import HISTORY
 
@@ -102,14 +101,10 @@ def predictions(store: Store, file: str, keys: pa.Array) -> F64:
         ConfigError: the file is not what a run writes.
         StoreError: it cannot be read.
     """
-    schema = pa.schema([("key", pa.string()), *[(label, pa.float64()) for label in LABELS]])
 
     def read(content: bytes) -> F64:
-        table = pq.read_table(io.BytesIO(content), columns=schema.names).cast(schema)
-        values = np.stack([table.column(label).to_numpy() for label in LABELS], axis=1)
-        if ((values < 0) | (values > 1)).any():
-            raise ValueError("it holds probabilities outside 0 to 1")
-        place = pc.index_in(keys, value_set=table.column("key").combine_chunks()).fill_null(-1).to_numpy()
+        named, values = read_predictions(content)
+        place = pc.index_in(keys, value_set=named.combine_chunks()).fill_null(-1).to_numpy()
         padded = np.vstack([values, np.full((1, len(LABELS)), np.nan)])  # -1 is the last row
         answered: F64 = padded[place]
         return answered
@@ -121,7 +116,7 @@ def _checked(store: Store, file: str, read: Callable[[bytes], T]) -> T:
     content = store.read(file)
     try:
         return read(content)
-    except (ValueError, KeyError, OSError, RecursionError, pa.ArrowException) as error:
+    except (ValueError, RecursionError) as error:
         text = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(
             f"{store.uri}/{file} is not what a finished run leaves: {text}; take the file as it was, or delete "

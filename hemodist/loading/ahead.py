@@ -18,15 +18,14 @@ def one_ahead(items: Iterator[T], device: torch.device) -> Iterator[T]:
     waits for the item in the making.
 
     Args:
-        items: used by the thread alone from now on.
+        items: none of them is None; used by the thread alone from now on.
         device: a CUDA device becomes the thread's own, as it is the caller's; otherwise pinned memory would be
             another GPU's.
     """
     with ThreadPoolExecutor(1, "batch-ahead") as thread:
         if device.type == "cuda":
             thread.submit(torch.cuda.set_device, device).result()
-        end = object()
-        following = thread.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = thread.submit(next, items, end)
-            yield item  # type: ignore[misc]
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item

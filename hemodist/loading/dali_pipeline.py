@@ -143,9 +143,10 @@ class DaliBatches:
         # One pipeline serves a whole stream, so whether pixels move is asked of its first batch.
         moves = start < stop and request_at(start).affine is not None
         resizes = not moves and pictures.stored_size != settings.image_size
+        cpus = len(os.sched_getaffinity(0))
         # One more than CPUs: a thread sleeps whenever batches that Python hands over end or begin (14 % on 2 CPUs).
-        threads = max(1, min(settings.threads, len(os.sched_getaffinity(0)) + 1))
-        self._pixel_threads = None if on_gpu else PixelThreads(min(threads, len(os.sched_getaffinity(0))))
+        threads = max(1, min(settings.threads, cpus + 1))
+        self._pixel_threads = None if on_gpu else PixelThreads(min(threads, cpus))
         self._pipeline = _pipeline(
             source=self._source,
             size=settings.image_size if resizes else None,

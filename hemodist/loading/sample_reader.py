@@ -2,7 +2,8 @@
 
 A shard is mapped into memory, and a picture is a part of that map. Touching a page of a map that cannot be read, since
 the disk is bad or the file has been cut off, ends the process by SIGBUS, and nobody learns which sample it was. So the
-kernel is asked for the pages first, which gives an error instead.
+kernel is asked for the pages first, which gives an error instead. DALI decodes from the map itself, without a copy, so
+a file that is cut off between the check and the decoding would still end the process.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import mmap
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import BinaryIO, Literal
 
@@ -113,12 +116,19 @@ class Reader:
                     self._close(shard)
         self.cache.follow(needed.now, needed.later)
 
-    def close(self) -> None:
-        """Close all shards; what is read afterwards is opened again."""
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """All shards are closed, and whoever reads waits until the end: what others read may need the room."""
         with self._lock:
             for shard in list(self._open):
                 self._close(shard)
             self._needed = None
+            yield
+
+    def close(self) -> None:
+        """Close all shards; what is read afterwards is opened again."""
+        with self.closed():
+            pass
 
     def _close(self, shard: int) -> None:
         if shard in self._open:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from hemodist.config.run import Run
@@ -24,6 +23,7 @@ from hemodist.metrics.label_review import NOBODY, Suspicion, suspicion
 from hemodist.metrics.predictions import Predictions
 from hemodist.models.trained import window_names
 from hemodist.reports.page import template
+from hemodist.scoring import write_results
 from hemodist.scoring.worst_slices import data_uri, readers_found, tiled, window_tile
 from hemodist.storage import text_file
 from hemodist.storage.store import Store
@@ -136,18 +136,17 @@ def read_predictions(uri: str, dataset: DataSet) -> tuple[Rows, F64]:
     if store.size(name) is None:
         raise ConfigError(f"the predictions {uri} do not exist; give the predictions.parquet of a run or an evaluation")
     try:
-        read = pq.read_table(io.BytesIO(store.read(name)), columns=["key", *LABELS])
-        columns = [read.column(label).to_numpy(zero_copy_only=False).astype(np.float64) for label in LABELS]
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{uri} holds no predictions of hemodist: {str(error).splitlines()[0]}") from error
-    rows = pc.index_in(read.column("key"), value_set=dataset.index.column("key").combine_chunks())
+        named, probability = write_results.read_predictions(store.read(name))
+    except ValueError as error:
+        raise ConfigError(f"{uri} holds no predictions of hemodist: {error}") from error
+    rows = pc.index_in(named, value_set=dataset.index.column("key").combine_chunks())
     strange = rows.null_count
     if strange:
         raise ConfigError(
-            f"{uri}: {strange:,} of its {len(read):,} slices are not in {dataset.store.uri}; "
+            f"{uri}: {strange:,} of its {len(named):,} slices are not in {dataset.store.uri}; "
             "give predictions of the same data set"
         )
-    return rows.to_numpy().astype(np.int64), np.stack(columns, axis=1)
+    return rows.to_numpy().astype(np.int64), probability
 
 
 def look(dataset: DataSet, network: F64) -> Suspicion:

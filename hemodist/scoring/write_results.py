@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hemodist.dataset.dataset import DataSet
 from hemodist.dataset.index import labels_of
@@ -33,6 +36,23 @@ BOOTSTRAP = 500
 """Replicates of every interval that is written down."""
 LEVELS = ("study", "patient")
 PLURAL = {"study": "studies", "patient": "patients"}
+
+
+def read_predictions(content: bytes) -> tuple[pa.ChunkedArray, npt.NDArray[np.float64]]:
+    """Keys and probabilities of a `predictions.parquet`, strings [n] and float64 [n, 6]; nan where nothing was learned.
+
+    Raises:
+        ValueError: it is no such file, or a probability is not in 0 to 1; the text is one line.
+    """
+    schema = pa.schema([("key", pa.string()), *[(label, pa.float64()) for label in LABELS]])
+    try:
+        table = pq.read_table(io.BytesIO(content), columns=schema.names).cast(schema)
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
+        raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from error
+    values = np.stack([table.column(label).to_numpy() for label in LABELS], axis=1)
+    if ((values < 0) | (values > 1)).any():
+        raise ValueError("it holds probabilities outside 0 to 1")
+    return table.column("key"), values
 
 
 @dataclass(frozen=True)

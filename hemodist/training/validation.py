@@ -67,8 +67,8 @@ class Validation:
             DivergedError: an output is not finite.
         """
         rows = self._prepared.split.valid if rows is None else rows
-        self._reader.close()  # what validation reads may need the room
-        found = run_each_over_split(networks, self._prepared.dataset, rows, self._run, self._world, self._tell)
+        with self._reader.closed():  # what validation reads may need the room
+            found = run_each_over_split(networks, self._prepared.dataset, rows, self._run, self._world, self._tell)
         if not all(np.isfinite(predictions.logits).all() for predictions in found):
             raise DivergedError(
                 f"the network's outputs at step {step} are not finite; lower optim.lr "

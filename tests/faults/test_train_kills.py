@@ -68,11 +68,10 @@ def test_two_killed_workers_a_killed_node_and_a_drained_one_leave_no_trace_in_th
     assert steps_logged(Path(run.output, run.name)) == list(range(1, newest_step(run) + 1))
 
 
-@pytest.mark.faults
 @pytest.mark.timeout(5400)
-def test_thirty_workers_killed_at_random_steps_leave_no_trace_in_the_history_or_the_weights(tmp_path):
-    kills = 30
-    run, undisturbed = small_run(tmp_path, "disturbed", epochs=8), small_run(tmp_path, "undisturbed", epochs=8)
+@pytest.mark.parametrize(("kills", "epochs"), [(1, 4), pytest.param(30, 8, marks=pytest.mark.faults)])
+def test_workers_killed_at_random_steps_leave_no_trace_in_the_history_or_the_weights(tmp_path, kills, epochs):
+    run, undisturbed = (small_run(tmp_path, name, epochs=epochs) for name in ("disturbed", "undisturbed"))
     run_ranks(train_until, 2, undisturbed)
     rng = np.random.default_rng(5)
     steps = np.sort(rng.choice(np.arange(5, newest_step(undisturbed) - 40), kills, replace=False))

@@ -32,7 +32,7 @@ from tests.support.processes import CHECKOUT
 EACH = 40
 """Damages of each kind of file, in the full run: 600 in all."""
 
-BY_DEFAULT = 1
+BY_DEFAULT = 2
 
 STUDIED = "study/runs/resnet18-s0"
 UNFINISHED = "unfinished"

@@ -4,7 +4,9 @@ import errno
 import gc
 import io
 import os
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +209,19 @@ def test_a_sample_that_cannot_be_read_for_a_moment_is_read_again_and_then_named(
     failures[0] = 99
     with pytest.raises(CorruptSampleError, match=r"s00001 .*cannot be read: .*Stale file handle"):
         reader_of(dataset, tmp_path).read(1)
+
+
+def test_nobody_reads_while_the_shards_are_closed_for_others_and_all_go_on_after(tmp_path):
+    dataset = DataSet.open(str(make_dataset(tmp_path / "data", samples=4)))
+    reader = reader_of(dataset, tmp_path)
+    reader.read(0)
+    with ThreadPoolExecutor(1) as thread:
+        with reader.closed():
+            reading = thread.submit(reader.read, 1)
+            time.sleep(0.1)
+            assert not reading.done()
+            assert not reader._open
+        assert len(reading.result()) == dataset.column("size")[1]
 
 
 def test_an_older_kernel_reads_the_same_bytes(tmp_path, monkeypatch):
