@@ -54,7 +54,7 @@ ELSEWHERE = {
     r"python jobs/bench\.py \w+( --quick)?": "tests/system/test_bench.py",
     r"python -m hemodist\.bench\.capacity > k8s/CAPACITY\.md": "tests/hemodist/bench/test_capacity.py",
     r"kubectl kustomize .*": "tests/k8s/test_manifests.py",
-    r"pytest|\.ci/run": "tests/conftest.py",
+    r"pytest( -n 2 --dist loadfile)?|\.ci/run": "tests/conftest.py",
     r"pytest -m faults": "tests/faults/conftest.py",
 }
 """Commands that other tests run, or that run the tests."""
